@@ -1,0 +1,127 @@
+"""The parameter schema: how the named tensors of a model lie in one flat fp32 vector.
+
+Every node of a swarm holds the same schema (its digest is in the manifest), so a position in the
+flat vector means the same value everywhere. Each tensor starts at a multiple of `BLOCK` values and is
+padded with zeros to the next one: a quantisation block then never spans two tensors, whose magnitudes
+may differ by orders. A chunk (unit of codec, ownership, deadline and hash) is a run of whole blocks.
+
+Padding stays zero for ever: its pseudo-gradient is zero, so is its decoded mean, so is its outer step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+BLOCK = 256
+"""Values per quantisation block; tensors are aligned to it."""
+
+MAX_TENSORS = 100_000
+MAX_VALUES = 1 << 40
+MAX_NAME_BYTES = 512
+
+
+class SchemaError(ValueError):
+    """A schema that breaks the rules above; the message names the tensor."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor: its shape and where its `size` values start in the flat vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+@dataclass(frozen=True)
+class ParameterSchema:
+    """Tensors in their order in the flat vector of `total` fp32 values, padding included."""
+
+    tensors: tuple[TensorSpec, ...]
+    total: int
+
+    @classmethod
+    def of(cls, shapes: Iterable[tuple[str, Iterable[int]]]) -> ParameterSchema:
+        """Lays the named shapes out in the given order. Raises SchemaError."""
+        tensors: list[TensorSpec] = []
+        names: set[str] = set()
+        offset = 0
+        for name, shape in shapes:
+            dims = tuple(int(d) for d in shape)
+            if not name or len(name.encode()) > MAX_NAME_BYTES:
+                raise SchemaError(f"tensor name {name!r} must be 1 to {MAX_NAME_BYTES} bytes")
+            if name in names:
+                raise SchemaError(f"tensor name {name!r} occurs twice")
+            if any(d <= 0 for d in dims):
+                raise SchemaError(f"tensor {name!r} has an empty dimension: {dims}")
+            names.add(name)
+            tensors.append(TensorSpec(name, dims, offset))
+            offset += -(-math.prod(dims) // BLOCK) * BLOCK
+            if len(tensors) > MAX_TENSORS or offset > MAX_VALUES:
+                raise SchemaError(f"more than {MAX_TENSORS} tensors or {MAX_VALUES} values")
+        if not tensors:
+            raise SchemaError("a model needs at least one parameter")
+        return cls(tuple(tensors), offset)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical JSON of names, shapes and block size (SPEC.md, Schema)."""
+        body = {"block": BLOCK, "tensors": [[t.name, list(t.shape)] for t in self.tensors]}
+        text = json.dumps(body, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).digest()
+
+    @property
+    def parameters(self) -> int:
+        """Values without padding: what people call the size of the model."""
+        return sum(t.size for t in self.tensors)
+
+    def tensor_at(self, position: int) -> str:
+        """Name of the tensor that holds flat position `position` (or whose padding does)."""
+        for spec in reversed(self.tensors):
+            if spec.offset <= position:
+                return spec.name
+        raise IndexError(position)
+
+
+@dataclass(frozen=True)
+class ChunkTable:
+    """Cuts `total` values into chunks of `values` each, the last one shorter. Both in whole blocks."""
+
+    total: int
+    values: int
+
+    def __post_init__(self) -> None:
+        if self.total <= 0 or self.values <= 0 or self.total % BLOCK or self.values % BLOCK:
+            raise SchemaError(f"chunks of {self.values} in {self.total} values are not whole blocks of {BLOCK}")
+
+    def __len__(self) -> int:
+        return -(-self.total // self.values)
+
+    def span(self, chunk: int) -> slice:
+        """Flat positions of chunk number `chunk`."""
+        if not 0 <= chunk < len(self):
+            raise IndexError(f"chunk {chunk} of {len(self)}")
+        start = chunk * self.values
+        return slice(start, min(start + self.values, self.total))
+
+    def size(self, chunk: int) -> int:
+        span = self.span(chunk)
+        return int(span.stop - span.start)
+
+
+def default_chunk_values(total: int) -> int:
+    """About twelve chunks for a small model (so that a few nodes share them evenly), at most 512 Ki values."""
+    return min(512 * 1024, max(16 * 1024, -(-total // 12 // BLOCK) * BLOCK))
