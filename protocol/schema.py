@@ -105,7 +105,7 @@ class ChunkTable:
 
     def __post_init__(self) -> None:
         if self.total <= 0 or self.values <= 0 or self.total % BLOCK or self.values % BLOCK:
-            raise SchemaError(f"chunks of {self.values} in {self.total} values are not whole blocks of {BLOCK}")
+            raise SchemaError(f"chunks of {self.values} in {self.total} are not whole blocks of {BLOCK} values")
 
     def __len__(self) -> int:
         return -(-self.total // self.values)
@@ -123,5 +123,5 @@ class ChunkTable:
 
 
 def default_chunk_values(total: int) -> int:
-    """About twelve chunks for a small model (so that a few nodes share them evenly), at most 512 Ki values."""
+    """About twelve chunks for a small model, so that a few nodes share them evenly; at most 512 Ki values."""
     return min(512 * 1024, max(16 * 1024, -(-total // 12 // BLOCK) * BLOCK))

@@ -1,0 +1,33 @@
+"""fp32 as it is, little endian: 4 bytes a value. For tests, and for whoever wants no loss at all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atoll.protocol.codecs.base import Codec, CodecError, NonFinite, first_non_finite, require_blocks
+
+
+class Float32Codec(Codec):
+    name = "fp32"
+
+    @staticmethod
+    def bound(n: int) -> int:
+        require_blocks(n)
+        return 4 * n
+
+    def encode(self, values: Tensor, out: Tensor) -> None:
+        position = first_non_finite(values)
+        if position is not None:
+            raise NonFinite(position)
+        out.copy_(values.view(torch.uint8))
+
+    def decode(self, payload: Tensor, out: Tensor) -> None:
+        self.check(payload, out.numel())
+        out.view(torch.uint8).copy_(payload)
+
+    def check(self, payload: Tensor, n: int) -> None:
+        super().check(payload, n)
+        # A payload from the wire may start at any byte; the view needs an aligned copy.
+        if first_non_finite(payload.clone().view(torch.float32)) is not None:
+            raise CodecError("fp32: a value is not finite")

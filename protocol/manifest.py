@@ -1,0 +1,149 @@
+"""The signed manifest: what is trained, how, and by whom; and the swarm id that follows from it.
+
+The swarm id is the SHA-256 of the organiser's key and the genesis manifest's bytes, so nobody can offer
+another manifest under the same id: a newcomer that holds a ticket checks whatever manifest a stranger
+sends it. The bytes are kept and passed on as they were signed, never re-serialised.
+
+`load` raises ManifestError, with the field at fault, for anything that could not be trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, messages_pb2, signing
+from atoll.protocol.codecs import CODECS
+from atoll.protocol.schema import BLOCK, MAX_VALUES, ChunkTable
+
+KIND = "manifest"
+MAX_MANIFEST_BYTES = 64 * 1024
+MAX_CHUNKS = 16_384
+SCHEDULES = ("cosine", "constant", "wsd")
+
+
+class ManifestError(ValueError):
+    """The manifest is unreadable, unsigned, of another swarm, or asks for something impossible."""
+
+
+@dataclass(frozen=True)
+class SwarmManifest:
+    """A checked manifest with the bytes it came in."""
+
+    signed: messages_pb2.Signed
+    body: messages_pb2.Manifest
+    swarm_id: bytes
+
+    @property
+    def chunks(self) -> ChunkTable:
+        return ChunkTable(self.body.total_values, self.body.rounds.chunk_values)
+
+    @property
+    def organiser_fingerprint(self) -> str:
+        """What people compare: the first 16 hex digits of the SHA-256 of the organiser's key."""
+        digest = hashlib.sha256(self.body.organiser).hexdigest()[:16]
+        return "-".join(digest[i : i + 4] for i in range(0, 16, 4))
+
+    def outer_lr(self, contributors: int) -> float:
+        """Outer learning rate for so many contributors (ALGORITHMS: scaling laws, 2503.09799)."""
+        table = self.body.outer.lr_by_contributors
+        return float(table[min(max(contributors, 1), len(table)) - 1])
+
+
+def sign(body: messages_pb2.Manifest, organiser: signing.Ed25519Keyring) -> SwarmManifest:
+    """Signs and checks `body`; its `organiser` field is set to the key's."""
+    body.organiser = organiser.public_key
+    return load(organiser.sign(KIND, body.SerializeToString(deterministic=True)).SerializeToString())
+
+
+def load(data: bytes, expect_swarm: bytes | None = None) -> SwarmManifest:
+    """Parses and checks a signed manifest. Raises ManifestError."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"manifest of {len(data)} bytes is over {MAX_MANIFEST_BYTES}")
+    try:
+        signed = messages_pb2.Signed.FromString(data)
+        body = messages_pb2.Manifest.FromString(signed.body)
+    except DecodeError as error:
+        raise ManifestError("the manifest is not readable: it is damaged or of another format") from error
+    if len(body.organiser) != signing.PUBLIC_KEY_BYTES:
+        raise ManifestError("the manifest names no organiser key")
+    if signed.signer != signing.peer_id_of(body.organiser) or not signing.verify(KIND, signed):
+        raise ManifestError("the manifest's signature is not its organiser's: it was tampered with")
+    swarm_id = hashlib.sha256(b"atoll/1/swarm\0" + body.organiser + signed.body).digest()
+    if expect_swarm is not None and swarm_id != expect_swarm:
+        raise ManifestError(
+            f"the manifest is of swarm {swarm_id.hex()[:16]}, not of {expect_swarm.hex()[:16]}"
+        )
+    _check(body)
+    return SwarmManifest(signed, body, swarm_id)
+
+
+def _check(body: messages_pb2.Manifest) -> None:
+    if body.format != 1:
+        raise ManifestError(f"manifest format {body.format} is not known here (1 is)")
+    if body.protocol.lowest > PROTOCOL_HIGHEST or body.protocol.highest < PROTOCOL_LOWEST:
+        raise ManifestError(
+            f"the swarm speaks protocol {body.protocol.lowest} to {body.protocol.highest}, "
+            f"this software {PROTOCOL_LOWEST} to {PROTOCOL_HIGHEST}"
+        )
+    if not 1 <= len(body.name.encode()) <= 64:
+        raise ManifestError("the swarm's name must have 1 to 64 bytes")
+    if body.model.kind not in ("gpt", "own"):
+        raise ManifestError(f"model kind {body.model.kind!r} is not known here (gpt and own are)")
+    if body.admission != "open":
+        raise ManifestError(f"admission {body.admission!r} is not known here (open is)")
+    _check_numbers(body)
+    _check_sizes(body)
+
+
+def _check_numbers(body: messages_pb2.Manifest) -> None:
+    inner, outer, rounds = body.inner, body.outer, body.rounds
+    ranges: list[tuple[str, float, float, float]] = [
+        ("inner.steps", inner.steps, 1, 100_000),
+        ("inner.lr", inner.lr, 0, 10),
+        ("inner.total_steps", inner.total_steps, 0, 2**31),
+        ("inner.warmup_steps", inner.warmup_steps, 0, 2**31),
+        ("inner.batch", inner.batch, 1, 65_536),
+        ("inner.weight_decay", inner.weight_decay, 0, 10),
+        ("inner.clip", inner.clip, 0, 1e6),
+        ("inner.beta1", inner.beta1, 0, 1),
+        ("inner.beta2", inner.beta2, 0, 1),
+        ("outer.momentum", outer.momentum, 0, 0.9999),
+        ("rounds.min_peers_to_start", rounds.min_peers_to_start, 1, 1_000),
+        ("rounds.grace_floor_s", rounds.grace_floor_s, 0, 3_600),
+        ("rounds.grace_cap_s", rounds.grace_cap_s, rounds.grace_floor_s, 86_400),
+        ("rounds.validate_every", rounds.validate_every, 1, 10_000),
+    ]
+    ranges += [(f"outer.lr_by_contributors[{i}]", lr, 0, 10) for i, lr in enumerate(outer.lr_by_contributors)]
+    for name, value, lowest, highest in ranges:
+        if not (math.isfinite(value) and lowest <= value <= highest):
+            raise ManifestError(f"{name} is {value}, outside {lowest} to {highest}")
+    if not 1 <= len(outer.lr_by_contributors) <= 64:
+        raise ManifestError("outer.lr_by_contributors needs 1 to 64 values")
+    if inner.schedule not in SCHEDULES:
+        raise ManifestError(f"inner.schedule {inner.schedule!r} is not one of {', '.join(SCHEDULES)}")
+    for name in (rounds.codec, rounds.result_codec):
+        if name not in CODECS:
+            raise ManifestError(f"codec {name!r} is not known here ({', '.join(sorted(CODECS))} are)")
+
+
+def _check_sizes(body: messages_pb2.Manifest) -> None:
+    total, chunk = body.total_values, body.rounds.chunk_values
+    if not 0 < total <= MAX_VALUES or total % BLOCK or not 0 < chunk <= 1 << 20 or chunk % BLOCK:
+        raise ManifestError(f"{total} values in chunks of {chunk} are not whole blocks of {BLOCK}")
+    if len(ChunkTable(total, chunk)) > MAX_CHUNKS:
+        raise ManifestError(f"{total} values in chunks of {chunk} make more than {MAX_CHUNKS} chunks")
+    if not 0 < body.parameters <= total:
+        raise ManifestError(f"{body.parameters} parameters do not fit into {total} values")
+    for name, value, size in (
+        ("schema_digest", body.schema_digest, 32),
+        ("genesis_parameters", body.genesis_parameters, 32),
+        ("genesis_node", body.genesis_node, signing.PEER_ID_BYTES),
+    ):
+        if len(value) != size:
+            raise ManifestError(f"{name} has {len(value)} bytes, not {size}")
+    if body.data.digest and len(body.data.digest) != 32:
+        raise ManifestError(f"data.digest has {len(body.data.digest)} bytes, not 32")

@@ -1,0 +1,471 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class NodeState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NODE_STATE_UNSPECIFIED: _ClassVar[NodeState]
+    TRAINING: _ClassVar[NodeState]
+    JOINING: _ClassVar[NodeState]
+    FOLLOWING: _ClassVar[NodeState]
+NODE_STATE_UNSPECIFIED: NodeState
+TRAINING: NodeState
+JOINING: NodeState
+FOLLOWING: NodeState
+
+class Signed(_message.Message):
+    __slots__ = ("body", "signer", "signature")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    SIGNER_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    signer: bytes
+    signature: bytes
+    def __init__(self, body: _Optional[bytes] = ..., signer: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class ProtocolRange(_message.Message):
+    __slots__ = ("lowest", "highest")
+    LOWEST_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_FIELD_NUMBER: _ClassVar[int]
+    lowest: int
+    highest: int
+    def __init__(self, lowest: _Optional[int] = ..., highest: _Optional[int] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("kind", "size", "layers", "width", "heads", "context")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    size: str
+    layers: int
+    width: int
+    heads: int
+    context: int
+    def __init__(self, kind: _Optional[str] = ..., size: _Optional[str] = ..., layers: _Optional[int] = ..., width: _Optional[int] = ..., heads: _Optional[int] = ..., context: _Optional[int] = ...) -> None: ...
+
+class Data(_message.Message):
+    __slots__ = ("name", "digest", "size_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: bytes
+    size_bytes: int
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class Inner(_message.Message):
+    __slots__ = ("steps", "lr", "warmup_steps", "total_steps", "schedule", "batch", "weight_decay", "clip", "beta1", "beta2")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    LR_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_STEPS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    BETA1_FIELD_NUMBER: _ClassVar[int]
+    BETA2_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    lr: float
+    warmup_steps: int
+    total_steps: int
+    schedule: str
+    batch: int
+    weight_decay: float
+    clip: float
+    beta1: float
+    beta2: float
+    def __init__(self, steps: _Optional[int] = ..., lr: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., total_steps: _Optional[int] = ..., schedule: _Optional[str] = ..., batch: _Optional[int] = ..., weight_decay: _Optional[float] = ..., clip: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ...) -> None: ...
+
+class Outer(_message.Message):
+    __slots__ = ("momentum", "lr_by_contributors")
+    MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    LR_BY_CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
+    momentum: float
+    lr_by_contributors: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, momentum: _Optional[float] = ..., lr_by_contributors: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Rounds(_message.Message):
+    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every")
+    CHUNK_VALUES_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    RESULT_CODEC_FIELD_NUMBER: _ClassVar[int]
+    MIN_PEERS_TO_START_FIELD_NUMBER: _ClassVar[int]
+    GRACE_FLOOR_S_FIELD_NUMBER: _ClassVar[int]
+    GRACE_CAP_S_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_EVERY_FIELD_NUMBER: _ClassVar[int]
+    chunk_values: int
+    codec: str
+    result_codec: str
+    min_peers_to_start: int
+    grace_floor_s: float
+    grace_cap_s: float
+    validate_every: int
+    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ...) -> None: ...
+
+class Manifest(_message.Message):
+    __slots__ = ("format", "name", "organiser", "sequence", "created_unix_s", "protocol", "seed", "model", "data", "inner", "outer", "rounds", "admission", "schema_digest", "total_values", "parameters", "genesis_parameters", "genesis_node", "bootstrap")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ORGANISER_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CREATED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    INNER_FIELD_NUMBER: _ClassVar[int]
+    OUTER_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    ADMISSION_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_VALUES_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    GENESIS_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    GENESIS_NODE_FIELD_NUMBER: _ClassVar[int]
+    BOOTSTRAP_FIELD_NUMBER: _ClassVar[int]
+    format: int
+    name: str
+    organiser: bytes
+    sequence: int
+    created_unix_s: int
+    protocol: ProtocolRange
+    seed: int
+    model: Model
+    data: Data
+    inner: Inner
+    outer: Outer
+    rounds: Rounds
+    admission: str
+    schema_digest: bytes
+    total_values: int
+    parameters: int
+    genesis_parameters: bytes
+    genesis_node: bytes
+    bootstrap: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, format: _Optional[int] = ..., name: _Optional[str] = ..., organiser: _Optional[bytes] = ..., sequence: _Optional[int] = ..., created_unix_s: _Optional[int] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., seed: _Optional[int] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., inner: _Optional[_Union[Inner, _Mapping]] = ..., outer: _Optional[_Union[Outer, _Mapping]] = ..., rounds: _Optional[_Union[Rounds, _Mapping]] = ..., admission: _Optional[str] = ..., schema_digest: _Optional[bytes] = ..., total_values: _Optional[int] = ..., parameters: _Optional[int] = ..., genesis_parameters: _Optional[bytes] = ..., genesis_node: _Optional[bytes] = ..., bootstrap: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Ticket(_message.Message):
+    __slots__ = ("version", "swarm_id", "organiser", "addresses", "expires_unix_s", "uses", "swarm_name", "label", "capability", "delegation")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    ORGANISER_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    SWARM_NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITY_FIELD_NUMBER: _ClassVar[int]
+    DELEGATION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    swarm_id: bytes
+    organiser: bytes
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    expires_unix_s: int
+    uses: int
+    swarm_name: str
+    label: str
+    capability: bytes
+    delegation: bytes
+    def __init__(self, version: _Optional[int] = ..., swarm_id: _Optional[bytes] = ..., organiser: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., expires_unix_s: _Optional[int] = ..., uses: _Optional[int] = ..., swarm_name: _Optional[str] = ..., label: _Optional[str] = ..., capability: _Optional[bytes] = ..., delegation: _Optional[bytes] = ...) -> None: ...
+
+class PeerRecord(_message.Message):
+    __slots__ = ("swarm_id", "peer", "addresses", "protocol", "expires_unix_s")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    peer: bytes
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    protocol: ProtocolRange
+    expires_unix_s: int
+    def __init__(self, swarm_id: _Optional[bytes] = ..., peer: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., expires_unix_s: _Optional[int] = ...) -> None: ...
+
+class NodeStatus(_message.Message):
+    __slots__ = ("state", "version", "digest", "certified", "cumulative_tokens", "accepted_tokens", "tokens_per_s", "step", "steps", "upload_bps", "download_bps", "checkpoint_version", "checkpoint_state", "label", "reason")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CERTIFIED_FIELD_NUMBER: _ClassVar[int]
+    CUMULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_STATE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    state: NodeState
+    version: int
+    digest: bytes
+    certified: bool
+    cumulative_tokens: int
+    accepted_tokens: int
+    tokens_per_s: float
+    step: int
+    steps: int
+    upload_bps: int
+    download_bps: int
+    checkpoint_version: int
+    checkpoint_state: bytes
+    label: str
+    reason: str
+    def __init__(self, state: _Optional[_Union[NodeState, str]] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., certified: bool = ..., cumulative_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., checkpoint_version: _Optional[int] = ..., checkpoint_state: _Optional[bytes] = ..., label: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("swarm_id", "protocol", "software", "schema_digest", "data_digest", "status", "addresses")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DATA_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    protocol: ProtocolRange
+    software: str
+    schema_digest: bytes
+    data_digest: bytes
+    status: NodeStatus
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, swarm_id: _Optional[bytes] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., software: _Optional[str] = ..., schema_digest: _Optional[bytes] = ..., data_digest: _Optional[bytes] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("status", "nonce", "echo")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    ECHO_FIELD_NUMBER: _ClassVar[int]
+    status: NodeStatus
+    nonce: int
+    echo: int
+    def __init__(self, status: _Optional[_Union[NodeStatus, _Mapping]] = ..., nonce: _Optional[int] = ..., echo: _Optional[int] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class SessionId(_message.Message):
+    __slots__ = ("parent", "fragment", "view", "leader")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    parent: bytes
+    fragment: int
+    view: int
+    leader: bytes
+    def __init__(self, parent: _Optional[bytes] = ..., fragment: _Optional[int] = ..., view: _Optional[int] = ..., leader: _Optional[bytes] = ...) -> None: ...
+
+class Ready(_message.Message):
+    __slots__ = ("parent", "version", "tokens", "steps", "upload_bps", "download_bps", "codecs", "unreachable", "next_view")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
+    UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_VIEW_FIELD_NUMBER: _ClassVar[int]
+    parent: bytes
+    version: int
+    tokens: int
+    steps: int
+    upload_bps: int
+    download_bps: int
+    codecs: _containers.RepeatedScalarFieldContainer[str]
+    unreachable: _containers.RepeatedScalarFieldContainer[bytes]
+    next_view: int
+    def __init__(self, parent: _Optional[bytes] = ..., version: _Optional[int] = ..., tokens: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., unreachable: _Optional[_Iterable[bytes]] = ..., next_view: _Optional[int] = ...) -> None: ...
+
+class Contributor(_message.Message):
+    __slots__ = ("peer", "tokens", "weight")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    peer: bytes
+    tokens: int
+    weight: int
+    def __init__(self, peer: _Optional[bytes] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ...) -> None: ...
+
+class Plan(_message.Message):
+    __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWERS_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    RESULT_CODEC_FIELD_NUMBER: _ClassVar[int]
+    OUTER_LR_FIELD_NUMBER: _ClassVar[int]
+    SCATTER_S_FIELD_NUMBER: _ClassVar[int]
+    REDUCE_S_FIELD_NUMBER: _ClassVar[int]
+    VOTE_S_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    session: SessionId
+    version: int
+    contributors: _containers.RepeatedCompositeFieldContainer[Contributor]
+    followers: _containers.RepeatedScalarFieldContainer[bytes]
+    owners: _containers.RepeatedScalarFieldContainer[int]
+    codec: str
+    result_codec: str
+    outer_lr: float
+    scatter_s: float
+    reduce_s: float
+    vote_s: float
+    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., followers: _Optional[_Iterable[bytes]] = ..., owners: _Optional[_Iterable[int]] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., scatter_s: _Optional[float] = ..., reduce_s: _Optional[float] = ..., vote_s: _Optional[float] = ...) -> None: ...
+
+class Contribution(_message.Message):
+    __slots__ = ("session", "chunk")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    session: SessionId
+    chunk: int
+    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., chunk: _Optional[int] = ...) -> None: ...
+
+class ChunkResult(_message.Message):
+    __slots__ = ("session", "chunk", "contributors", "payload_digest")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    session: SessionId
+    chunk: int
+    contributors: _containers.RepeatedScalarFieldContainer[int]
+    payload_digest: bytes
+    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., chunk: _Optional[int] = ..., contributors: _Optional[_Iterable[int]] = ..., payload_digest: _Optional[bytes] = ...) -> None: ...
+
+class Want(_message.Message):
+    __slots__ = ("session", "chunks")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    session: SessionId
+    chunks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., chunks: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CommittedChunk(_message.Message):
+    __slots__ = ("contributors", "payload_digest")
+    CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    contributors: _containers.RepeatedScalarFieldContainer[int]
+    payload_digest: bytes
+    def __init__(self, contributors: _Optional[_Iterable[int]] = ..., payload_digest: _Optional[bytes] = ...) -> None: ...
+
+class Commit(_message.Message):
+    __slots__ = ("swarm_id", "session", "version", "contributors", "chunks", "result_codec", "outer_lr", "cumulative_tokens")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_CODEC_FIELD_NUMBER: _ClassVar[int]
+    OUTER_LR_FIELD_NUMBER: _ClassVar[int]
+    CUMULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    session: SessionId
+    version: int
+    contributors: _containers.RepeatedCompositeFieldContainer[Contributor]
+    chunks: _containers.RepeatedCompositeFieldContainer[CommittedChunk]
+    result_codec: str
+    outer_lr: float
+    cumulative_tokens: int
+    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., chunks: _Optional[_Iterable[_Union[CommittedChunk, _Mapping]]] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., cumulative_tokens: _Optional[int] = ...) -> None: ...
+
+class Vote(_message.Message):
+    __slots__ = ("session", "commit")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    session: SessionId
+    commit: bytes
+    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., commit: _Optional[bytes] = ...) -> None: ...
+
+class Abort(_message.Message):
+    __slots__ = ("session", "reason", "missing")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    session: SessionId
+    reason: str
+    missing: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., reason: _Optional[str] = ..., missing: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Frame(_message.Message):
+    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort")
+    PAYLOAD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    WANT_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    VOTE_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
+    payload_size: int
+    hello: Hello
+    heartbeat: Heartbeat
+    goodbye: Goodbye
+    ready: Ready
+    plan: Signed
+    contribution: Contribution
+    result: Signed
+    want: Want
+    commit: Signed
+    vote: Signed
+    abort: Abort
+    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
+
+class FileRequest(_message.Message):
+    __slots__ = ("swarm_id", "kind", "version", "offset")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    kind: str
+    version: int
+    offset: int
+    def __init__(self, swarm_id: _Optional[bytes] = ..., kind: _Optional[str] = ..., version: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class FileHeader(_message.Message):
+    __slots__ = ("error", "size_bytes", "version", "piece_bytes", "piece_digests")
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PIECE_DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    error: str
+    size_bytes: int
+    version: int
+    piece_bytes: int
+    piece_digests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, error: _Optional[str] = ..., size_bytes: _Optional[int] = ..., version: _Optional[int] = ..., piece_bytes: _Optional[int] = ..., piece_digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class RoundRecord(_message.Message):
+    __slots__ = ("commit", "votes", "payload_sizes")
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_SIZES_FIELD_NUMBER: _ClassVar[int]
+    commit: Signed
+    votes: _containers.RepeatedCompositeFieldContainer[Signed]
+    payload_sizes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, commit: _Optional[_Union[Signed, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ..., payload_sizes: _Optional[_Iterable[int]] = ...) -> None: ...
