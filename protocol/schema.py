@@ -105,7 +105,7 @@ class ChunkTable:
 
     def __post_init__(self) -> None:
         if self.total <= 0 or self.values <= 0 or self.total % BLOCK or self.values % BLOCK:
-            raise SchemaError(f"chunks of {self.values} in {self.total} are not whole blocks of {BLOCK} values")
+            raise SchemaError(f"{self.total} values in chunks of {self.values}: not whole blocks of {BLOCK}")
 
     def __len__(self) -> int:
         return -(-self.total // self.values)

@@ -42,7 +42,7 @@ def public_key_of(peer_id: bytes) -> bytes | None:
 
 def peer_text(peer_id: bytes) -> str:
     """The base58 form that people and multiaddrs use: 12D3KooW…"""
-    return base58.b58encode(peer_id).decode()
+    return str(base58.b58encode(peer_id), "ascii")
 
 
 def peer_bytes(text: str) -> bytes:

@@ -29,7 +29,8 @@ def encode(ticket: Ticket) -> str:
     """Text of a ticket; version and limits are checked as in `decode`. Raises TicketError."""
     _check(ticket)
     body = ticket.SerializeToString(deterministic=True)
-    return PREFIX + base58.b58encode(body + hashlib.sha256(body).digest()[:4]).decode()
+    checked = body + hashlib.sha256(body).digest()[:4]
+    return PREFIX + str(base58.b58encode(checked), "ascii")
 
 
 def decode(text: str, now_unix_s: float | None = None) -> Ticket:

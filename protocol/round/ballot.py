@@ -1,0 +1,43 @@
+"""Counting votes. A vote says: I durably hold all bytes of this commit.
+
+Votes go to every member, so each can certify on its own and no leader's death after the proposal matters.
+One voter has one vote in a session; two different ones are kept as proof.
+"""
+
+from __future__ import annotations
+
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import is_majority
+
+
+class Ballot:
+    """Votes of one session. Only members of the parent's electorate count."""
+
+    def __init__(self, electorate: tuple[bytes, ...]) -> None:
+        self._electorate = frozenset(electorate)
+        self._votes: dict[bytes, tuple[bytes, pb.Signed]] = {}
+        self.equivocated: set[bytes] = set()
+
+    def put(self, commit: bytes, signed: pb.Signed) -> str | None:
+        """Notes a vote for the commit with this digest. The reason if it does not count."""
+        voter = signed.signer
+        if voter not in self._electorate:
+            return "vote of a node outside the electorate"
+        known = self._votes.get(voter)
+        if known is None:
+            self._votes[voter] = (commit, signed)
+        elif known[0] != commit:
+            self.equivocated.add(voter)
+            return "second, different vote"
+        return None
+
+    def votes(self, commit: bytes) -> tuple[pb.Signed, ...]:
+        """Signed votes for this commit, by voter."""
+        return tuple(s for _, (digest, s) in sorted(self._votes.items()) if digest == commit)
+
+    def certified(self, commit: bytes) -> bool:
+        return is_majority(len(self.votes(commit)), len(self._electorate))
+
+    def missing(self) -> tuple[bytes, ...]:
+        """Voters not heard of."""
+        return tuple(sorted(self._electorate - self._votes.keys()))

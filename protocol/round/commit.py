@@ -1,0 +1,63 @@
+"""Making a commit from the results of a session, and checking one. Pure functions.
+
+Whatever decides the next state is in the commit's bytes: the plan's members and weights, for each chunk who
+is in it and the digest of its payload, the learning rate, and the tokens of the chain so far.
+"""
+
+from __future__ import annotations
+
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import Head
+from atoll.protocol.round.exchange import Exchange
+
+
+class CommitError(ValueError):
+    """A commit this node does not vote for; the message is the reason that is counted."""
+
+
+def accepted_tokens(commit: pb.Commit) -> int:
+    """Tokens that a commit accepts: the mean over chunks of its contributors' tokens, rounded down."""
+    total = sum(commit.contributors[i].tokens for chunk in commit.chunks for i in chunk.contributors)
+    return int(total // max(1, len(commit.chunks)))
+
+
+def electorate(commit: pb.Commit) -> tuple[bytes, ...]:
+    """Who certifies the next commit: everyone who is in at least one chunk of this one."""
+    used = {i for chunk in commit.chunks for i in chunk.contributors}
+    return tuple(sorted(bytes(commit.contributors[i].peer) for i in used))
+
+
+def make_commit(head: Head, exchange: Exchange) -> pb.Commit:
+    """The leader's proposal; all results must be there."""
+    plan = exchange.plan
+    results = [exchange.results[chunk][0] for chunk in range(len(plan.owners))]
+    commit = pb.Commit(
+        swarm_id=plan.swarm_id,
+        session=plan.session,
+        version=head.version + 1,
+        contributors=plan.contributors,
+        chunks=[
+            pb.CommittedChunk(contributors=r.contributors, payload_digest=r.payload_digest) for r in results
+        ],
+        result_codec=plan.result_codec,
+        outer_lr=plan.outer_lr,
+    )
+    commit.cumulative_tokens = head.cumulative_tokens + accepted_tokens(commit)
+    return commit
+
+
+def check_commit(head: Head, exchange: Exchange, commit: pb.Commit) -> None:
+    """Raises CommitError unless `commit` follows from the session's plan and this head."""
+    plan = exchange.plan
+    if commit.swarm_id != plan.swarm_id or commit.version != head.version + 1:
+        raise CommitError("commit of another version")
+    if list(commit.contributors) != list(plan.contributors) or len(commit.chunks) != len(plan.owners):
+        raise CommitError("commit that is not of its plan")
+    if (commit.result_codec, commit.outer_lr) != (plan.result_codec, plan.outer_lr):
+        raise CommitError("commit with another codec or learning rate than its plan")
+    for chunk in commit.chunks:
+        members = list(chunk.contributors)
+        if members != sorted(set(members)) or any(i >= len(plan.contributors) for i in members):
+            raise CommitError("commit with impossible contributors")
+    if commit.cumulative_tokens != head.cumulative_tokens + accepted_tokens(commit):
+        raise CommitError("commit with a wrong sum of tokens")

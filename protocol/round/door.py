@@ -1,0 +1,92 @@
+"""The door of a round: who is ready, who is expected, and when to begin without the rest.
+
+The leader closes the door when every training node is ready, or when a quorum is and the grace has passed;
+at the cap it closes with whoever is ready. Grace adapts: the median of recent arrivals (seconds after the
+first one) plus 3 · 1.4826 · MAD, between a floor and a cap, so nobody has to guess a time-out.
+Pure bookkeeping: no messages, no effects.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from atoll.protocol import messages_pb2 as pb
+
+HISTORY = 64
+MAX_READY = 4096
+"""Peers whose Ready is kept; a node holds far fewer connections."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`close`: begin now. Else why not, and when to look again (None: when something changes)."""
+
+    close: bool
+    because: str
+    until: float | None = None
+
+
+class Door:
+    """Collects Ready messages by peer; each peer's newest counts, if it names the parent asked for."""
+
+    def __init__(self, grace_floor_s: float, grace_cap_s: float) -> None:
+        self._floor = grace_floor_s
+        self._cap = grace_cap_s
+        self._ready: dict[bytes, tuple[pb.Ready, float]] = {}
+        self._lags: deque[float] = deque(maxlen=HISTORY)
+
+    def put(self, peer: bytes, ready: pb.Ready, now: float) -> bool:
+        """Notes a Ready; a repeated one keeps its first arrival. False where there is no room for it."""
+        known = self._ready.get(peer)
+        if known is None and len(self._ready) >= MAX_READY:
+            return False
+        first = known[1] if known and known[0].parent == ready.parent else now
+        self._ready[peer] = (ready, first)
+        return True
+
+    def remove(self, peer: bytes) -> None:
+        self._ready.pop(peer, None)
+
+    def ready(self, parent: bytes, live: Collection[bytes]) -> dict[bytes, pb.Ready]:
+        """Ready messages of live peers for this parent."""
+        return {p: r for p, (r, _) in self._ready.items() if p in live and r.parent == parent}
+
+    def restart(self, parent: bytes, now: float) -> None:
+        """A new attempt at the same parent: those who are ready are so from now."""
+        for peer, (ready, _) in list(self._ready.items()):
+            if ready.parent == parent:
+                self._ready[peer] = (ready, now)
+
+    def decide(self, parent: bytes, expected: Collection[bytes], minimum: int, now: float) -> Verdict:
+        """Whether to close. `expected`: live training nodes at this head; `minimum`: fewest to begin with."""
+        ready = self.ready(parent, expected)
+        if len(expected) < minimum:
+            return Verdict(False, f"{len(expected)} of {minimum} peers needed")
+        if not ready:
+            return Verdict(False, "nobody is ready yet")
+        missing = len(expected) - len(ready)
+        if not missing and len(ready) >= minimum:
+            return Verdict(True, "all are ready")
+        first = min(self._ready[peer][1] for peer in ready)
+        quorum = 2 * len(ready) > len(expected) and len(ready) >= minimum
+        until = first + (self.grace_s() if quorum else self._cap)
+        if now >= until and len(ready) >= minimum:
+            return Verdict(True, f"{missing} of {len(expected)} did not come in time")
+        return Verdict(False, f"{missing} of {len(expected)} peers are still training", until)
+
+    def closed(self, parent: bytes, contributors: Collection[bytes]) -> None:
+        """Learns from the arrivals of a round that begins with these contributors."""
+        arrivals = [self._ready[p][1] for p in contributors if p in self._ready]
+        first = min(arrivals, default=0.0)
+        self._lags.extend(at - first for at in arrivals)
+
+    def grace_s(self) -> float:
+        """Seconds after the first arrival that the rest is given once a quorum is there."""
+        if len(self._lags) < 4:
+            return self._cap
+        median = statistics.median(self._lags)
+        mad = statistics.median(abs(lag - median) for lag in self._lags)
+        return min(self._cap, max(self._floor, median + 3 * 1.4826 * mad))

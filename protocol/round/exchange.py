@@ -1,0 +1,129 @@
+"""The books of one session's chunks: what an owner still waits for, and which results are here.
+
+Pure bookkeeping on a plan. An owner reduces a chunk when every contributor came, was refused, or is lost,
+or when its deadline passed; late contributions are noted and ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from atoll.protocol import messages_pb2 as pb
+
+
+@dataclass
+class OwnedChunk:
+    """Contributions to one chunk that this node reduces; indices into the plan's contributors."""
+
+    waiting: set[int]
+    arrived: dict[int, bytes] = field(default_factory=dict)
+    reducing: bool = False
+
+    def complete(self) -> bool:
+        return not self.waiting and not self.reducing
+
+
+class Exchange:
+    """One session as member `me` sees it."""
+
+    def __init__(self, plan: pb.Plan, me: bytes) -> None:
+        self.plan = plan
+        self.index = {c.peer: i for i, c in enumerate(plan.contributors)}
+        self.me = self.index.get(me)
+        everyone = set(range(len(plan.contributors)))
+        self.owned = {
+            chunk: OwnedChunk(set(everyone)) for chunk, owner in enumerate(plan.owners) if owner == self.me
+        }
+        self.results: dict[int, tuple[pb.ChunkResult, pb.Signed]] = {}
+        self.late: set[bytes] = set()
+        self.rejected: dict[bytes, str] = {}
+
+    @property
+    def members(self) -> set[bytes]:
+        """Contributors and followers."""
+        return set(self.index) | set(self.plan.followers)
+
+    def owner(self, chunk: int) -> bytes:
+        return bytes(self.plan.contributors[self.plan.owners[chunk]].peer)
+
+    def contribute(self, sender: bytes, chunk: int, payload: bytes) -> str | None:
+        """Notes an encoded chunk. The reason if it can't be used."""
+        index, owned = self.index.get(sender), self.owned.get(chunk)
+        if index is None or owned is None:
+            return "contribution to a chunk that is not owned here"
+        if index in owned.arrived:
+            return "contribution sent twice"
+        if index not in owned.waiting:
+            self.late.add(sender)
+            return "late contribution"
+        owned.waiting.discard(index)
+        owned.arrived[index] = payload
+        return None
+
+    def refuse(self, sender: bytes, chunk: int, reason: str) -> None:
+        """Notes that the codec refused a contribution."""
+        self.rejected[sender] = reason
+        index, owned = self.index.get(sender), self.owned.get(chunk)
+        if index is not None and owned is not None:
+            owned.waiting.discard(index)
+
+    def lose(self, lost: Collection[bytes]) -> None:
+        """Stops waiting for contributors that are gone."""
+        gone = {self.index[peer] for peer in lost if peer in self.index}
+        for owned in self.owned.values():
+            owned.waiting -= gone
+
+    def expire(self) -> None:
+        """The scatter deadline passed: reduce with what is here."""
+        for owned in self.owned.values():
+            self.late.update(bytes(self.plan.contributors[i].peer) for i in owned.waiting)
+            owned.waiting.clear()
+
+    def due(self) -> list[tuple[int, tuple[tuple[int, int, bytes], ...]]]:
+        """Chunks to reduce now, each once: (chunk, ((member, weight, payload), …) in member order)."""
+        result = []
+        for chunk, owned in self.owned.items():
+            if owned.complete():
+                owned.reducing = True
+                contributions = tuple(
+                    (i, int(self.plan.contributors[i].weight), payload)
+                    for i, payload in sorted(owned.arrived.items())
+                )
+                # The bytes now belong to the reduction; keep only who came.
+                owned.arrived = dict.fromkeys(owned.arrived, b"")
+                result.append((chunk, contributions))
+        return result
+
+    def add_result(self, message: pb.ChunkResult, signed: pb.Signed) -> str | None:
+        """Notes a chunk's result. The reason if it is not one of this plan's, or known already."""
+        chunk, contributors = message.chunk, list(message.contributors)
+        if chunk >= len(self.plan.owners) or signed.signer != self.owner(chunk):
+            return "result that is not by the owner of the chunk"
+        if contributors != sorted(set(contributors)) or any(i >= len(self.index) for i in contributors):
+            return "result with impossible contributors"
+        if chunk in self.results:
+            return "result sent twice"
+        self.results[chunk] = (message, signed)
+        return None
+
+    def missing_results(self) -> list[int]:
+        return [chunk for chunk in range(len(self.plan.owners)) if chunk not in self.results]
+
+    def missing_owners(self) -> set[bytes]:
+        return {self.owner(chunk) for chunk in self.missing_results()}
+
+    def mismatched(self, commit: pb.Commit) -> list[int]:
+        """Chunks of a commit that are not held here as the commit has them."""
+        return [
+            chunk
+            for chunk, committed in enumerate(commit.chunks)
+            if chunk not in self.results
+            or self.results[chunk][0].payload_digest != committed.payload_digest
+            or list(self.results[chunk][0].contributors) != list(committed.contributors)
+        ]
+
+    def contributed(self) -> set[bytes]:
+        """Members in at least one result."""
+        used = {i for message, _ in self.results.values() for i in message.contributors}
+        return {bytes(self.plan.contributors[i].peer) for i in used}

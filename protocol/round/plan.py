@@ -1,0 +1,119 @@
+"""Making a plan, and checking one that somebody else made. Pure functions.
+
+A plan says who contributes with what weight, who owns which chunk, and how long each leg may take. The
+numbers that decide bits (order of members, weights, learning rate, codecs) are all in it, so a member can
+check that the leader did not make them up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import Head
+from atoll.protocol.round.types import RoundConfig
+
+MAX_MEMBERS = 1024
+MAX_PHASE_S = 3600.0
+WEIGHT_CAP = 2
+"""No weight over twice the mean (ALGORITHMS: token weights with a cap)."""
+
+
+class PlanError(ValueError):
+    """A plan this node does not take part in; the message is the reason that is counted."""
+
+
+def weights(tokens: Sequence[int]) -> list[int]:
+    """Weight of each contributor: its tokens, at most twice the mean, at least 1."""
+    cap = max(1, WEIGHT_CAP * sum(tokens) // len(tokens))
+    return [max(1, min(t, cap)) for t in tokens]
+
+
+def owners(chunks: int, upload_bps: Sequence[int], excluded: Collection[int] = ()) -> list[int]:
+    """Owner of each chunk: shares in proportion to upload speed, interleaved; pure in its arguments.
+
+    `excluded` members own nothing unless nobody else is left. Unknown speeds (0) count as the slowest known.
+    """
+    able = [i for i in range(len(upload_bps)) if i not in excluded] or list(range(len(upload_bps)))
+    known = [upload_bps[i] for i in able if upload_bps[i] > 0]
+    speed = {i: upload_bps[i] or min(known, default=1) for i in able}
+    given = dict.fromkeys(able, 0)
+    result = []
+    for _ in range(chunks):
+        # Whoever would have the smallest load after taking this chunk; the first in member order if equal.
+        owner = min(able, key=lambda i: ((given[i] + 1) / speed[i], i))
+        given[owner] += 1
+        result.append(owner)
+    return result
+
+
+def make_plan(
+    config: RoundConfig,
+    head: Head,
+    leader: bytes,
+    ready: Mapping[bytes, pb.Ready],
+    followers: Collection[bytes],
+    view: int,
+    no_owners: Collection[bytes] = (),
+) -> pb.Plan:
+    """The leader's plan for one session with everyone who is `ready`."""
+    members = sorted(ready)
+    shares = weights([ready[m].tokens for m in members])
+    excluded = [i for i, m in enumerate(members) if m in no_owners]
+    return pb.Plan(
+        swarm_id=config.swarm_id,
+        session=pb.SessionId(parent=head.digest, fragment=0, view=view, leader=leader),
+        version=head.version,
+        contributors=[
+            pb.Contributor(peer=m, tokens=ready[m].tokens, weight=w)
+            for m, w in zip(members, shares, strict=True)
+        ],
+        followers=sorted(set(followers) - set(members)),
+        owners=owners(config.chunks, [ready[m].upload_bps for m in members], excluded),
+        codec=config.codec,
+        result_codec=config.result_codec,
+        outer_lr=config.outer_lr(len(members)),
+        scatter_s=config.scatter_s,
+        reduce_s=config.reduce_s,
+        vote_s=config.vote_s,
+    )
+
+
+def check_plan(
+    config: RoundConfig, head: Head, me: bytes, ready_tokens: int | None, next_view: int, plan: pb.Plan
+) -> None:
+    """Raises PlanError unless this node, at `head`, can take part. `ready_tokens`: what it offered."""
+    session = plan.session
+    if plan.swarm_id != config.swarm_id or session.fragment != 0:
+        raise PlanError("plan of another swarm")
+    if session.parent != head.digest or plan.version != head.version:
+        raise PlanError("plan for another head")
+    if session.view < next_view:
+        raise PlanError("plan of a past view")
+    if head.version == 0 and session.leader != config.genesis_node:
+        raise PlanError("only the genesis node may lead the first round")
+    _check_members(plan, me, ready_tokens)
+    if len(plan.owners) != config.chunks or any(o >= len(plan.contributors) for o in plan.owners):
+        raise PlanError("plan with a wrong table of owners")
+    if (plan.codec, plan.result_codec) != (config.codec, config.result_codec):
+        raise PlanError("plan with another codec than the manifest's")
+    if plan.outer_lr != config.outer_lr(len(plan.contributors)):
+        raise PlanError("plan with another learning rate than the manifest's")
+    if not all(0 < s <= MAX_PHASE_S for s in (plan.scatter_s, plan.reduce_s, plan.vote_s)):
+        raise PlanError("plan with impossible durations")
+
+
+def _check_members(plan: pb.Plan, me: bytes, ready_tokens: int | None) -> None:
+    members = [c.peer for c in plan.contributors]
+    if not members or members != sorted(set(members)) or len(members) + len(plan.followers) > MAX_MEMBERS:
+        raise PlanError("plan without a sorted list of contributors")
+    if set(members) & set(plan.followers):
+        raise PlanError("plan with a node in two roles")
+    if [c.weight for c in plan.contributors] != weights([c.tokens for c in plan.contributors]):
+        raise PlanError("plan with weights that do not follow from the tokens")
+    mine = next((c for c in plan.contributors if c.peer == me), None)
+    if mine is None:
+        if me not in plan.followers:
+            raise PlanError("plan without this node")
+    elif mine.tokens != ready_tokens:
+        raise PlanError("plan with tokens that this node did not offer")

@@ -1,0 +1,293 @@
+"""One session, from an accepted plan to its end: scatter, reduce, commit, vote.
+
+Every wait has a deadline, counted from the moment the plan was accepted (durations, never wall-clock times):
+
+    start ── scatter_s ──▸ owners reduce with what came ── reduce_s ──▸ leader needs all results
+    commit seen ── vote_s ──▸ a majority has certified it, or it is provisional
+
+A session ends once, as `certified`, `provisional` (this node holds the commit, a majority was not heard),
+`aborted` (nothing changes) or `missed` (others may have committed; this node has to catch up).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import Head, commit_digest
+from atoll.protocol.round.ballot import Ballot
+from atoll.protocol.round.commit import CommitError, accepted_tokens, check_commit, make_commit
+from atoll.protocol.round.exchange import Exchange
+from atoll.protocol.round.types import (
+    Apply,
+    ChunkReduced,
+    CommitReceived,
+    ContributionArrived,
+    ContributionRejected,
+    Dropped,
+    Effect,
+    Ended,
+    Persist,
+    Reduce,
+    ResultArrived,
+    RoundConfig,
+    Scatter,
+    Send,
+    SendResult,
+    SessionReport,
+    StoreResult,
+    VoteReceived,
+    WantReceived,
+)
+from atoll.protocol.signing import Keyring
+
+
+class Session:
+    """State of one accepted plan. Methods return effects; `report` is set when the session has ended."""
+
+    def __init__(
+        self,
+        config: RoundConfig,
+        keyring: Keyring,
+        head: Head,
+        plan: pb.Plan,
+        live: Collection[bytes],
+        now: float,
+    ) -> None:
+        self._config = config
+        self._keyring = keyring
+        self._me = keyring.peer_id
+        self._live = set(live) | {self._me}
+        self.head = head
+        self.plan = plan
+        self.id = plan.session
+        self.exchange = Exchange(plan, self._me)
+        self.ballot = Ballot(head.electorate)
+        self.commit: tuple[pb.Commit, pb.Signed, bytes] | None = None
+        self.persisting = False
+        self.voted = False
+        self.report: SessionReport | None = None
+        self.blamed: frozenset[bytes] = frozenset()
+        self.scatter_at = now + plan.scatter_s
+        self.reduce_at = self.scatter_at + plan.reduce_s
+        self.vote_at = math.inf
+        self._began = now
+        self._marks: dict[str, float] = {}
+
+    @property
+    def leads(self) -> bool:
+        return bool(self.id.leader == self._me)
+
+    @property
+    def others(self) -> tuple[bytes, ...]:
+        return tuple(sorted(self.exchange.members - {self._me}))
+
+    def deadline(self) -> float:
+        """When `tick` has something to do."""
+        if self.report is not None:
+            return math.inf
+        if self.commit is not None:
+            return self.vote_at
+        if any(owned.waiting for owned in self.exchange.owned.values()):
+            return self.scatter_at
+        return self.reduce_at if self.leads else self.reduce_at + self.plan.vote_s
+
+    # ---- scatter and reduce
+
+    def start(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if self.exchange.me is not None:
+            effects.append(Scatter(self.plan, self.scatter_at))
+        return effects + self.roster(self._live, now)
+
+    def contribution(self, event: ContributionArrived, now: float) -> list[Effect]:
+        reason = self.exchange.contribute(event.sender, event.chunk, event.payload)
+        return [Dropped(event.sender, reason)] if reason else self._reduce_due()
+
+    def refused(self, event: ContributionRejected, now: float) -> list[Effect]:
+        self.exchange.refuse(event.sender, event.chunk, event.reason)
+        return [Dropped(event.sender, event.reason), *self._reduce_due()]
+
+    def _reduce_due(self) -> list[Effect]:
+        return [Reduce(self.plan, chunk, given) for chunk, given in self.exchange.due()]
+
+    def reduced(self, event: ChunkReduced, now: float) -> list[Effect]:
+        message = pb.ChunkResult(
+            session=self.id,
+            chunk=event.chunk,
+            contributors=event.contributors,
+            payload_digest=event.payload_digest,
+        )
+        signed = self._keyring.sign("result", message.SerializeToString(deterministic=True))
+        if self.exchange.add_result(message, signed):
+            return []  # a result of this session came back from a peer first: nothing to add
+        return [
+            StoreResult(self.id, event.chunk, event.payload),
+            SendResult(self.others, self.id, event.chunk, signed),
+            *self._results_changed(now),
+        ]
+
+    def result(self, event: ResultArrived, now: float) -> list[Effect]:
+        reason = self.exchange.add_result(event.message, event.signed)
+        if reason:
+            return [Dropped(event.sender, reason)]
+        return [StoreResult(self.id, event.message.chunk, event.payload), *self._results_changed(now)]
+
+    def want(self, event: WantReceived, now: float) -> list[Effect]:
+        if event.sender not in self.exchange.members:
+            return [Dropped(event.sender, "want of a node outside the session")]
+        held = {c for c in event.message.chunks if c in self.exchange.results}
+        return [
+            SendResult((event.sender,), self.id, chunk, self.exchange.results[chunk][1])
+            for chunk in sorted(held)
+        ]
+
+    # ---- commit
+
+    def _results_changed(self, now: float) -> list[Effect]:
+        if self.exchange.missing_results():
+            return []
+        self._marks.setdefault("reduce_s", now)
+        if self.commit is not None:
+            return self._seek(now)
+        if not self.leads:
+            return []
+        if not self.exchange.contributed():
+            return self.abort("no contribution arrived", now)
+        commit = make_commit(self.head, self.exchange)
+        signed = self._keyring.sign("commit", commit.SerializeToString(deterministic=True))
+        return [
+            Send(self.others, pb.Frame(commit=signed)),
+            *self.proposed(CommitReceived(self._me, commit, signed), now),
+        ]
+
+    def proposed(self, event: CommitReceived, now: float) -> list[Effect]:
+        if event.signed.signer != self.id.leader:
+            return [Dropped(event.sender, "commit that is not by the session's leader")]
+        if self.commit is not None:
+            return [Dropped(event.sender, "second commit in one session")]
+        try:
+            check_commit(self.head, self.exchange, event.message)
+        except CommitError as error:
+            return [Dropped(event.sender, str(error))]
+        self.commit = (event.message, event.signed, commit_digest(event.signed.body))
+        self.vote_at = now + self.plan.vote_s
+        self._marks["propose_s"] = now
+        return self._seek(now)
+
+    def _seek(self, now: float) -> list[Effect]:
+        """Asks for what the commit names and is not here; once all is, puts it on stable storage."""
+        assert self.commit is not None
+        message, signed, _ = self.commit
+        lacking = self.exchange.mismatched(message)
+        if lacking:
+            # The leader proposed, so it holds them; a held result that differs gives way to the commit's.
+            for chunk in lacking:
+                self.exchange.results.pop(chunk, None)
+            return [Send((bytes(self.id.leader),), pb.Frame(want=pb.Want(session=self.id, chunks=lacking)))]
+        if self.persisting:
+            return []
+        self.persisting = True
+        return [Persist(self.id, signed)]
+
+    def persisted(self, now: float) -> list[Effect]:
+        assert self.commit is not None
+        vote = pb.Vote(session=self.id, commit=self.commit[2])
+        signed = self._keyring.sign("vote", vote.SerializeToString(deterministic=True))
+        self.voted = True
+        self._marks["persist_s"] = now
+        self.ballot.put(self.commit[2], signed)
+        return [Send(self.others, pb.Frame(vote=signed)), *self._count(now)]
+
+    def vote(self, event: VoteReceived, now: float) -> list[Effect]:
+        reason = self.ballot.put(bytes(event.message.commit), event.signed)
+        return [Dropped(event.sender, reason)] if reason else self._count(now)
+
+    def _count(self, now: float) -> list[Effect]:
+        if self.commit is None or not self.voted:
+            return []
+        if self.ballot.certified(self.commit[2]):
+            return self._apply("certified", "a majority holds it", now)
+        if not set(self.ballot.missing()) & self._live:
+            return self._apply("provisional", "the voters that are missing have left", now)
+        return []
+
+    def _apply(self, outcome: str, reason: str, now: float) -> list[Effect]:
+        assert self.commit is not None
+        _, signed, digest = self.commit
+        missing = () if outcome == "certified" else self.ballot.missing()
+        return [
+            *self.end(outcome, reason, now, missing),
+            Apply(signed, self.ballot.votes(digest), outcome == "certified", self.head),
+        ]
+
+    # ---- time, loss and the end
+
+    def roster(self, live: Collection[bytes], now: float) -> list[Effect]:
+        """Who is alive has changed; the lost are not waited for."""
+        self._live = set(live) | {self._me}
+        lost = self.exchange.members - self._live
+        self.exchange.lose(lost)
+        effects = self._reduce_due()
+        if self.commit is not None:
+            return effects + self._count(now)
+        owners = self.exchange.missing_owners() & lost
+        if self.leads and owners:
+            return effects + self.abort("an owner of chunks left", now, owners)
+        if bytes(self.id.leader) in lost:
+            return effects + self.end("aborted", "the leader left", now, (bytes(self.id.leader),))
+        return effects
+
+    def tick(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if now >= self.scatter_at:
+            self.exchange.expire()
+            effects += self._reduce_due()
+        if self.commit is not None:
+            if now < self.vote_at:
+                return effects
+            if self.voted:
+                return effects + self._apply("provisional", "no majority answered in time", now)
+            return effects + self.end("missed", "results of the commit did not come in time", now, ())
+        if self.leads and now >= self.reduce_at:
+            return effects + self.abort(
+                "owners of chunks did not deliver", now, self.exchange.missing_owners()
+            )
+        if now >= self.reduce_at + self.plan.vote_s:
+            leader = bytes(self.id.leader)
+            return effects + self.end("aborted", "the leader proposed nothing in time", now, (leader,))
+        return effects
+
+    def abort(self, reason: str, now: float, missing: Collection[bytes] = ()) -> list[Effect]:
+        """The leader ends its session without a commit and tells everyone."""
+        frame = pb.Frame(abort=pb.Abort(session=self.id, reason=reason, missing=sorted(missing)))
+        return [Send(self.others, frame), *self.end("aborted", reason, now, missing)]
+
+    def aborted(self, reason: str, missing: Collection[bytes], now: float) -> list[Effect]:
+        """Somebody else ended it: its leader, or a newer plan. A commit in hand is not given up."""
+        return [] if self.commit is not None else self.end("aborted", reason, now, missing)
+
+    def end(self, outcome: str, reason: str, now: float, missing: Collection[bytes]) -> list[Effect]:
+        """Ends the session with this outcome, once."""
+        self.blamed = frozenset(missing) if outcome == "aborted" else frozenset()
+        planned = tuple(self.exchange.index)
+        contributed = self.exchange.contributed() if outcome != "aborted" else set()
+        lost = (set(planned) - self._live) | set(missing)
+        self._marks["end_s"] = now
+        self.report = SessionReport(
+            session=self.id,
+            version=self.head.version + 1,
+            outcome=outcome,
+            reason=reason,
+            planned=planned,
+            followers=tuple(self.plan.followers),
+            contributed=tuple(sorted(contributed)),
+            late=tuple(sorted(self.exchange.late)),
+            rejected=tuple(sorted(self.exchange.rejected.items())),
+            missing=tuple(sorted(lost)),
+            tokens=accepted_tokens(self.commit[0]) if self.commit else 0,
+            outer_lr=self.plan.outer_lr,
+            phases={name: at - self._began for name, at in self._marks.items()},
+        )
+        return [Ended(self.report)]

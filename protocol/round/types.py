@@ -1,0 +1,313 @@
+"""What goes into the round machine and what comes out: frozen values, no behaviour.
+
+Payloads are opaque bytes here: the machine passes them on and never looks inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import Head
+
+# ---------------------------------------------------------------------------------------------------
+# Fixed for a machine
+
+
+@dataclass(frozen=True)
+class RoundConfig:
+    """What the manifest fixes. `outer_lr` maps the number of contributors to a learning rate."""
+
+    swarm_id: bytes
+    chunks: int
+    codec: str
+    result_codec: str
+    outer_lr: Callable[[int], float]
+    genesis_node: bytes
+    min_peers_to_start: int = 1
+    grace_floor_s: float = 1.0
+    grace_cap_s: float = 60.0
+    scatter_s: float = 60.0
+    reduce_s: float = 60.0
+    vote_s: float = 10.0
+    repeat_s: float = 5.0
+    """A node that waits for a plan says Ready again after so long."""
+    stash_events: int = 4096
+    stash_bytes: int = 64 << 20
+
+
+# ---------------------------------------------------------------------------------------------------
+# Events
+
+
+@dataclass(frozen=True)
+class PeerView:
+    """What the roster knows of a live peer: its chain digest, and whether it trains (else it follows)."""
+
+    digest: bytes
+    training: bool
+    upload_bps: int = 0
+
+
+@dataclass(frozen=True)
+class RosterChanged:
+    """All live peers other than this node; whoever is absent is lost."""
+
+    peers: Mapping[bytes, PeerView]
+
+
+@dataclass(frozen=True)
+class TrainingChanged:
+    """Whether this node trains (and so may lead and is expected), and its upload speed."""
+
+    training: bool
+    upload_bps: int = 0
+
+
+@dataclass(frozen=True)
+class LocalReady:
+    """The trainer's snapshot is taken: `tokens` and inner `steps` since the anchor."""
+
+    tokens: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class LocalWithdrawn:
+    """The snapshot is no longer to be had (trainer gone, paused)."""
+
+
+@dataclass(frozen=True)
+class ReadyReceived:
+    sender: bytes
+    message: pb.Ready
+
+
+@dataclass(frozen=True)
+class PlanReceived:
+    """`signed` was verified as a plan by its signer."""
+
+    sender: bytes
+    message: pb.Plan
+    signer: bytes
+
+
+@dataclass(frozen=True)
+class ContributionArrived:
+    """An encoded chunk, checked by the codec; from this node itself as well."""
+
+    sender: bytes
+    session: pb.SessionId
+    chunk: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class ContributionRejected:
+    """An encoded chunk that the codec refused."""
+
+    sender: bytes
+    session: pb.SessionId
+    chunk: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ChunkReduced:
+    """The answer to Reduce: contributors are indices into the plan's."""
+
+    session: pb.SessionId
+    chunk: int
+    contributors: tuple[int, ...]
+    payload: bytes
+    payload_digest: bytes
+
+
+@dataclass(frozen=True)
+class ResultArrived:
+    """`signed` was verified as a chunk result by its signer, `payload` against its digest."""
+
+    sender: bytes
+    message: pb.ChunkResult
+    signed: pb.Signed
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class WantReceived:
+    sender: bytes
+    message: pb.Want
+
+
+@dataclass(frozen=True)
+class CommitReceived:
+    """`signed` was verified as a commit by its signer."""
+
+    sender: bytes
+    message: pb.Commit
+    signed: pb.Signed
+
+
+@dataclass(frozen=True)
+class Persisted:
+    """The answer to Persist: commit and results are on stable storage."""
+
+    session: pb.SessionId
+
+
+@dataclass(frozen=True)
+class VoteReceived:
+    """`signed` was verified as a vote by its signer."""
+
+    sender: bytes
+    message: pb.Vote
+    signed: pb.Signed
+
+
+@dataclass(frozen=True)
+class AbortReceived:
+    sender: bytes
+    message: pb.Abort
+
+
+@dataclass(frozen=True)
+class HeadChanged:
+    """The commit was applied, or the node took over another head."""
+
+    head: Head
+
+
+Event = (
+    RosterChanged
+    | TrainingChanged
+    | LocalReady
+    | LocalWithdrawn
+    | ReadyReceived
+    | PlanReceived
+    | ContributionArrived
+    | ContributionRejected
+    | ChunkReduced
+    | ResultArrived
+    | WantReceived
+    | CommitReceived
+    | Persisted
+    | VoteReceived
+    | AbortReceived
+    | HeadChanged
+)
+
+# ---------------------------------------------------------------------------------------------------
+# Effects
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send `frame` (no payload) to each of `peers`."""
+
+    peers: tuple[bytes, ...]
+    frame: pb.Frame
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Encode this node's pseudo-gradient and stream chunk c to the owner of chunk c."""
+
+    plan: pb.Plan
+    scatter_deadline: float
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """Average these encoded contributions (member order) and encode the result; answer ChunkReduced.
+
+    Without contributions the answer has no contributors and no payload.
+    """
+
+    plan: pb.Plan
+    chunk: int
+    contributions: tuple[tuple[int, int, bytes], ...]  # (index in the plan, weight, payload)
+
+
+@dataclass(frozen=True)
+class StoreResult:
+    """Keep the payload of a reduced chunk until the session ends."""
+
+    session: pb.SessionId
+    chunk: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class SendResult:
+    """Send the stored result of a chunk to each of `peers`."""
+
+    peers: tuple[bytes, ...]
+    session: pb.SessionId
+    chunk: int
+    signed: pb.Signed
+
+
+@dataclass(frozen=True)
+class Persist:
+    """Put commit and stored results on stable storage, then answer Persisted."""
+
+    session: pb.SessionId
+    commit: pb.Signed
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Apply the commit's outer step; answer HeadChanged."""
+
+    commit: pb.Signed
+    votes: tuple[pb.Signed, ...]
+    certified: bool
+    parent: Head
+
+
+@dataclass(frozen=True)
+class SessionReport:
+    """What became of a session, for people. Peer ids; durations in seconds; `reason` is a sentence part."""
+
+    session: pb.SessionId
+    version: int
+    outcome: str  # "certified", "provisional", "aborted", "missed"
+    reason: str
+    planned: tuple[bytes, ...] = ()
+    followers: tuple[bytes, ...] = ()
+    contributed: tuple[bytes, ...] = ()
+    late: tuple[bytes, ...] = ()
+    rejected: tuple[tuple[bytes, str], ...] = ()
+    missing: tuple[bytes, ...] = ()
+    tokens: int = 0
+    outer_lr: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ended:
+    report: SessionReport
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A message was ignored; counted by `reason`, and the sender's standing falls."""
+
+    sender: bytes
+    reason: str
+
+
+Effect = Send | Scatter | Reduce | StoreResult | SendResult | Persist | Apply | Ended | Dropped
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Where the machine stands, for the sentence. `until` is a time on the machine's clock."""
+
+    phase: str  # "inner", "waiting", "exchange", "commit", "applying"
+    because: str
+    leader: bytes | None = None
+    until: float | None = None
+    ready: int = 0
+    expected: int = 0
