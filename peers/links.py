@@ -1,0 +1,352 @@
+"""Links: one warm stream to each peer, over libp2p, with a handshake before anything else.
+
+A link carries frames both ways (wire.py). Control frames never wait behind more than one bulk frame; both
+queues are bounded: a peer that does not take its control frames is cut off, a bulk sender waits. The first
+frame each way is a Hello; a peer of another swarm, protocol, model or text is refused with the reason, and
+the reason is kept to be shown. When both sides dial at once, the stream dialled by the smaller peer id stays.
+
+A stream that closes is how a death is noticed: p2pd's connection breaks as soon as the process is gone. A
+peer that is silent but connected is the roster's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from hivemind.p2p import P2P, PeerID
+
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol import wire
+
+HELLO_TIMEOUT_S = 10.0
+WRITE_TIMEOUT_S = 60.0
+MAX_CONTROL_QUEUE = 2048
+MAX_BULK_QUEUE = 4
+MAX_LINKS = 96
+_SLICE = 256 * 1024
+
+log = logging.getLogger(__name__)
+
+
+class LinkRefused(ConnectionError):
+    """The handshake failed; the message says why."""
+
+
+class LinkLost(ConnectionError):
+    """The link ended while something was to be sent over it."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of links since the start."""
+
+    sent: int
+    received: int
+
+
+class Link:
+    """One established stream to `peer`. `dialled`: this node opened it."""
+
+    def __init__(
+        self,
+        peer: bytes,
+        hello: pb.Hello,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        dialled: bool,
+    ) -> None:
+        self.peer = peer
+        self.hello = hello
+        self.dialled = dialled
+        self.sent = 0
+        self.received = 0
+        self.upload_bps = 0.0
+        self._reader = reader
+        self._writer = writer
+        self._control: deque[bytes] = deque()
+        self._bulk: deque[tuple[bytes, memoryview, asyncio.Future[None]]] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Semaphore(MAX_BULK_QUEUE)
+        self.closed = asyncio.Event()
+        self.reason = ""
+
+    def send(self, frame: pb.Frame) -> None:
+        """Queues a control frame; a peer that leaves too many unread is cut off."""
+        if self.closed.is_set():
+            return
+        if len(self._control) >= MAX_CONTROL_QUEUE:
+            self.close("it does not read what it is sent")
+            return
+        self._control.append(wire.encode_frame(frame))
+        self._wake.set()
+
+    async def send_bulk(self, frame: pb.Frame, payload: bytes) -> None:
+        """Sends a frame with its payload; returns when it is written. Raises LinkLost."""
+        async with self._room:
+            if self.closed.is_set():
+                raise LinkLost(self.reason)
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._bulk.append((wire.encode_frame(frame, len(payload)), memoryview(payload), done))
+            self._wake.set()
+            await done
+
+    def close(self, reason: str) -> None:
+        """Ends the link, once."""
+        if self.closed.is_set():
+            return
+        self.reason = reason
+        self.closed.set()
+        self._wake.set()
+        for _, _, done in self._bulk:
+            if not done.done():
+                done.set_exception(LinkLost(reason))
+        self._bulk.clear()
+        self._writer.close()
+
+    async def read(self) -> tuple[pb.Frame, bytes]:
+        """The next frame and its payload. Raises WireError, or an OSError/EOFError at the end."""
+        frame, payload = await read_frame(self._reader)
+        self.received += wire.LENGTH_BYTES + frame.ByteSize() + len(payload)
+        return frame, payload
+
+    async def write(self) -> None:
+        """Writes what is queued until the link ends."""
+        try:
+            while not self.closed.is_set():
+                while self._control:
+                    await self._put(self._control.popleft())
+                if self._bulk:
+                    await self._put_bulk(*self._bulk.popleft())
+                elif not self._control:
+                    self._wake.clear()
+                    await self._wake.wait()
+        except TimeoutError:
+            self.close("it takes no data")
+        except (OSError, RuntimeError) as error:
+            self.close(f"the connection broke ({error})")
+
+    async def _put(self, data: bytes | memoryview) -> None:
+        self._writer.write(data)
+        self.sent += len(data)
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
+            await self._writer.drain()
+
+    async def _put_bulk(self, head: bytes, payload: memoryview, done: asyncio.Future[None]) -> None:
+        began = time.monotonic()
+        try:
+            await self._put(head)
+            for start in range(0, len(payload), _SLICE):
+                await self._put(payload[start : start + _SLICE])
+        except BaseException:
+            if not done.done():
+                done.set_exception(LinkLost("the connection broke"))
+            raise
+        if not done.done():
+            done.set_result(None)
+        took = max(time.monotonic() - began, 1e-6)
+        rate = 8 * len(payload) / took
+        self.upload_bps = rate if not self.upload_bps else 0.8 * self.upload_bps + 0.2 * rate
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[pb.Frame, bytes]:
+    """One frame from a stream, with every length checked before it is read. Raises WireError."""
+    size = wire.frame_length(await reader.readexactly(wire.LENGTH_BYTES))
+    frame = wire.decode_frame(await reader.readexactly(size))
+    payload = await reader.readexactly(frame.payload_size) if frame.payload_size else b""
+    return frame, payload
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What the owner of the links provides.
+
+    `hello`: this node's Hello, made afresh. `refuse`: why a peer's Hello is not welcome, or None.
+    `frame` is awaited for one frame at a time on each link, so a slow reader slows its sender down.
+    """
+
+    hello: Callable[[], pb.Hello]
+    refuse: Callable[[bytes, pb.Hello], str | None]
+    up: Callable[[Link], None]
+    down: Callable[[bytes, str], None]
+    frame: Callable[[bytes, pb.Frame, bytes], Awaitable[None]]
+
+
+class Links:
+    """All links of this node."""
+
+    def __init__(self, p2p: P2P, me: bytes, callbacks: Callbacks) -> None:
+        self._p2p = p2p
+        self._me = me
+        self._on = callbacks
+        self._links: dict[bytes, Link] = {}
+        self._dialling: set[bytes] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._past = [0, 0]
+        self._closing = False
+
+    async def listen(self) -> None:
+        """Accepts links from now on."""
+        await self._p2p.add_binary_stream_handler(wire.LINK_PROTOCOL, self._accept)
+
+    def get(self, peer: bytes) -> Link | None:
+        return self._links.get(peer)
+
+    @property
+    def peers(self) -> tuple[bytes, ...]:
+        return tuple(self._links)
+
+    @property
+    def traffic(self) -> Traffic:
+        live = self._links.values()
+        return Traffic(
+            self._past[0] + sum(k.sent for k in live), self._past[1] + sum(k.received for k in live)
+        )
+
+    def send(self, peer: bytes, frame: pb.Frame) -> bool:
+        """Queues a control frame for a peer; False where there is no link."""
+        link = self._links.get(peer)
+        if link is not None:
+            link.send(frame)
+        return link is not None
+
+    async def send_bulk(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
+        """Sends a frame with payload. Raises LinkLost."""
+        link = self._links.get(peer)
+        if link is None:
+            raise LinkLost("there is no link to the peer")
+        await link.send_bulk(frame, payload)
+
+    async def dial(self, peer: bytes) -> None:
+        """Opens a link over an existing libp2p connection. Raises LinkRefused, OSError, P2PDaemonError."""
+        if peer in self._links or peer in self._dialling or self._closing:
+            return
+        if len(self._links) >= MAX_LINKS:
+            raise LinkRefused(f"this node has {MAX_LINKS} links already")
+        self._dialling.add(peer)
+        try:
+            _, reader, writer = await self._p2p.call_binary_stream_handler(PeerID(peer), wire.LINK_PROTOCOL)
+            try:
+                await self._shake(peer, reader, writer, dialled=True)
+            except BaseException:
+                writer.close()
+                raise
+        finally:
+            self._dialling.discard(peer)
+
+    async def _accept(self, info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = bytes(info.peer_id.to_bytes())  # type: ignore[attr-defined]
+        try:
+            if self._closing or (len(self._links) >= MAX_LINKS and peer not in self._links):
+                raise LinkRefused("no more links are accepted here")
+            await self._shake(peer, reader, writer, dialled=False)
+        except (LinkRefused, wire.WireError, OSError, EOFError, TimeoutError) as error:
+            log.info("refused a link: %s", error)
+            writer.close()
+
+    async def _shake(
+        self, peer: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dialled: bool
+    ) -> None:
+        """Hello each way, then the link is up. The dialled side answers, or says goodbye with its reason."""
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            if dialled:
+                writer.write(wire.encode_frame(pb.Frame(hello=self._on.hello())))
+            frame, _ = await read_frame(reader)
+            kind = frame.WhichOneof("message")
+            if kind == "goodbye":
+                raise LinkRefused(frame.goodbye.reason[:200])
+            if kind != "hello":
+                raise LinkRefused(f"the peer began with {kind}, not with hello")
+            reason = self._refusal(peer, frame.hello)
+            if reason is not None:
+                writer.write(wire.encode_frame(pb.Frame(goodbye=pb.Goodbye(reason=reason))))
+                await writer.drain()
+                raise LinkRefused(reason)
+            if not dialled:
+                writer.write(wire.encode_frame(pb.Frame(hello=self._on.hello())))
+            await writer.drain()
+        self._establish(Link(peer, frame.hello, reader, writer, dialled))
+
+    def _refusal(self, peer: bytes, hello: pb.Hello) -> str | None:
+        if peer == self._me:
+            return "that is this node itself"
+        try:
+            wire.common_version(hello.protocol)
+        except wire.IncompatibleProtocol as error:
+            return str(error)
+        return self._on.refuse(peer, hello)
+
+    def _establish(self, link: Link) -> None:
+        known = self._links.get(link.peer)
+        if known is not None and not known.closed.is_set():
+            if known.dialled != link.dialled and not self._wins(link):
+                link.close("the other stream of the two stays")
+                return
+            self._retire(known, "a newer stream took its place")
+        self._links[link.peer] = link
+        for name, work in (("read", self._read(link)), ("write", link.write())):
+            task = asyncio.create_task(work, name=f"link-{name}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._on.up(link)
+
+    def _wins(self, link: Link) -> bool:
+        """Of two streams between the same two nodes, the one dialled by the smaller peer id stays."""
+        return (self._me < link.peer) == link.dialled
+
+    async def _read(self, link: Link) -> None:
+        reason = "it closed the connection"
+        try:
+            while not link.closed.is_set():
+                frame, payload = await link.read()
+                if frame.WhichOneof("message") == "goodbye":
+                    reason = f"it left: {frame.goodbye.reason[:100]}"
+                    break
+                await self._on.frame(link.peer, frame, payload)
+        except wire.WireError as error:
+            reason = str(error)
+        except (OSError, EOFError) as error:
+            log.debug("link ended: %s", error)
+        link.close(reason)
+        self._down(link)
+
+    def _retire(self, link: Link, reason: str) -> None:
+        self._past[0] += link.sent
+        self._past[1] += link.received
+        link.close(reason)
+
+    def _down(self, link: Link) -> None:
+        if self._links.get(link.peer) is link:
+            del self._links[link.peer]
+            self._retire(link, link.reason)
+            self._on.down(link.peer, link.reason)
+
+    def cut(self, peer: bytes, reason: str) -> None:
+        """Ends the link to a peer."""
+        link = self._links.get(peer)
+        if link is not None:
+            link.close(reason)
+            self._down(link)
+
+    async def close(self, reason: str) -> None:
+        """Says goodbye on every link and ends them all."""
+        self._closing = True
+        goodbye = pb.Frame(goodbye=pb.Goodbye(reason=reason))
+        for link in list(self._links.values()):
+            link.send(goodbye)
+        # The writers get a moment to put it on the wire; a peer that takes nothing learns from the end.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                while any(link._control for link in self._links.values()):
+                    await asyncio.sleep(0.01)
+        for link in list(self._links.values()):
+            link.close("this node is stopping")
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._links.clear()

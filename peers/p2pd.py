@@ -1,0 +1,198 @@
+"""The libp2p host: one p2pd process (go-libp2p, from hivemind's wheel) that dies with this one.
+
+hivemind's own launcher leaves p2pd running when its parent is killed, and its sockets in the temporary
+folder. Here the process is started with PDEATHSIG, its sockets are in a private folder that is removed, and
+hivemind's P2P client attaches to it. Nothing public is contacted: no IPFS bootstrap, no NAT port mapping
+unless asked for.
+
+Fails with HostError: the binary is missing, the port is taken, or p2pd said something else before it was up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+
+from hivemind.p2p import P2P, PeerID
+from hivemind.utils.multiaddr import Multiaddr
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 5.0
+_MAX_SOCKET_PATH = 100  # a Unix socket's path has at most 107 bytes
+_PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger(__name__)
+
+
+class HostError(RuntimeError):
+    """p2pd did not start; `port_taken` tells the commonest cause apart."""
+
+    def __init__(self, message: str, port_taken: bool = False) -> None:
+        super().__init__(message)
+        self.port_taken = port_taken
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """What a child runs before exec so that it is killed with its parent (Linux; else None)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be imported
+
+    def set_signal() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return set_signal
+
+
+class Host:
+    """A running p2pd with a client attached. Made by `start`, ended by `close`."""
+
+    def __init__(
+        self, p2p: P2P, process: asyncio.subprocess.Process, folder: Path, reader: asyncio.Task[None]
+    ):
+        self.p2p = p2p
+        self.process = process
+        self._folder = folder
+        self._reader = reader
+
+    @classmethod
+    async def start(
+        cls,
+        identity: Path,
+        listen: Sequence[str],
+        run_dir: Path,
+        announce: Sequence[str] = (),
+        nat_port_map: bool = False,
+    ) -> Host:
+        """Starts p2pd with this identity, listening on these multiaddrs. Raises HostError."""
+        folder = _socket_folder(run_dir)
+        control = f"/unix{folder}/p2pd.sock"
+        arguments = [
+            str(files("hivemind.hivemind_cli") / "p2pd"),
+            f"-listen={control}",
+            f"-id={identity}",
+            f"-hostAddrs={','.join(listen)}",
+            "-b=0",
+            "-dhtServer=1",
+            "-tls=1",
+            "-autonat=1",
+            "-relay=1",
+            "-connManager=1",
+            f"-natPortMap={int(nat_port_map)}",
+            "-idleTimeout=30s",
+        ]
+        if announce:
+            arguments.append(f"-announceAddrs={','.join(announce)}")
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                preexec_fn=die_with_parent(),
+                # Ctrl-C in a terminal is for the daemon: it closes p2pd when its goodbyes are said.
+                start_new_session=True,
+            )
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise HostError(
+                f"p2pd can't be started ({error}): reinstall hivemind for this platform"
+            ) from error
+        try:
+            await asyncio.wait_for(_until_up(process), START_TIMEOUT_S)
+            p2p = await _attach(folder, control)
+        except TimeoutError as error:
+            await _end(process, folder)
+            raise HostError(f"p2pd was not up after {START_TIMEOUT_S:.0f} s") from error
+        except HostError:
+            await _end(process, folder)
+            raise
+        reader = asyncio.create_task(_drain(process), name="p2pd-output")
+        return cls(p2p, process, folder, reader)
+
+    @property
+    def peer_id(self) -> bytes:
+        return bytes(self.p2p.peer_id.to_bytes())
+
+    async def addresses(self) -> list[str]:
+        """Multiaddrs, with peer id, at which p2pd believes it can be reached."""
+        try:
+            return [str(a) for a in await self.p2p.get_visible_maddrs(latest=True)]
+        except (ValueError, OSError):
+            return []
+
+    async def connect(self, peer_id: bytes, addresses: Sequence[str]) -> None:
+        """Opens a connection, if there is none. Raises hivemind's P2PDaemonError, or OSError."""
+        stripped = [
+            Multiaddr(a.split("/p2p/")[0]) if "/p2p-circuit" not in a else Multiaddr(a) for a in addresses
+        ]
+        await self.p2p._client.connect(PeerID(peer_id), stripped)
+
+    async def close(self) -> None:
+        """Ends the client and p2pd and removes the sockets."""
+        self._reader.cancel()
+        await self.p2p.shutdown()
+        await _end(self.process, self._folder)
+
+
+def _socket_folder(run_dir: Path) -> Path:
+    """A private folder for sockets: in the data dir, else (too long a path) in the temporary folder."""
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if len(os.fsencode(run_dir.absolute())) + 40 <= _MAX_SOCKET_PATH:
+        folder = run_dir.absolute() / "p2p"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        return folder
+    return Path(tempfile.mkdtemp(prefix="atoll-p2p-"))
+
+
+async def _until_up(process: asyncio.subprocess.Process) -> None:
+    assert process.stdout is not None
+    said = ""
+    while line := await process.stdout.readline():
+        text = line.decode(errors="replace").strip()
+        if text.startswith("Peer ID:"):
+            return
+        said = text or said
+    taken = "address already in use" in said or "failed to listen on any addresses" in said
+    raise HostError(f"p2pd ended at its start: {said[-300:]}", port_taken=taken)
+
+
+async def _attach(folder: Path, control: str) -> P2P:
+    class Attached(P2P):  # type: ignore[misc]
+        _UNIX_SOCKET_PREFIX = f"/unix{folder}/"
+
+    try:
+        return await Attached.replicate(Multiaddr(control))
+    except OSError as error:
+        raise HostError(f"p2pd does not answer on its socket: {error}") from error
+
+
+async def _drain(process: asyncio.subprocess.Process) -> None:
+    """Reads p2pd's output, so that its pipe never fills."""
+    assert process.stdout is not None
+    while line := await process.stdout.readline():
+        log.debug("p2pd: %s", line.decode(errors="replace").strip())
+
+
+async def _end(process: asyncio.subprocess.Process, folder: Path) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
