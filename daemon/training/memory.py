@@ -1,0 +1,147 @@
+"""The memory that daemon and trainer share: two fp32 vectors in the layout of the parameter schema.
+
+    [ committed: total values ][ snapshot: total values ]      native byte order, no header
+
+`committed` is written by the daemon (the outer parameters of the last version), `snapshot` by the trainer
+(its local parameters at the end of an inner phase). Neither side locks: each message on the control
+channel hands one vector over, and a vector is written only while its writer holds it. The daemon writes
+`committed` between a Ready and the Committed or Begin that answers it or, for a node that is in the middle
+of a phase, before the Committed that tells it; the trainer reads `committed` only while it handles Begin
+or Committed, until its next message.
+
+On Linux a sealed memfd, which the other process opens as /proc/<pid>/fd/<n> (same user); elsewhere a file
+in the data dir. Never /dev/shm, which has 64 MB in a container. Space is reserved at creation, so a full
+disk or memory limit is a SharedMemoryError there and not a bus error later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atoll.daemon.training.errors import SharedMemoryError
+
+FILE_NAME = "trainer.memory"
+_VALUE_BYTES = 4
+_MAX_TOTAL = 1 << 40
+
+
+class SharedMemory:
+    """Two fp32 vectors of `total` values each. Make with `create` (daemon) or `open` (trainer)."""
+
+    def __init__(self, fd: int, total: int, path: str, owned_file: Path | None) -> None:
+        """Takes over `fd`, which must hold the two vectors."""
+        self.total = total
+        self.path = path
+        """What the other process opens."""
+        self._fd = fd
+        self._owned_file = owned_file
+        mapped = np.frombuffer(mmap.mmap(fd, size_bytes(total)), dtype=np.float32)
+        self._committed: NDArray[np.float32] | None = mapped[:total]
+        self._snapshot: NDArray[np.float32] | None = mapped[total:]
+
+    @classmethod
+    def create(cls, total: int, directory: Path) -> SharedMemory:
+        """Makes zeroed vectors; `directory` is used where there is no memfd. Raises SharedMemoryError."""
+        _check_total(total)
+        try:
+            if sys.platform == "linux":
+                fd = os.memfd_create("atoll-trainer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+                return cls._reserved(fd, total, f"/proc/{os.getpid()}/fd/{fd}", None)
+            path = directory / FILE_NAME
+            path.unlink(missing_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            return cls._reserved(fd, total, str(path), path)
+        except OSError as error:
+            raise SharedMemoryError(
+                f"No {size_bytes(total) >> 20} MiB of memory to share with the trainer: {error.strerror}.",
+                "Free some memory or disk, or use a smaller model.",
+            ) from error
+
+    @classmethod
+    def _reserved(cls, fd: int, total: int, path: str, owned_file: Path | None) -> SharedMemory:
+        """Reserves and maps; the descriptor (and file) are given back if that fails."""
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, size_bytes(total))
+            else:
+                os.ftruncate(fd, size_bytes(total))
+            if owned_file is None:
+                # Nobody can shrink it under the other's feet.
+                fcntl.fcntl(
+                    fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+                )
+            return cls(fd, total, path, owned_file)
+        except OSError:
+            os.close(fd)
+            if owned_file is not None:
+                owned_file.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def open(cls, path: str, total: int) -> SharedMemory:
+        """Maps what the other process made. Raises SharedMemoryError if it is gone or has another size."""
+        _check_total(total)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise SharedMemoryError(f"The shared memory {path} can't be opened: {error.strerror}.") from error
+        size = os.fstat(fd).st_size
+        if size != size_bytes(total):
+            os.close(fd)
+            raise SharedMemoryError(
+                f"The shared memory has {size} bytes; {total} parameters need {size_bytes(total)}."
+            )
+        return cls(fd, total, path, None)
+
+    @property
+    def committed(self) -> NDArray[np.float32]:
+        """Outer parameters, fp32 [total]; the daemon writes, the trainer reads."""
+        return self._view(self._committed)
+
+    @property
+    def snapshot(self) -> NDArray[np.float32]:
+        """Local parameters at the end of an inner phase, fp32 [total]; the trainer writes."""
+        return self._view(self._snapshot)
+
+    @staticmethod
+    def _view(view: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        if view is None:
+            raise SharedMemoryError("The shared memory is closed.")
+        return view
+
+    def close(self) -> None:
+        """Gives the memory back (once nobody holds a view of it any more). May be called twice."""
+        if self._committed is None:
+            return
+        self._committed = self._snapshot = None
+        os.close(self._fd)
+        if self._owned_file is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._owned_file.unlink()
+
+    def __enter__(self) -> SharedMemory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def size_bytes(total: int) -> int:
+    """Bytes of both vectors."""
+    return 2 * _VALUE_BYTES * total
+
+
+def _check_total(total: int) -> None:
+    if not 0 < total <= _MAX_TOTAL:
+        raise SharedMemoryError(f"Shared memory for {total} values makes no sense.")

@@ -1,0 +1,75 @@
+"""Local progress after a commit: the rules of a round, on flat spans (a pure decision, no I/O).
+
+With S the local parameters when the pseudo-gradient was taken (the snapshot), `now` the local parameters
+at the commit and `new` the committed ones, per span of flat positions:
+
+    contributed      local = new + (now - S)       in plain DiLoCo now == S, and local is `new` bit for bit
+    not contributed  KEEP:  local stays as it is   the next delta is measured against `new` (default)
+                     RESET: local = new            local progress is dropped
+
+The anchor of the next pseudo-gradient is `new` everywhere, in both cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+Span = tuple[int, int]
+"""Flat positions [start, stop)."""
+
+
+class Missed(StrEnum):
+    """What becomes of local progress in spans that this node did not contribute to."""
+
+    KEEP = "keep"
+    RESET = "reset"
+
+
+def split(start: int, stop: int, keep: Iterable[Span]) -> Iterator[tuple[int, int, bool]]:
+    """Cuts [start, stop) at the edges of the `keep` spans (sorted, disjoint).
+
+    Yields (start, stop, contributed) in order, covering [start, stop) exactly.
+    """
+    at = start
+    for first, last in keep:
+        first, last = max(first, start), min(last, stop)
+        if first >= last:
+            continue
+        if at < first:
+            yield at, first, True
+        yield first, last, False
+        at = last
+    if at < stop:
+        yield at, stop, True
+
+
+def rebased(now: Tensor, new: Tensor, snapshot: Tensor | None) -> Tensor:
+    """new + (now - snapshot) for a contributed span, all fp32 of one shape; `snapshot` None: now == snapshot.
+
+    Where nothing moved since the snapshot the result is `new` bit for bit: a sum would turn -0.0 into 0.0.
+    """
+    if snapshot is None:
+        return new
+    return torch.where(now == snapshot, new, new + (now - snapshot))
+
+
+def rebase_(
+    local: Tensor, new: Tensor, snapshot: Tensor | None, offset: int, keep: Iterable[Span], missed: Missed
+) -> None:
+    """Applies the rules in place to one tensor.
+
+    `local` is the parameter as a flat view (any device and floating dtype); `new` and `snapshot` are fp32 of
+    the same length; `offset` is where they start in the flat vector, in which `keep` counts.
+    """
+    for start, stop, contributed in split(offset, offset + local.numel(), keep):
+        span = slice(start - offset, stop - offset)
+        if contributed:
+            target = new[span].to(local.device)
+            before = None if snapshot is None else snapshot[span].to(local.device)
+            local[span] = rebased(local[span].float(), target, before).to(local.dtype)
+        elif missed is Missed.RESET:
+            local[span] = new[span].to(local.device, local.dtype)

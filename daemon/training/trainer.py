@@ -1,0 +1,152 @@
+"""The built-in trainer: a process that trains the byte-level GPT and uses `Session` like anybody's loop.
+
+Started by the daemon with one end of a socket pair in the environment variable ATOLL_TRAINER_FD. It dies
+with the daemon (PDEATHSIG on Linux, the end of the channel elsewhere), leaves Ctrl-C to it, and runs at
+low priority. What can go wrong before training is a Failed with its code, then exit status 1; when the
+device is out of memory the micro-batch is halved, which changes nothing else, and a Notice says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+
+import torch
+
+from atoll.daemon.training.channel import FD_VARIABLE, MAX_TEXT, Endpoint, Failed, Welcome
+from atoll.daemon.training.corpus import load_corpus
+from atoll.daemon.training.data import Windows
+from atoll.daemon.training.errors import (
+    ChannelClosedError,
+    ChannelError,
+    ConfigError,
+    CorpusError,
+    SwarmStopped,
+    TrainingError,
+)
+from atoll.daemon.training.inner import InnerConfig, inner_step, make_optimizer, micro_batches
+from atoll.daemon.training.model import GPT, GPTConfig
+from atoll.daemon.training.session import Session, Validate, receive_welcome
+
+WELCOME_TIMEOUT_S = 60.0
+VALIDATION_WINDOWS = 64
+_VALIDATION_BATCH = 16
+_NICENESS = 10
+_PR_SET_PDEATHSIG = 1
+
+
+def main(environ: Mapping[str, str] = os.environ) -> int:
+    """Trains until the daemon says stop. Returns the exit status."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lower_priority()
+    try:
+        endpoint = Endpoint(socket.socket(fileno=int(environ[FD_VARIABLE])))
+    except (KeyError, ValueError, OSError) as error:
+        print(f"The trainer is started by the daemon ({FD_VARIABLE}: {error!r}).", file=sys.stderr)
+        return 2
+    try:
+        train(endpoint)
+    except SwarmStopped:
+        return 0
+    except ChannelClosedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except TrainingError as error:
+        print(error, file=sys.stderr)
+        endpoint.send(Failed(error.code, str(error)[:MAX_TEXT]))
+        return 1
+    return 0
+
+
+def train(endpoint: Endpoint) -> None:
+    """Welcome, model, data, optimizer, then steps until SwarmStopped (or an error) is raised."""
+    welcome = receive_welcome(endpoint, WELCOME_TIMEOUT_S)
+    if welcome is None:
+        raise ChannelError(f"The daemon said nothing for {WELCOME_TIMEOUT_S:.0f} s.")
+    if welcome.model is None:
+        raise ConfigError("This swarm trains a model of its own.", "Join it from its own training script.")
+    config = InnerConfig.from_dict(welcome.inner)
+    device = pick_device(welcome)
+    model = GPT(GPTConfig.from_dict(welcome.model)).to(device)
+    windows = Windows.of(corpus_of(welcome), model.config.context)
+    optimizer = make_optimizer(model, config)
+    session = Session(endpoint, welcome, model, optimizer, validate=validation(windows, device))
+    session.begin()
+    micro_batch = config.micro_batch
+    while session.running:
+        batch = windows.batch(welcome.seed, welcome.node_id, session.position, session.shard, config.batch)
+        parts = batch[0].to(device), batch[1].to(device)
+        try:
+            loss = inner_step(model.loss, optimizer, config, parts, session.position, micro_batch)
+        except torch.OutOfMemoryError as error:
+            if micro_batch == 1:
+                raise ConfigError("The device is too small for this model.", "Choose another.") from error
+            micro_batch //= 2
+            session.notice("micro_batch_halved", f"Out of memory: {micro_batch} sequences at a time now.")
+            torch.cuda.empty_cache()
+            continue
+        session.step(loss, tokens=parts[0].numel())
+
+
+def corpus_of(welcome: Welcome) -> bytes:
+    """The text that Welcome names, checked against its digest. Raises CorpusError, ConfigError."""
+    path, digest = welcome.data.get("path"), welcome.data.get("digest")
+    if not isinstance(path, str) or not isinstance(digest, str):
+        raise ConfigError("the data description needs a path and a digest.")
+    try:
+        expected = bytes.fromhex(digest)
+    except ValueError as error:
+        raise CorpusError(f"The digest of the training text is no hex: {digest[:80]!r}.") from error
+    return load_corpus(path, expected)
+
+
+def pick_device(welcome: Welcome) -> torch.device:
+    """ "auto" is CUDA where there is one. Sets the thread count. Raises ConfigError on an unknown device."""
+    if welcome.threads:
+        torch.set_num_threads(welcome.threads)
+    try:
+        if welcome.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(welcome.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {welcome.device!r} can't be used: {error}.", "Use auto or cpu.") from error
+    return device
+
+
+def validation(windows: Windows, device: torch.device) -> Validate:
+    """Mean loss over the fixed validation windows, in nats per byte."""
+    inputs, targets = (part.to(device) for part in windows.validation(VALIDATION_WINDOWS))
+
+    def validate(model: torch.nn.Module) -> float:
+        assert isinstance(model, GPT)
+        total = 0.0
+        for rows in micro_batches(len(inputs), _VALIDATION_BATCH):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                total += float(model.loss(inputs[rows], targets[rows])) * len(inputs[rows])
+        return total / len(inputs)
+
+    return validate
+
+
+def die_with_parent() -> None:
+    """On Linux the kernel kills this process when the daemon ends, whatever ended it."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+
+
+def lower_priority() -> None:
+    """The machine's owner comes first."""
+    os.nice(_NICENESS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
