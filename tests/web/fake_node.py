@@ -1,0 +1,304 @@
+"""A node that only pretends: the web room's tests and demos drive the page with it.
+
+It implements `atoll.web_ui.interface.Node` over made-up but consistent figures: three peers, a loss that
+falls, a late peer here, a provisional round there. `advance` ends one more round. From a shell it serves a
+live demo:
+
+    PYTHONPATH=src python tests/web/fake_node.py --port 8787
+"""
+
+import argparse
+import asyncio
+import math
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from atoll.web_ui.interface import CommandError, Peer, Round, State
+from atoll.web_ui.server import WebServer
+
+PEER_IDS = (
+    "12D3KooWCoralHeronAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "12D3KooWQuietOtterBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB",
+    "12D3KooWSilverTernCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC",
+)
+NAMES = ("coral-heron", "quiet-otter", "silver-tern")
+INNER_STEPS = 30
+TOKENS_PER_UPDATE = 245_760
+START = 1_760_000_000.0
+
+
+class RingLog:
+    """An `EventLog` in a deque."""
+
+    def __init__(self, size: int = 256) -> None:
+        self._ring: deque[dict[str, Any]] = deque(maxlen=size)
+        self._news = asyncio.Event()
+        self.last = 0
+
+    def add(self, kind: str, text: str = "", time: float = START) -> None:
+        self.last += 1
+        self._ring.append({"sequence": self.last, "time": time, "kind": kind, "text": text})
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def since(self, sequence: int) -> tuple[Sequence[Mapping[str, Any]], bool]:
+        first = self._ring[0]["sequence"] if self._ring else self.last + 1
+        return [event for event in self._ring if event["sequence"] > sequence], sequence + 1 < first
+
+    async def wait(self, sequence: int) -> None:
+        while self.last <= sequence:
+            await self._news.wait()
+
+
+def digest_of(version: int) -> str:
+    return f"{version * 0x9E3779B97F4A7C15 % 2**64:016x}" * 4
+
+
+def make_round(version: int, rng: random.Random) -> Round:
+    """The report of one round: mostly certified, every ninth provisional, one in fourteen aborted."""
+    aborted, short = version % 14 == 13, version % 9 == 6
+    late = [PEER_IDS[2]] if short else []
+    contributed = [] if aborted else [peer for peer in PEER_IDS if peer not in late]
+    loss = 1.62 + 3.9 * math.exp(-version / 11) + rng.uniform(-0.03, 0.03)
+    reason = (
+        "The leader did not commit in time." if aborted else "silver-tern came 4 s late." if short else ""
+    )
+    return {
+        "version": version,
+        "time": START + 14.2 * version,
+        "outcome": "aborted" if aborted else "provisional" if short else "certified",
+        "reason": reason,
+        "leader": NAMES[version % 3],
+        "planned": list(PEER_IDS),
+        "contributed": contributed,
+        "received": list(late) if not aborted else [],
+        "late": late,
+        "rejected": [],
+        "missing": list(PEER_IDS[1:2]) if aborted else [],
+        "tokens": TOKENS_PER_UPDATE * len(contributed),
+        "bytes_sent": 1_214_000,
+        "bytes_received": 1_198_000,
+        "duration_s": 1.84,
+        "phases": {"scatter_s": 0.61, "reduce_s": 0.22, "commit_s": 0.68, "apply_s": 0.33},
+        "loss": loss,
+        "val_loss": None if aborted else loss + 0.06,
+        "digest": digest_of(version),
+        "outer_lr": 0.7,
+    }
+
+
+def make_peer(index: int, version: int) -> Peer:
+    return {
+        "id": PEER_IDS[index],
+        "name": NAMES[index],
+        "label": (None, "anna", None)[index],
+        "state": "training",
+        "version": version - (index == 2),
+        "digest": digest_of(version - (index == 2)),
+        "direct": (None, True, False)[index],
+        "rtt_ms": (None, 12.4, 88.0)[index],
+        "tokens_per_s": (21_400.0, 19_800.0, 8_300.0)[index],
+        "accepted_tokens": TOKENS_PER_UPDATE * (version - index),
+        "last_seen_s": (0.0, 1.2, 6.8)[index],
+        "self": index == 0,
+    }
+
+
+def make_state(version: int, *, seed: int = 7) -> State:
+    """The snapshot of a node that trains at `version`."""
+    rng = random.Random(seed)
+    rounds = [make_round(number, rng) for number in range(1, version + 1)][-200:]
+    peers = [make_peer(index, version) for index in range(3)]
+    last = rounds[-1] if rounds else None
+    return {
+        "sequence": 0,
+        "time": START + 14.2 * version + 3,
+        "software": "atoll 0.1.0",
+        "state": "training",
+        "because": f"round {version + 1} is under way",
+        "next": "average with 2 peers in about 8 s",
+        "since_s": 6.4,
+        "sentence": f"Training: round {version + 1}, step 12 of 30. Next: average with 2 peers in about 8 s.",
+        "node_id": PEER_IDS[0],
+        "name": NAMES[0],
+        "label": None,
+        "swarm_id": digest_of(999),
+        "swarm_name": "shakespeare",
+        "organiser": "SHA256:7f3a c210 9be4 55d1",
+        "version": version,
+        "digest": digest_of(version),
+        "certified": True,
+        "loss": last["loss"] if last else None,
+        "val_loss": next((entry["val_loss"] for entry in reversed(rounds) if entry["val_loss"]), None),
+        "val_loss_before": 5.56,
+        "tokens_per_s": 21_400.0,
+        "swarm_tokens_per_s": sum(peer["tokens_per_s"] for peer in peers),
+        "accepted_tokens": TOKENS_PER_UPDATE * version,
+        "swarm_accepted_tokens": sum(peer["accepted_tokens"] for peer in peers),
+        "token_account": {
+            "produced": TOKENS_PER_UPDATE * (version + 1),
+            "accepted": TOKENS_PER_UPDATE * version,
+            "carried": TOKENS_PER_UPDATE,
+            "orphaned": 0,
+            "expired": 0,
+            "lost": 0,
+        },
+        "phase": {"name": "inner", "step": 12, "of": INNER_STEPS},
+        "device": "cpu · 2 threads",
+        "parameters": 1_065_472,
+        "memory_bytes": 612_000_000,
+        "api": "http://127.0.0.1:8787",
+        "paused": False,
+        "traffic": {"sent_bytes": 1_214_000 * version, "received_bytes": 1_198_000 * version},
+        "peers": peers,
+        "rounds": rounds,
+        "alerts": [],
+        "bootstrap": [],
+        "checklist": [],
+    }
+
+
+def make_joining_state() -> State:
+    """The snapshot of a node that has found nobody yet."""
+    state = make_state(0)
+    state.update(
+        state="joining",
+        sentence="Joining: no bootstrap peer answers (since 41 s). Trying 198.51.100.7 again in 6 s.",
+        phase={"name": "joining", "step": 0, "of": 0},
+        peers=[make_peer(0, 0)],
+        swarm_tokens_per_s=0.0,
+        tokens_per_s=0.0,
+        loss=None,
+        val_loss_before=None,
+        bootstrap=[
+            {
+                "address": "/ip4/198.51.100.7/tcp/31337/p2p/12D3KooWBoot",
+                "state": "failed",
+                "cause": "connection refused",
+            },
+            {"address": "/dns4/boot.example/tcp/31337/p2p/12D3KooWDns", "state": "trying", "cause": None},
+        ],
+        checklist=[
+            {"step": "Identity", "done": True, "detail": "12D3KooWCoral…"},
+            {"step": "Find peers", "done": False, "detail": "0 of 2 bootstrap addresses"},
+            {"step": "Download the parameters", "done": False, "detail": ""},
+            {"step": "First local step", "done": False, "detail": ""},
+            {"step": "First accepted round", "done": False, "detail": ""},
+        ],
+        alerts=[
+            {
+                "code": "training-alone",
+                "since": START,
+                "text": "No other peer has been reached yet.",
+                "fix": "Check that port 31337 is open, or ask for a fresh ticket.",
+            }
+        ],
+    )
+    return state
+
+
+class FakeNode:
+    """A `Node` whose state a test may change at will; it then calls `changed`."""
+
+    def __init__(self, version: int = 41, *, ring_size: int = 256) -> None:
+        self.log = RingLog(ring_size)
+        self.snapshot = make_state(version)
+        self.commands: list[tuple[str, dict[str, Any]]] = []
+        self.state_reads = 0
+        for entry in self.snapshot["rounds"][-8:]:
+            self._tell(entry)
+
+    def _tell(self, entry: Round) -> None:
+        size = f"{entry['bytes_sent'] / 1e6:.1f} MB"
+        text = {
+            "certified": f"Round {entry['version']} accepted your update ({size}, weight 33%).",
+            "provisional": f"Round {entry['version']} is provisional: {entry['reason']}",
+            "aborted": f"Round {entry['version']} was aborted: {entry['reason']}",
+        }[entry["outcome"]]
+        self.log.add("round", text, entry["time"])
+
+    def changed(self) -> None:
+        """Say that the snapshot changed."""
+        self.log.add("state")
+
+    def advance(self) -> None:
+        """End one more round."""
+        peers = self.snapshot["peers"]
+        self.snapshot = make_state(self.snapshot["version"] + 1)
+        self.snapshot["peers"][1:] = peers[1:]
+        self._tell(self.snapshot["rounds"][-1])
+        self.changed()
+
+    def state(self) -> Mapping[str, Any]:
+        self.state_reads += 1
+        self.snapshot["sequence"] = self.log.last
+        return self.snapshot
+
+    def events(self) -> RingLog:
+        return self.log
+
+    async def command(self, name: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
+        self.commands.append((name, arguments))
+        match name:
+            case "pause" | "finish":
+                if self.snapshot["paused"]:
+                    raise CommandError("already-paused", "The node is paused already.", "Resume it first.")
+                self._pause(True, "Paused: you asked for it. Next: nothing until you resume.")
+            case "resume":
+                self._pause(
+                    False, "Training: round 42, step 0 of 30. Next: average with 2 peers in about 14 s."
+                )
+            case "explode":
+                raise RuntimeError("secret insides")
+            case "hang":
+                await asyncio.Event().wait()
+            case _:
+                raise CommandError(
+                    "unknown-command", f"There is no command {name}.", "See the documentation."
+                )
+        return {"ok": True, "command": name}
+
+    def _pause(self, paused: bool, sentence: str) -> None:
+        self.snapshot["paused"] = paused
+        self.snapshot["state"] = "paused" if paused else "training"
+        self.snapshot["phase"] = {
+            "name": "paused" if paused else "inner",
+            "step": 0,
+            "of": 0 if paused else INNER_STEPS,
+        }
+        self.snapshot["sentence"] = sentence
+        self.changed()
+
+    def health(self) -> tuple[bool, str]:
+        return (False, "paused") if self.snapshot["paused"] else (True, "ready")
+
+    def metrics(self) -> str:
+        return "# TYPE atoll_version gauge\natoll_version 41\n"
+
+
+async def demo(port: int, period_s: float, joining: bool) -> None:
+    """Serve a fake node and end a round every `period_s` seconds, until interrupted."""
+    node = FakeNode()
+    if joining:
+        node.snapshot = make_joining_state()
+    server = WebServer(node, port=port, token="demo")
+    await server.start()
+    print(server.login_url(), flush=True)
+    try:
+        while True:
+            await asyncio.sleep(period_s)
+            if not joining and not node.snapshot["paused"]:
+                node.advance()
+    finally:
+        await server.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Serve a fake node for looking at the page.")
+    parser.add_argument("--port", type=int, default=8787)
+    parser.add_argument("--period", type=float, default=4.0, help="seconds per round")
+    parser.add_argument("--joining", action="store_true", help="a node that has found nobody yet")
+    options = parser.parse_args()
+    asyncio.run(demo(options.port, options.period, options.joining))
