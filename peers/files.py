@@ -25,7 +25,7 @@ from atoll.protocol import wire
 PIECE_BYTES = 1 << 20
 STALL_S = 20.0
 MAX_STREAMS = 16
-KINDS = ("manifest", "checkpoint", "commit", "data")
+KINDS = ("manifest", "checkpoint", "commit", "payload", "data")
 
 log = logging.getLogger(__name__)
 

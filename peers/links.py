@@ -16,7 +16,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from hivemind.p2p import P2P, PeerID
@@ -26,6 +25,7 @@ from atoll.protocol import wire
 
 HELLO_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 60.0
+GOODBYE_S = 1.0
 MAX_CONTROL_QUEUE = 2048
 MAX_BULK_QUEUE = 4
 MAX_LINKS = 96
@@ -74,6 +74,7 @@ class Link:
         self._wake = asyncio.Event()
         self._room = asyncio.Semaphore(MAX_BULK_QUEUE)
         self.closed = asyncio.Event()
+        self.drained = asyncio.Event()
         self.reason = ""
 
     def send(self, frame: pb.Frame) -> None:
@@ -84,6 +85,7 @@ class Link:
             self.close("it does not read what it is sent")
             return
         self._control.append(wire.encode_frame(frame))
+        self.drained.clear()
         self._wake.set()
 
     async def send_bulk(self, frame: pb.Frame, payload: bytes) -> None:
@@ -125,7 +127,9 @@ class Link:
                     await self._put_bulk(*self._bulk.popleft())
                 elif not self._control:
                     self._wake.clear()
+                    self.drained.set()
                     await self._wake.wait()
+                    self.drained.clear()
         except TimeoutError:
             self.close("it takes no data")
         except (OSError, RuntimeError) as error:
@@ -340,10 +344,11 @@ class Links:
         for link in list(self._links.values()):
             link.send(goodbye)
         # The writers get a moment to put it on the wire; a peer that takes nothing learns from the end.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                while any(link._control for link in self._links.values()):
-                    await asyncio.sleep(0.01)
+        waits = [asyncio.create_task(link.drained.wait()) for link in self._links.values()]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=GOODBYE_S)
+            for task in late:
+                task.cancel()
         for link in list(self._links.values()):
             link.close("this node is stopping")
         for task in list(self._tasks):

@@ -461,11 +461,9 @@ class FileHeader(_message.Message):
     def __init__(self, error: _Optional[str] = ..., size_bytes: _Optional[int] = ..., version: _Optional[int] = ..., piece_bytes: _Optional[int] = ..., piece_digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class RoundRecord(_message.Message):
-    __slots__ = ("commit", "votes", "payload_sizes")
+    __slots__ = ("commit", "votes")
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     VOTES_FIELD_NUMBER: _ClassVar[int]
-    PAYLOAD_SIZES_FIELD_NUMBER: _ClassVar[int]
     commit: Signed
     votes: _containers.RepeatedCompositeFieldContainer[Signed]
-    payload_sizes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, commit: _Optional[_Union[Signed, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ..., payload_sizes: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, commit: _Optional[_Union[Signed, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,125 @@
+"""The data dir of a node: who lies where, and the lock that lets one process use it at a time.
+
+identity.key   libp2p private key, 0600            lock           flock of the running daemon
+organiser.key  only where the swarm was made       api.json       where the running daemon answers
+manifest.pb    signed manifest                     api.token      bearer token, 0600
+config.toml    settings by hand                    node.json      ports, label, cached peers
+checkpoints/   outer state of some versions        rounds/        commits since then, with payloads
+account.json   token account                       events.jsonl   what happened
+trainer/       inner optimizer state               data/          the text, where it is not built in
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.storage import files
+from atoll.protocol import manifest
+
+
+class DataDir:
+    """Paths of one node, and its lock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.identity = root / "identity.key"
+        self.organiser = root / "organiser.key"
+        self.manifest = root / "manifest.pb"
+        self.config = root / "config.toml"
+        self.api = root / "api.json"
+        self.token_file = root / "api.token"
+        self.node = root / "node.json"
+        self.account = root / "account.json"
+        self.events = root / "events.jsonl"
+        self.checkpoints = root / "checkpoints"
+        self.rounds = root / "rounds"
+        self.trainer = root / "trainer"
+        self.data = root / "data"
+        self.run = root / "run"
+        self._lock: int | None = None
+
+    def create(self) -> None:
+        """Makes the folders. Raises AtollError."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (self.checkpoints, self.rounds, self.trainer, self.data, self.run):
+                folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise files.disk_error(Path(error.filename or self.root), error) from error
+
+    def lock(self) -> None:
+        """Takes the lock until this process ends. Raises AtollError if another process has it."""
+        try:
+            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise files.disk_error(self.root / "lock", error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise AtollError(
+                Exit.LOCKED,
+                "data_dir_locked",
+                f"Another atoll process is using {self.root}.",
+                "Stop it first (atoll leave), or give this one its own --data-dir.",
+            ) from error
+        self._lock = descriptor
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def is_locked(self) -> bool:
+        """Whether a daemon is running in this data dir."""
+        try:
+            with (self.root / "lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def token(self) -> str:
+        """The bearer token of the API, made at first use."""
+        if not self.token_file.exists():
+            files.write_bytes(self.token_file, secrets.token_urlsafe(24).encode(), 0o600)
+        return self.token_file.read_text().strip()
+
+    def load_manifest(self) -> manifest.SwarmManifest:
+        """The swarm of this data dir. Raises AtollError."""
+        try:
+            data = self.manifest.read_bytes()
+        except FileNotFoundError as error:
+            raise AtollError(
+                Exit.USAGE,
+                "no_swarm",
+                f"There is no swarm in {self.root}.",
+                "Make one with `atoll init NAME`, or take part in one with `atoll join TICKET`.",
+            ) from error
+        try:
+            return manifest.load(data)
+        except manifest.ManifestError as error:
+            raise AtollError(
+                Exit.PREFLIGHT,
+                "manifest_invalid",
+                f"The manifest in {self.manifest} can't be used: {error}.",
+                "Restore it from a copy, or join again with a ticket.",
+            ) from error
+
+    def node_facts(self) -> dict[str, Any]:
+        """Small facts that outlive a run (ports, cached peers); empty if there are none."""
+        facts = files.read_json(self.node)
+        return facts if isinstance(facts, dict) else {}
+
+    def remember(self, **facts: Any) -> None:
+        """Updates the small facts. Raises AtollError."""
+        known = self.node_facts()
+        if any(known.get(name) != value for name, value in facts.items()):
+            files.write_json(self.node, {**known, **facts})

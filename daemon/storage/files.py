@@ -1,0 +1,84 @@
+"""Writing files so that a power cut leaves the old one or the new one, never a half.
+
+write to a temporary name, fsync, rename, fsync the folder. A full or read-only disk is an AtollError with
+the path; what was there before stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from atoll.daemon.errors import AtollError, Exit
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def disk_error(path: Path, error: OSError) -> AtollError:
+    """The sentence for a failed write."""
+    if error.errno in _FULL:
+        return AtollError(
+            Exit.TEMPORARY, "disk_full", f"No space left to write {path}.", "Free some disk space."
+        )
+    if error.errno in _READ_ONLY:
+        return AtollError(
+            Exit.PREFLIGHT,
+            "disk_read_only",
+            f"{path} can't be written: {error.strerror}.",
+            "Choose a data dir that this user may write to, with --data-dir.",
+        )
+    return AtollError(
+        Exit.TEMPORARY, "disk", f"{path} can't be written: {error.strerror}.", "Check the disk."
+    )
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], None], mode: int = 0o644) -> None:
+    """Replaces `path` by what `write` puts into the file it is given. Raises AtollError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(path, error) from error
+
+
+def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replaces `path` by `data`, atomically. Raises AtollError."""
+
+    def put(file: BinaryIO) -> None:
+        file.write(data)
+
+    write_atomic(path, put, mode)
+
+
+def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
+    """Replaces `path` by `value` as JSON, atomically. Raises AtollError."""
+    write_bytes(path, json.dumps(value, indent=1).encode() + b"\n", mode)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`, or None where there is no such file or it is damaged (it is then rewritten)."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

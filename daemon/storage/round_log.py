@@ -1,0 +1,148 @@
+"""The replay log: the last commits with their encoded results, so that any of them can be applied again.
+
+For version v (the one a commit makes):
+    v.payload   encoded results, chunk c at a fixed offset (untouched chunks leave a hole)
+    v.vote      the signed commit, fsynced with the payload before this node votes for it
+    v.commit    the same with the votes, once the commit is certified or adopted as provisional
+
+A start replays v.commit files on top of the newest checkpoint; a v.vote alone is only a promise that its
+bytes are here. Peers that missed a commit fetch v.commit and v.payload. The last KEEP versions stay.
+All methods block; they run on the daemon's disk thread, in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from atoll.daemon.storage import files
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.codecs import CODECS
+from atoll.protocol.schema import ChunkTable
+
+KEEP = 8
+MAX_RECORD_BYTES = 8 << 20
+_NAME = re.compile(r"^(\d{10})\.(payload|vote|commit)$")
+
+
+class RoundLogError(ValueError):
+    """A record or payload that is damaged or not of this swarm."""
+
+
+class RoundLog:
+    """Commits of one swarm in one folder."""
+
+    def __init__(self, folder: Path, chunks: ChunkTable, result_codec: str) -> None:
+        self.folder = folder
+        self._chunks = chunks
+        self._bound = CODECS[result_codec].bound
+        self._open: tuple[int, int] | None = None  # version and descriptor of the payload being written
+
+    def path(self, version: int, kind: str) -> Path:
+        return self.folder / f"{version:010d}.{kind}"
+
+    def _offset(self, chunk: int) -> int:
+        return chunk * self._bound(self._chunks.values) if chunk else 0
+
+    @property
+    def payload_bytes(self) -> int:
+        """Size of a whole payload file."""
+        last = len(self._chunks) - 1
+        return self._offset(last) + self._bound(self._chunks.size(last))
+
+    def put(self, version: int, chunk: int, payload: bytes) -> None:
+        """Keeps the encoded result of a chunk. Raises AtollError when the disk refuses."""
+        expected = self._bound(self._chunks.size(chunk))
+        if payload and len(payload) != expected:
+            raise RoundLogError(f"chunk {chunk}: {len(payload)} bytes, not {expected}")
+        try:
+            os.pwrite(self._descriptor(version), payload, self._offset(chunk))
+        except OSError as error:
+            raise files.disk_error(self.path(version, "payload"), error) from error
+
+    def _descriptor(self, version: int) -> int:
+        if self._open is not None and self._open[0] == version:
+            return self._open[1]
+        self._close()
+        path = self.path(version, "payload")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._open = (version, descriptor)
+        return descriptor
+
+    def _close(self) -> None:
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
+
+    def get(self, version: int, chunk: int) -> bytes:
+        """The kept result of a chunk. Raises RoundLogError."""
+        size = self._bound(self._chunks.size(chunk))
+        try:
+            payload = os.pread(self._descriptor(version), size, self._offset(chunk))
+        except OSError as error:
+            raise RoundLogError(f"the results of version {version} can't be read") from error
+        if len(payload) != size:
+            raise RoundLogError(f"the results of version {version} are incomplete")
+        return payload
+
+    def vote(self, version: int, commit: pb.Signed) -> None:
+        """Makes results and commit durable: after this, the node may vote. Raises AtollError."""
+        descriptor = self._descriptor(version)
+        try:
+            os.ftruncate(descriptor, self.payload_bytes)
+            os.fsync(descriptor)
+        except OSError as error:
+            raise files.disk_error(self.path(version, "payload"), error) from error
+        record = pb.RoundRecord(commit=commit)
+        files.write_bytes(self.path(version, "vote"), record.SerializeToString())
+
+    def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
+        """The commit is this node's next version. Raises AtollError."""
+        record = pb.RoundRecord(commit=commit, votes=votes)
+        files.write_bytes(self.path(version, "commit"), record.SerializeToString())
+        self._close()
+        self.path(version, "vote").unlink(missing_ok=True)
+        self._forget(lambda v: v <= version - KEEP)
+
+    def read(self, version: int) -> pb.RoundRecord | None:
+        """The decided commit that makes `version`, or None. Raises RoundLogError."""
+        path = self.path(version, "commit")
+        try:
+            return parse_record(path.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def check_payload(self, version: int, commit: pb.Commit) -> None:
+        """Raises RoundLogError unless the kept results are those that the commit names."""
+        for chunk, committed in enumerate(commit.chunks):
+            payload = self.get(version, chunk) if committed.contributors else b""
+            if hashlib.sha256(payload).digest() != committed.payload_digest:
+                raise RoundLogError(f"chunk {chunk} of version {version} does not have its digest")
+
+    def clear(self, keep_up_to: int = -1) -> None:
+        """Forgets everything above a version: another chain was taken over."""
+        self._close()
+        self._forget(lambda v: v > keep_up_to)
+
+    def _forget(self, condition: Callable[[int], bool]) -> None:
+        for path in self.folder.iterdir():
+            match = _NAME.match(path.name)
+            if match and condition(int(match.group(1))):
+                with suppress(FileNotFoundError):
+                    path.unlink()
+
+
+def parse_record(data: bytes) -> pb.RoundRecord:
+    """A record from disk or from a peer. Raises RoundLogError."""
+    if len(data) > MAX_RECORD_BYTES:
+        raise RoundLogError("round record that is too long")
+    try:
+        return pb.RoundRecord.FromString(data)
+    except DecodeError as error:
+        raise RoundLogError("round record that is not readable") from error
