@@ -347,8 +347,8 @@ class Links:
         waits = [asyncio.create_task(link.drained.wait()) for link in self._links.values()]
         if waits:
             _, late = await asyncio.wait(waits, timeout=GOODBYE_S)
-            for task in late:
-                task.cancel()
+            for waiting in late:
+                waiting.cancel()
         for link in list(self._links.values()):
             link.close("this node is stopping")
         for task in list(self._tasks):

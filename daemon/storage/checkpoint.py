@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from atoll.daemon.storage import files
 from atoll.protocol.chain import DIGEST_BYTES, Head
 from atoll.protocol.outer import Float32
@@ -54,8 +52,8 @@ def versions(folder: Path) -> list[int]:
 def state_hash(digest: bytes, parameters: Float32, momentum: Float32) -> bytes:
     """SHA-256 of chain digest, parameters and momentum (little-endian fp32 bytes)."""
     total = hashlib.sha256(digest)
-    total.update(memoryview(parameters).cast("B"))
-    total.update(memoryview(momentum).cast("B"))
+    total.update(parameters.data.cast("B"))
+    total.update(momentum.data.cast("B"))
     return total.digest()
 
 
@@ -85,8 +83,8 @@ def save(
 
     def put(file: BinaryIO) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
-        file.write(memoryview(parameters).cast("B"))
-        file.write(memoryview(momentum).cast("B"))
+        file.write(parameters.data.cast("B"))
+        file.write(momentum.data.cast("B"))
 
     files.write_atomic(path_of(folder, head.version), put)
     for version in versions(folder)[KEEP:]:
@@ -135,7 +133,7 @@ def load(path: Path, swarm_id: bytes, parameters: Float32, momentum: Float32) ->
     with path.open("rb") as file:
         file.seek(start)
         for vector in (parameters, momentum):
-            view = memoryview(vector).cast("B")
+            view = vector.data.cast("B")
             if file.readinto(view) != len(view):
                 raise CheckpointError(f"{path.name} is incomplete")
     if state_hash(checkpoint.head.digest, parameters, momentum) != checkpoint.state:
@@ -151,6 +149,6 @@ def schema_of(path: Path, swarm_id: bytes, digest: bytes) -> ParameterSchema:
         raise CheckpointError(str(error)) from error
     if checkpoint.schema.digest != digest:
         raise CheckpointError(
-            f"{path.name} has schema {checkpoint.schema.digest.hex()[:16]}, not the swarm's {digest.hex()[:16]}"
+            f"{path.name} has schema {checkpoint.schema.digest.hex()[:16]}, the swarm has {digest.hex()[:16]}"
         )
     return checkpoint.schema

@@ -1,0 +1,365 @@
+"""The driver of the round machine: carries out its effects over links, threads and disk.
+
+Three places do the work, and the event loop only passes bytes between them: the codec thread (encode,
+average, decode checks), the disk thread (results, votes, outer steps, checkpoints; in order), and the links.
+Every await here is part of a task that ends with its session or with the node; what fails becomes an event
+of the machine or of the log, never silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError
+
+from atoll.daemon.errors import AtollError
+from atoll.daemon.rounds.outer_state import OuterState
+from atoll.peers.links import LinkLost
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import Head
+from atoll.protocol.codecs import CODECS, CodecError, NonFinite, aggregate
+from atoll.protocol.outer import Float32
+from atoll.protocol.round import types as t
+from atoll.protocol.round.machine import RoundMachine
+from atoll.protocol.signing import Keyring
+
+log = logging.getLogger(__name__)
+
+SEND_AHEAD = 4
+"""Encoded chunks on their way out at once."""
+
+
+class CodecWorker:
+    """The codec thread's tools: one codec instance each way, and scratch that is kept."""
+
+    def __init__(self, codec: str, result_codec: str, chunk_values: int) -> None:
+        self._out = CODECS[codec]()
+        self._in = CODECS[codec]()
+        self._result = CODECS[result_codec]()
+        self._delta = np.empty(chunk_values, dtype=np.float32)
+        self._scratch = np.empty(chunk_values, dtype=np.float32)
+
+    def encode(self, anchor: Float32, local: Float32) -> bytes:
+        """Encoded pseudo-gradient anchor − local of one chunk. Raises NonFinite."""
+        delta = self._delta[: anchor.size]
+        np.subtract(anchor, local, out=delta)
+        out = torch.empty(self._out.bound(delta.size), dtype=torch.uint8)
+        self._out.encode(torch.from_numpy(delta), out)
+        return out.numpy().tobytes()
+
+    def check(self, payload: bytes, n: int) -> None:
+        """Raises CodecError unless `payload` is an encoded chunk of n values."""
+        self._in.check(_tensor(payload), n)
+
+    def check_result(self, payload: bytes, n: int) -> None:
+        """The same for an encoded result."""
+        self._result.check(_tensor(payload), n)
+
+    def reduce(self, payloads: list[bytes], weights: list[int], n: int) -> bytes:
+        """The encoded weighted mean."""
+        mean, scratch = (torch.from_numpy(v[:n]) for v in (self._delta, self._scratch))
+        aggregate(self._in, [_tensor(p) for p in payloads], weights, mean, scratch)
+        out = torch.empty(self._result.bound(n), dtype=torch.uint8)
+        self._result.encode(mean, out)
+        return out.numpy().tobytes()
+
+    def find_non_finite(self, anchor: Float32, local: Float32, chunk: int) -> int | None:
+        """Flat position of the first value whose pseudo-gradient is not finite."""
+        for start in range(0, anchor.size, chunk):
+            part = slice(start, min(start + chunk, anchor.size))
+            delta = self._delta[: part.stop - start]
+            with np.errstate(invalid="ignore", over="ignore"):
+                np.subtract(anchor[part], local[part], out=delta)
+            if not np.isfinite(delta).all():
+                return start + int(np.flatnonzero(~np.isfinite(delta))[0])
+        return None
+
+
+def _tensor(payload: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+
+
+class RoundDriver:
+    """Feeds the machine and does what it says. `applied` is awaited after each outer step."""
+
+    def __init__(
+        self,
+        machine: RoundMachine,
+        keyring: Keyring,
+        state: OuterState,
+        snapshot: Float32,
+        links: Any,
+        clock: Callable[[], float],
+        before_apply: Callable[[], Awaitable[None]],
+        applied: Callable[[pb.Commit, Head], Awaitable[None]],
+        ended: Callable[[t.SessionReport], None],
+        trouble: Callable[[str, str], None],
+    ) -> None:
+        self.machine = machine
+        self.state = state
+        self.dropped: Counter[str] = Counter()
+        self._keyring = keyring
+        self._snapshot = snapshot
+        self._links = links
+        self._clock = clock
+        self._before_apply = before_apply
+        self._applied = applied
+        self._ended = ended
+        self._trouble = trouble
+        rounds = state.manifest.body.rounds
+        self._codec = CodecWorker(rounds.codec, rounds.result_codec, rounds.chunk_values)
+        self._chunks = state.manifest.chunks
+        self._codec_thread = ThreadPoolExecutor(1, "codec")
+        self.disk_thread = ThreadPoolExecutor(1, "disk")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._kick = asyncio.Event()
+        self._clockwork = asyncio.create_task(self._tick_for_ever(), name="round-clock")
+
+    # ---- the machine's surroundings
+
+    def feed(self, event: t.Event) -> None:
+        """Gives the machine an event and starts what follows from it."""
+        self._carry_out(self.machine.handle(event, self._clock()))
+
+    def _carry_out(self, effects: list[t.Effect]) -> None:
+        self._kick.set()
+        for effect in effects:
+            match effect:
+                case t.Send():
+                    for peer in effect.peers:
+                        frame = pb.Frame()
+                        frame.CopyFrom(effect.frame)
+                        self._links.send(peer, frame)
+                case t.Scatter():
+                    self._start(self._scatter(effect.plan))
+                case t.Reduce():
+                    self._start(self._reduce(effect))
+                case t.StoreResult():
+                    self._start(self._store(effect))
+                case t.SendResult():
+                    self._start(self._send_result(effect))
+                case t.Persist():
+                    self._start(self._persist(effect))
+                case t.Apply():
+                    self._start(self._apply(effect))
+                case t.Ended():
+                    self._ended(effect.report)
+                case t.Dropped():
+                    self.dropped[effect.reason] += 1
+                    log.info("dropped a message: %s", effect.reason)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        error = task.exception()
+        if isinstance(error, AtollError):
+            self._trouble(error.code, error.sentence())
+        else:
+            self._trouble("bug", f"A round's task failed: {error!r}.")
+            log.error("a round's task failed", exc_info=error)
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            self._kick.clear()
+            now = self._clock()
+            deadline = self.machine.deadline()
+            if deadline <= now:
+                self._carry_out(self.machine.tick(now))
+                # A deadline that stays in the past must not spin the loop.
+                await asyncio.sleep(0.01)
+                continue
+            timeout = None if math.isinf(deadline) else deadline - now
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._kick.wait()
+            except TimeoutError:
+                continue
+
+    async def on_codec(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs `work` on the codec thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._codec_thread, work, *arguments)
+
+    async def on_disk(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs `work` on the disk thread, after everything that was given to it before."""
+        return await asyncio.get_running_loop().run_in_executor(self.disk_thread, work, *arguments)
+
+    # ---- effects
+
+    async def _scatter(self, plan: pb.Plan) -> None:
+        """Encodes chunk by chunk, beginning elsewhere than the other members, and streams to the owners."""
+        me = self._keyring.peer_id
+        index = next(i for i, c in enumerate(plan.contributors) if c.peer == me)
+        count = len(self._chunks)
+        first = index * count // len(plan.contributors)
+        places = asyncio.Semaphore(SEND_AHEAD)
+        async with asyncio.TaskGroup() as group:
+            for step in range(count):
+                chunk = (first + step) % count
+                span = self._chunks.span(chunk)
+                if not self._is_current(plan.session):
+                    return
+                await places.acquire()
+                payload = await self.on_codec(
+                    self._codec.encode, self.state.parameters[span], self._snapshot[span]
+                )
+                owner = bytes(plan.contributors[plan.owners[chunk]].peer)
+                group.create_task(self._contribute(plan.session, chunk, owner, payload, places))
+
+    async def _contribute(
+        self, session: pb.SessionId, chunk: int, owner: bytes, payload: bytes, places: asyncio.Semaphore
+    ) -> None:
+        try:
+            if owner == self._keyring.peer_id:
+                self.feed(t.ContributionArrived(owner, session, chunk, payload))
+                return
+            frame = pb.Frame(contribution=pb.Contribution(session=session, chunk=chunk))
+            await self._links.send_bulk(owner, frame, payload)
+        except LinkLost as error:
+            # The roster tells the machine that the owner is gone; the session ends with that reason.
+            log.info("chunk %d did not reach its owner: %s", chunk, error)
+        finally:
+            places.release()
+
+    def _is_current(self, session: pb.SessionId) -> bool:
+        current = self.machine.session
+        return current is not None and current.id == session
+
+    async def _reduce(self, effect: t.Reduce) -> None:
+        payload = b""
+        if effect.contributions:
+            payloads = [p for _, _, p in effect.contributions]
+            weights = [w for _, w, _ in effect.contributions]
+            payload = await self.on_codec(
+                self._codec.reduce, payloads, weights, self._chunks.size(effect.chunk)
+            )
+        digest = hashlib.sha256(payload).digest()
+        members = tuple(i for i, _, _ in effect.contributions)
+        self.feed(t.ChunkReduced(effect.plan.session, effect.chunk, members, payload, digest))
+
+    async def _store(self, effect: t.StoreResult) -> None:
+        version = self.state.head.version + 1
+        await self.on_disk(self.state.rounds.put, version, effect.chunk, effect.payload)
+
+    async def _send_result(self, effect: t.SendResult) -> None:
+        message = pb.ChunkResult.FromString(effect.signed.body)
+        payload = b""
+        if message.contributors:
+            payload = await self.on_disk(self.state.rounds.get, self.state.head.version + 1, effect.chunk)
+        async with asyncio.TaskGroup() as group:
+            for peer in effect.peers:
+                group.create_task(self._deliver(peer, effect.signed, payload))
+
+    async def _deliver(self, peer: bytes, signed: pb.Signed, payload: bytes) -> None:
+        try:
+            await self._links.send_bulk(peer, pb.Frame(result=signed), payload)
+        except LinkLost as error:
+            log.info("a result did not reach a peer: %s", error)
+
+    async def _persist(self, effect: t.Persist) -> None:
+        version = self.state.head.version + 1
+        await self.on_disk(self.state.rounds.vote, version, effect.commit)
+        self.feed(t.Persisted(effect.session))
+
+    async def _apply(self, effect: t.Apply) -> None:
+        await self._before_apply()
+        head = await self.on_disk(self._apply_blocking, effect)
+        self.feed(t.HeadChanged(head))
+        await self._applied(pb.Commit.FromString(effect.commit.body), head)
+        await self.on_disk(self.state.save_if_due)
+
+    def _apply_blocking(self, effect: t.Apply) -> Head:
+        version = effect.parent.version + 1
+        self.state.rounds.decide(version, effect.commit, effect.votes)
+        return self.state.apply(effect.commit, effect.certified)
+
+    # ---- what came over a link
+
+    async def received(self, sender: bytes, frame: pb.Frame, payload: bytes) -> None:
+        """Handles one frame that belongs to rounds; what is malformed is counted and dropped."""
+        try:
+            await self._received(sender, frame, payload)
+        except (DecodeError, CodecError, NonFinite, ValueError) as error:
+            self.dropped[f"malformed {frame.WhichOneof('message')}"] += 1
+            log.info("dropped a malformed message: %s", error)
+
+    async def _received(self, sender: bytes, frame: pb.Frame, payload: bytes) -> None:
+        match frame.WhichOneof("message"):
+            case "ready":
+                self.feed(t.ReadyReceived(sender, frame.ready))
+            case "plan":
+                plan = pb.Plan.FromString(self._verified("plan", frame.plan))
+                self.feed(t.PlanReceived(sender, plan, frame.plan.signer))
+            case "contribution":
+                await self._contribution(sender, frame.contribution, payload)
+            case "result":
+                await self._result(sender, frame.result, payload)
+            case "want":
+                self.feed(t.WantReceived(sender, frame.want))
+            case "commit":
+                commit = pb.Commit.FromString(self._verified("commit", frame.commit))
+                self.feed(t.CommitReceived(sender, commit, frame.commit))
+            case "vote":
+                vote = pb.Vote.FromString(self._verified("vote", frame.vote))
+                self.feed(t.VoteReceived(sender, vote, frame.vote))
+            case "abort":
+                self.feed(t.AbortReceived(sender, frame.abort))
+            case other:
+                raise ValueError(f"{other} is not a message of a round")
+
+    def _verified(self, kind: str, signed: pb.Signed) -> bytes:
+        if not self._keyring.verify(kind, signed):
+            raise ValueError(f"{kind} with a wrong signature")
+        return bytes(signed.body)
+
+    async def _contribution(self, sender: bytes, message: pb.Contribution, payload: bytes) -> None:
+        if message.chunk >= len(self._chunks):
+            raise ValueError("contribution to a chunk that does not exist")
+        try:
+            await self.on_codec(self._codec.check, payload, self._chunks.size(message.chunk))
+        except CodecError as error:
+            self.feed(t.ContributionRejected(sender, message.session, message.chunk, str(error)))
+            return
+        self.feed(t.ContributionArrived(sender, message.session, message.chunk, payload))
+
+    async def _result(self, sender: bytes, signed: pb.Signed, payload: bytes) -> None:
+        message = pb.ChunkResult.FromString(self._verified("result", signed))
+        if message.chunk >= len(self._chunks):
+            raise ValueError("result of a chunk that does not exist")
+        if hashlib.sha256(payload).digest() != message.payload_digest:
+            raise ValueError("result without its digest")
+        if bool(message.contributors) != bool(payload):
+            raise ValueError("result with contributors and no payload, or the other way round")
+        if payload:
+            await self.on_codec(self._codec.check_result, payload, self._chunks.size(message.chunk))
+        self.feed(t.ResultArrived(sender, message, signed, payload))
+
+    async def first_non_finite(self) -> str | None:
+        """Name of the first tensor whose pseudo-gradient is not finite, or None."""
+        position = await self.on_codec(
+            self._codec.find_non_finite, self.state.parameters, self._snapshot, self._chunks.values
+        )
+        return None if position is None else self.state.schema.tensor_at(position)
+
+    async def close(self) -> None:
+        """Cancels what is under way and gives the threads back, after what is already on them."""
+        tasks = [self._clockwork, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for pool in (self._codec_thread, self.disk_thread):
+            await asyncio.to_thread(pool.shutdown, True)

@@ -1,0 +1,180 @@
+"""The outer state of this node: committed parameters, outer momentum, and the head they belong to.
+
+Owns two parameter-sized vectors; the parameters lie in the memory shared with the trainer. All methods
+block and run on the disk thread, one at a time, so a checkpoint is never torn and steps apply in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.storage import checkpoint as checkpoints
+from atoll.daemon.storage.checkpoint import Checkpoint, CheckpointError
+from atoll.daemon.storage.round_log import RoundLog, RoundLogError
+from atoll.protocol import chain
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import Head
+from atoll.protocol.codecs import CODECS
+from atoll.protocol.manifest import SwarmManifest
+from atoll.protocol.outer import Float32, outer_step
+from atoll.protocol.round.commit import electorate
+from atoll.protocol.schema import ParameterSchema
+from atoll.protocol.signing import verify
+
+log = logging.getLogger(__name__)
+
+_SMALL_BYTES = 64 << 20
+_LARGE_INTERVAL = 4
+
+
+def genesis_head(manifest: SwarmManifest) -> Head:
+    """Version 0: its only voter is the genesis node."""
+    digest = chain.genesis_digest(manifest.swarm_id, manifest.body.genesis_parameters)
+    return Head(0, digest, (bytes(manifest.body.genesis_node),))
+
+
+def next_head(parent: Head, commit: pb.Commit, body: bytes, certified: bool) -> Head:
+    """The head that a commit makes."""
+    return Head(
+        version=parent.version + 1,
+        digest=chain.next_digest(parent.digest, body),
+        electorate=electorate(commit),
+        certified=certified,
+        cumulative_tokens=int(commit.cumulative_tokens),
+    )
+
+
+class OuterState:
+    """Parameters [total] fp32 (shared), momentum [total] fp32, head."""
+
+    def __init__(
+        self,
+        manifest: SwarmManifest,
+        schema: ParameterSchema,
+        parameters: Float32,
+        folder: Path,
+        rounds: RoundLog,
+    ) -> None:
+        self.manifest = manifest
+        self.schema = schema
+        self.parameters = parameters
+        self.momentum: Float32 = np.zeros_like(parameters)
+        self.head = genesis_head(manifest)
+        self.saved: Checkpoint | None = None
+        self.rounds = rounds
+        self._folder = folder
+        self._codec = CODECS[manifest.body.rounds.result_codec]()
+        self._mean = np.empty(manifest.body.rounds.chunk_values, dtype=np.float32)
+        self._scratch = np.empty_like(self._mean)
+
+    # ---- from disk
+
+    def restore(self) -> list[str]:
+        """Newest whole checkpoint, then the commits after it. What was damaged, for people.
+
+        Raises AtollError where there is no usable checkpoint at all.
+        """
+        problems = []
+        for version in checkpoints.versions(self._folder):
+            path = checkpoints.path_of(self._folder, version)
+            try:
+                self.adopt(path)
+                break
+            except CheckpointError as error:
+                problems.append(str(error))
+        else:
+            raise AtollError(
+                Exit.TEMPORARY,
+                "no_checkpoint",
+                f"There is no usable checkpoint in {self._folder}.",
+                "It is fetched from a peer as soon as one is found.",
+            )
+        problems += self._replay()
+        return problems
+
+    def adopt(self, path: Path) -> None:
+        """Takes over the state in a checkpoint file. Raises CheckpointError; the state is then unchanged
+        only if the header was at fault, so callers load into a state they can load again."""
+        found = checkpoints.load(path, self.manifest.swarm_id, self.parameters, self.momentum)
+        if found.head.version == 0:
+            digest = hashlib.sha256(self.parameters.data.cast("B")).digest()
+            if digest != self.manifest.body.genesis_parameters:
+                raise CheckpointError("the genesis parameters are not those of the manifest")
+            if found.head.digest != genesis_head(self.manifest).digest:
+                raise CheckpointError("the genesis checkpoint is of another chain")
+        self.head, self.saved = found.head, found
+
+    def _replay(self) -> list[str]:
+        """Applies decided commits that follow the checkpoint."""
+        while True:
+            version = self.head.version + 1
+            try:
+                record = self.rounds.read(version)
+                if record is None:
+                    return []
+                commit, certified = check_record(self.manifest, self.head, record)
+                self.rounds.check_payload(version, commit)
+            except RoundLogError as error:
+                return [f"commit {version} can't be replayed: {error}"]
+            self.apply(record.commit, certified)
+
+    # ---- forward
+
+    def apply(self, signed: pb.Signed, certified: bool) -> Head:
+        """One outer step with the kept results of a commit (already checked). The new head."""
+        commit = pb.Commit.FromString(signed.body)
+        beta = self.manifest.body.outer.momentum
+        chunks = self.manifest.chunks
+        for chunk, committed in enumerate(commit.chunks):
+            if not committed.contributors:
+                continue
+            span = chunks.span(chunk)
+            mean, scratch = (v[: chunks.size(chunk)] for v in (self._mean, self._scratch))
+            payload = self.rounds.get(commit.version, chunk)
+            self._codec.decode(
+                torch.frombuffer(bytearray(payload), dtype=torch.uint8), torch.from_numpy(mean)
+            )
+            outer_step(self.parameters[span], self.momentum[span], mean, commit.outer_lr, beta, scratch)
+        self.head = next_head(self.head, commit, signed.body, certified)
+        return self.head
+
+    def save_if_due(self, always: bool = False) -> None:
+        """Writes a checkpoint: of every version for small models, of every fourth for large ones."""
+        interval = 1 if 8 * self.parameters.size < _SMALL_BYTES else _LARGE_INTERVAL
+        saved = self.saved.head.digest if self.saved else b""
+        if saved != self.head.digest and (always or self.head.version % interval == 0):
+            self.saved = checkpoints.save(
+                self._folder, self.manifest.swarm_id, self.head, self.schema, self.parameters, self.momentum
+            )
+
+
+def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) -> tuple[pb.Commit, bool]:
+    """The commit in a record, and whether its votes certify it. Raises RoundLogError.
+
+    Signatures are checked, and that it follows from `head`.
+    """
+    signed = record.commit
+    if not verify("commit", signed):
+        raise RoundLogError("the commit is not signed")
+    commit = pb.Commit.FromString(signed.body)
+    if commit.swarm_id != manifest.swarm_id or commit.version != head.version + 1:
+        raise RoundLogError("the commit is of another version")
+    if commit.session.parent != head.digest or commit.session.leader != signed.signer:
+        raise RoundLogError("the commit does not follow this head")
+    if len(commit.chunks) != len(manifest.chunks):
+        raise RoundLogError("the commit has another table of chunks")
+    if any(i >= len(commit.contributors) for chunk in commit.chunks for i in chunk.contributors):
+        raise RoundLogError("the commit names contributors that it does not list")
+    digest = chain.commit_digest(signed.body)
+    voters = set()
+    for vote in record.votes:
+        if verify("vote", vote) and pb.Vote.FromString(vote.body).commit == digest:
+            voters.add(vote.signer)
+    certified = chain.is_majority(len(voters & set(head.electorate)), len(head.electorate))
+    return commit, certified
