@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-import atoll  # added: 1
+import atoll  # added
 
 
 def spirals(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--data-dir", required=True, help="where this node keeps its identity and checkpoints"
+        "--data-dir", dest="home", required=True, help="where this node keeps its identity and checkpoints"
     )
     parser.add_argument("--ticket", help="needed for the first start on a data dir, unless --create")
     parser.add_argument("--create", metavar="NAME", help="make a new swarm of this name first")
@@ -55,18 +55,16 @@ def main() -> None:
     generator.seed()
 
     if args.create:
-        atoll.create(args.create, model, data_dir=args.data_dir, inner_steps=100)  # added: 2
-    with atoll.join(
-        args.ticket, model, optimizer, data_dir=args.data_dir, validate=validate
-    ) as swarm:  # added: 3
+        atoll.create(args.create, model, data_dir=args.home, inner_steps=100)  # added
+    with atoll.join(args.ticket, model, optimizer, data_dir=args.home, validate=validate) as swarm:  # added
         for _ in range(args.steps):
             points, labels = spirals(64, generator)
             loss = nn.functional.cross_entropy(model(points), labels)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            swarm.step(loss, tokens=len(points))  # added: 4
-        print(f"trained {args.steps} steps; the swarm is at version {swarm.version}")  # added: 5
+            swarm.step(loss, tokens=len(points))  # added
+        print(f"trained {args.steps} steps; the swarm is at version {swarm.version}")  # added
     print(f"validation loss of the local model: {validate(model):.4f}")
 
 

@@ -222,7 +222,7 @@ def _decode(line: bytes, known: Mapping[str, type]) -> object:
     if len(line) > MAX_LINE_BYTES:
         raise ChannelError(f"A line of {len(line)} bytes is too long.")
     try:
-        body = json.loads(line, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        body = json.loads(line, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise ChannelError(f"A line is no JSON: {str(error)[:100]}.") from error
     if not isinstance(body, dict) or not isinstance(body.get("type"), str):
@@ -259,7 +259,7 @@ def _check(where: str, kind: Any, value: Any) -> Any:
         inner = next(arm for arm in typing.get_args(kind) if arm is not types.NoneType)
         return None if value is None else _check(where, inner, value)
     plain = typing.get_origin(kind) or kind
-    if plain is float and type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value):
+    if plain is float and type(value) is int and abs(value) < _MAX_INT:
         return float(value)
     if type(value) is not plain:
         raise ChannelError(f"{where} must be {plain.__name__}, not {type(value).__name__}.")
@@ -293,8 +293,12 @@ def _spans(where: str, value: Any) -> Spans:
     return spans
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+def _finite(text: str) -> float:
+    """A JSON number. Raises ValueError on NaN, Infinity and what overflows to it."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,12 +11,14 @@ or Committed, until its next message.
 
 On Linux a sealed memfd, which the other process opens as /proc/<pid>/fd/<n> (same user); elsewhere a file
 in the data dir. Never /dev/shm, which has 64 MB in a container. Space is reserved at creation, so a full
-disk or memory limit is a SharedMemoryError there and not a bus error later.
+disk is a SharedMemoryError there and not a bus error later. A memfd has no limit of its own: reserving more
+than the machine has would make the kernel kill processes, so what is available is asked first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -54,6 +56,7 @@ class SharedMemory:
         _check_total(total)
         try:
             if sys.platform == "linux":
+                _check_room(size_bytes(total))
                 fd = os.memfd_create("atoll-trainer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
                 return cls._reserved(fd, total, f"/proc/{os.getpid()}/fd/{fd}", None)
             path = directory / FILE_NAME
@@ -140,6 +143,20 @@ class SharedMemory:
 def size_bytes(total: int) -> int:
     """Bytes of both vectors."""
     return 2 * _VALUE_BYTES * total
+
+
+def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Memory that the kernel can give without swapping (proc(5), MemAvailable). Raises OSError."""
+    for line in meminfo.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) * 1024
+    raise OSError(errno.ENOTSUP, f"no MemAvailable in {meminfo}")
+
+
+def _check_room(needed: int) -> None:
+    if needed > available_bytes():
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
 def _check_total(total: int) -> None:
