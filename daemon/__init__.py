@@ -1,1 +1,1 @@
-"""The node: composes identity, links, DHT, rounds, trainer and page into one daemon, and the `atoll` command."""
+"""The node: identity, links, DHT, rounds, trainer and page in one daemon, and the `atoll` command."""

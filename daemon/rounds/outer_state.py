@@ -144,6 +144,11 @@ class OuterState:
         self.head = next_head(self.head, commit, signed.body, certified)
         return self.head
 
+    def replay(self, record: pb.RoundRecord, certified: bool) -> Head:
+        """Applies a checked commit that this node missed; its results are kept already."""
+        self.rounds.decide(self.head.version + 1, record.commit, tuple(record.votes))
+        return self.apply(record.commit, certified)
+
     def save_if_due(self, always: bool = False) -> None:
         """Writes a checkpoint: of every version for small models, of every fourth for large ones."""
         interval = 1 if 8 * self.parameters.size < _SMALL_BYTES else _LARGE_INTERVAL

@@ -69,13 +69,14 @@ class RoundLog:
     def _descriptor(self, version: int) -> int:
         if self._open is not None and self._open[0] == version:
             return self._open[1]
-        self._close()
+        self.release()
         path = self.path(version, "payload")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         self._open = (version, descriptor)
         return descriptor
 
-    def _close(self) -> None:
+    def release(self) -> None:
+        """Closes the payload file that was written last."""
         if self._open is not None:
             os.close(self._open[1])
             self._open = None
@@ -106,7 +107,7 @@ class RoundLog:
         """The commit is this node's next version. Raises AtollError."""
         record = pb.RoundRecord(commit=commit, votes=votes)
         files.write_bytes(self.path(version, "commit"), record.SerializeToString())
-        self._close()
+        self.release()
         self.path(version, "vote").unlink(missing_ok=True)
         self._forget(lambda v: v <= version - KEEP)
 
@@ -127,7 +128,7 @@ class RoundLog:
 
     def clear(self, keep_up_to: int = -1) -> None:
         """Forgets everything above a version: another chain was taken over."""
-        self._close()
+        self.release()
         self._forget(lambda v: v > keep_up_to)
 
     def _forget(self, condition: Callable[[int], bool]) -> None:

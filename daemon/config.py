@@ -1,0 +1,158 @@
+"""Settings of a node: one typed table, four places they come from, and where each one came from.
+
+Command line > environment (ATOLL_NAME) > config.toml in the data dir > default. What is part of the run
+itself (model, rounds, codecs) is in the manifest and can't be set here. An unknown name, anywhere, is an
+error that names the nearest known one: a typo must not be silently a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from atoll.daemon.errors import AtollError, Exit
+
+ENVIRONMENT = "ATOLL_"
+OTHER_VARIABLES = ("HOME", "TICKET", "TICKET_FILE", "TRAINER_FD")
+"""ATOLL_… variables that are not settings: the data dir, the ticket, and the trainer's socket."""
+
+
+def setting(default: Any, doc: str) -> Any:
+    """A field with its documentation, which `atoll config show` prints."""
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of a node, with its default."""
+
+    host: str = setting("0.0.0.0", "address on which other nodes reach this one")
+    port: int = setting(
+        0, "TCP port for other nodes; 0: 31337 if it is free, else any, and the same next time"
+    )
+    announce: tuple[str, ...] = setting((), "multiaddrs to announce instead of those found")
+    bootstrap: tuple[str, ...] = setting((), "more multiaddrs to find the swarm by")
+    api_host: str = setting("127.0.0.1", "address of page and API")
+    api_port: int = setting(0, "port of page and API; 0: 8787 if it is free, else any")
+    label: str = setting("", "a name of your own for this node, seen by the swarm")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    threads: int = setting(0, "CPU threads for training; 0: one for each core")
+    shard: str = setting("auto", "which part of the text to train on: auto, or INDEX/COUNT")
+    log_format: str = setting("text", "text or json")
+    log_level: str = setting("info", "debug, info, warning or error")
+    nat_port_map: bool = setting(False, "ask the router to forward the port (UPnP)")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings with the origin of each: "command line", "environment", "config.toml" or "default"."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+def _usage(message: str, fix: str = "") -> AtollError:
+    return AtollError(Exit.USAGE, "config_invalid", message, fix)
+
+
+def load(config_file: Path, environ: Mapping[str, str], arguments: Mapping[str, Any]) -> Config:
+    """Settings from all places. `arguments`: those given on the command line. Raises AtollError."""
+    known = {f.name: f for f in fields(Settings)}
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(known, "default")
+    for origin, given in (
+        ("config.toml", _from_file(config_file)),
+        ("environment", _from_environment(environ)),
+        ("command line", {k: v for k, v in arguments.items() if v is not None}),
+    ):
+        for name, value in given.items():
+            if name not in known:
+                raise _usage(f"Unknown setting {name!r} ({origin}).", _nearest(name, list(known)))
+            values[name] = _typed(name, value, known[name].type, origin)
+            origins[name] = origin
+    settings = Settings(**values)
+    _check(settings)
+    return Config(settings, origins)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"Did you mean {close[0]!r}?" if close else f"Known settings: {', '.join(sorted(known))}."
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _usage(f"{path} can't be read: {error}.", "Correct it, or move it away.") from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    given = {k.removeprefix(ENVIRONMENT): v for k, v in environ.items() if k.startswith(ENVIRONMENT)}
+    return {name.lower(): value for name, value in given.items() if name not in OTHER_VARIABLES}
+
+
+def _typed(name: str, value: Any, kind: Any, origin: str) -> Any:
+    """`value` as the field's type; strings from the environment are converted."""
+    try:
+        match kind:
+            case "int" if not isinstance(value, bool):
+                return int(value)
+            case "bool":
+                words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+                return value if isinstance(value, bool) else words[str(value).lower()]
+            case "str" if isinstance(value, str):
+                return value
+            case "tuple[str, ...]":
+                items = value.split(",") if isinstance(value, str) else list(value)
+                return tuple(str(item).strip() for item in items if str(item).strip())
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise _usage(f"Setting {name} ({origin}) is {value!r}, which is not of type {kind}.")
+
+
+def _check(s: Settings) -> None:
+    rules = [
+        (0 <= s.port < 65536, "port", "0 to 65535"),
+        (0 <= s.api_port < 65536, "api_port", "0 to 65535"),
+        (0 <= s.threads <= 1024, "threads", "0 to 1024"),
+        (len(s.label.encode()) <= 64, "label", "at most 64 bytes"),
+        (s.log_format in ("text", "json"), "log_format", "text or json"),
+        (s.log_level in ("debug", "info", "warning", "error"), "log_level", "debug, info, warning or error"),
+        (s.shard == "auto" or shard_of(s.shard) is not None, "shard", "auto, or INDEX/COUNT such as 0/3"),
+        (all(is_multiaddr(a) for a in (*s.announce, *s.bootstrap)), "bootstrap", "multiaddrs"),
+    ]
+    for good, name, rule in rules:
+        if not good:
+            raise _usage(f"Setting {name} is {getattr(s, name)!r}; it must be {rule}.")
+
+
+def shard_of(text: str) -> tuple[int, int] | None:
+    """(index, count) of INDEX/COUNT, None for anything else."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count) <= 1 << 20):
+        return None
+    return int(index), int(count)
+
+
+def is_multiaddr(text: str) -> bool:
+    """Whether `text` looks like an address that can be dialled: /ip4/…/tcp/…/p2p/…"""
+    parts = text.split("/")
+    return len(parts) >= 5 and parts[0] == "" and parts[1] in ("ip4", "ip6", "dns", "dns4", "dns6", "dnsaddr")
+
+
+def data_dir_of(argument: str | None, environ: Mapping[str, str] = os.environ) -> Path:
+    """--data-dir, else ATOLL_HOME, else the XDG data folder."""
+    if argument:
+        return Path(argument).expanduser()
+    if home := environ.get("ATOLL_HOME"):
+        return Path(home).expanduser()
+    base = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".local" / "share"
+    return Path(base) / "atoll"

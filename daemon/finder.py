@@ -1,0 +1,160 @@
+"""Finding the swarm and staying found: dialling, announcing, looking up. Bootstrap is a state, not an error.
+
+Dials every address it was given (ticket, manifest, settings, peers of earlier runs) in parallel, keeps the
+state and the cause of each to be shown, and tries again for ever with jittered, growing pauses. Once a DHT
+node answers, it announces this node and links up with every node of the swarm that it finds there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
+
+from atoll.dht.discovery import Discovery
+from atoll.peers.links import LinkRefused, Links
+from atoll.peers.p2pd import Host
+from atoll.protocol.signing import Keyring, peer_bytes, peer_text
+
+DIAL_TIMEOUT_S = 15.0
+ANNOUNCE_S = 30.0
+LOOK_S = 10.0
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+MAX_ADDRESSES = 64
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Address:
+    """One address that is dialled, and how that went. `state`: trying, connected, failed."""
+
+    text: str
+    state: str = "trying"
+    cause: str | None = None
+
+
+class Finder:
+    """Keeps this node connected. `links` is None until the swarm's manifest is known."""
+
+    def __init__(
+        self,
+        host: Host,
+        discovery: Discovery,
+        keyring: Keyring,
+        addresses: Iterable[str],
+        announced: Callable[[], list[str]],
+        changed: Callable[[], None],
+        rng: random.Random,
+    ) -> None:
+        self._host = host
+        self._discovery = discovery
+        self._keyring = keyring
+        self._announced = announced
+        self._changed = changed
+        self._rng = rng
+        self._own = peer_text(keyring.peer_id)
+        self.addresses: dict[str, Address] = {}
+        self.links: Links | None = None
+        self.refused: dict[bytes, str] = {}
+        self.connected: set[bytes] = set()
+        self.next_try: float | None = None
+        self._wake = asyncio.Event()
+        for text in addresses:
+            self.add(text)
+
+    def add(self, text: str) -> None:
+        """One more address to dial; this node's own and those beyond MAX_ADDRESSES are left out."""
+        if not text.endswith(self._own) and len(self.addresses) < MAX_ADDRESSES:
+            self.addresses.setdefault(text, Address(text))
+
+    def look_now(self) -> None:
+        """Cuts the present pause short."""
+        self._wake.set()
+
+    async def run(self, swarm: bool) -> None:
+        """Dials, announces and looks until cancelled. `swarm` False: only helps others (bootstrap node)."""
+        pause, announced = FIRST_PAUSE_S, -ANNOUNCE_S
+        while True:
+            await asyncio.gather(*(self._dial_address(a) for a in self._not_connected()))
+            if swarm and time.monotonic() - announced >= ANNOUNCE_S and self.links is not None:
+                await self._discovery.announce(self._keyring, self._announced(), time.time())
+                announced = time.monotonic()
+            if swarm:
+                await self._look()
+            linked = self.links is not None and bool(self.links.peers)
+            pause = LOOK_S if linked else min(2 * pause, LONGEST_PAUSE_S if self.links is None else 4.0)
+            await self._pause(pause * self._rng.uniform(0.75, 1.25))
+
+    async def _pause(self, seconds: float) -> None:
+        self.next_try = time.monotonic() + seconds
+        self._changed()
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self.next_try = None
+
+    def _not_connected(self) -> list[Address]:
+        linked = {peer_text(p) for p in self.links.peers} if self.links else set()
+        return [a for a in self.addresses.values() if a.text.rsplit("/", 1)[-1] not in linked]
+
+    async def _dial_address(self, address: Address) -> None:
+        try:
+            peer = peer_bytes(address.text.rsplit("/p2p/", 1)[1])
+            async with asyncio.timeout(DIAL_TIMEOUT_S):
+                await self._host.connect(peer, [address.text])
+                await self._discovery.greet(peer)
+            address.state, address.cause = "connected", None
+            self.connected.add(peer)
+        except (P2PDaemonError, OSError, TimeoutError, ValueError, IndexError) as error:
+            address.state, address.cause = "failed", _cause(error)
+            return
+        await self._link(peer)
+
+    async def _look(self) -> None:
+        records = await self._discovery.find(time.time())
+        linked = set(self.links.peers) if self.links else set()
+        new = [r for r in records if r.peer not in linked and r.peer != self._keyring.peer_id]
+        await asyncio.gather(*(self._meet(bytes(r.peer), list(r.addresses)) for r in new))
+
+    async def _meet(self, peer: bytes, addresses: list[str]) -> None:
+        try:
+            async with asyncio.timeout(DIAL_TIMEOUT_S):
+                await self._host.connect(peer, addresses)
+            self.connected.add(peer)
+        except (P2PDaemonError, OSError, TimeoutError, ValueError) as error:
+            log.debug("a peer found in the DHT can't be reached: %s", _cause(error))
+            return
+        await self._link(peer)
+
+    async def _link(self, peer: bytes) -> None:
+        if self.links is None:
+            return
+        try:
+            await self.links.dial(peer)
+            self.refused.pop(peer, None)
+        except LinkRefused as error:
+            self.refused[peer] = str(error)
+        except (P2PDaemonError, OSError, EOFError, TimeoutError) as error:
+            # A stock DHT node knows no links; that is no fault of it.
+            log.debug("no link to a connected peer: %s", _cause(error))
+
+
+def _cause(error: BaseException) -> str:
+    """What people read: the last, most telling part of a libp2p error."""
+    if isinstance(error, TimeoutError):
+        return f"no answer in {DIAL_TIMEOUT_S:.0f} s"
+    text = str(error).strip() or type(error).__name__
+    for known in ("connection refused", "no route to host", "i/o timeout", "network is unreachable"):
+        if known in text:
+            return known
+    return text.splitlines()[-1][-160:]

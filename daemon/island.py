@@ -1,0 +1,351 @@
+"""The island: this node's trainer in the rhythm of the rounds.
+
+Turns what the trainer says into events of the round machine, and commits into what the trainer has to take
+in; keeps the token account; pauses, resumes and finishes. Knows no sockets and no tensors.
+
+A node is expected in rounds (it "trains") only once it has been ready since it began: so a newcomer never
+keeps the others waiting. A trainer that ends by itself is started again after a pause that grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from atoll.daemon.events import Events
+from atoll.daemon.rounds.driver import RoundDriver
+from atoll.daemon.status import duration, size
+from atoll.daemon.trainers import Trainer
+from atoll.daemon.training import channel as ch
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.accounts import TokenAccount
+from atoll.protocol.chain import Head
+from atoll.protocol.round import types as t
+from atoll.protocol.schema import ChunkTable
+
+log = logging.getLogger(__name__)
+
+FIRST_RESTART_S = 1.0
+LONGEST_RESTART_S = 60.0
+
+
+@dataclass
+class Phase:
+    """Where the trainer is: inner `step` of `steps`, its last loss and speed."""
+
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    phase_loss: float | None = None
+    tokens_per_s: float = 0.0
+    step_s: float | None = None
+
+
+class Island:
+    """Owns the trainer and the account; `driver` is set once rounds run."""
+
+    def __init__(
+        self,
+        steps: int,
+        validate_every: int,
+        account: TokenAccount,
+        events: Events,
+        me: bytes,
+        chunks: ChunkTable,
+        shard: Callable[[], tuple[int, int]],
+        save_account: Callable[[], None],
+        changed: Callable[[], None],
+        make_welcome: Callable[[], ch.Welcome],
+        launch: Callable[[Trainer], Awaitable[None]],
+        may_restart: bool,
+    ) -> None:
+        self.account = account
+        self.phase = Phase(steps=steps)
+        self.begun = False
+        self.training = False
+        self.paused: str | None = None
+        self.paused_until: float | None = None
+        self.finishing = False
+        self.trouble: str | None = None
+        self.restart_at: float | None = None
+        self.device = ""
+        self.val_losses: dict[int, float] = {}
+        self.first_accepted = False
+        self.driver: RoundDriver | None = None
+        self._steps = steps
+        self._validate_every = validate_every
+        self._events = events
+        self._me = me
+        self._chunks = chunks
+        self._shard = shard
+        self._save_account = save_account
+        self._changed = changed
+        self._make_welcome = make_welcome
+        self._launch = launch
+        self._may_restart = may_restart
+        self._trainer: Trainer | None = None
+        self._tokens = 0
+        self._ready: tuple[int, int] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._restart_pause = FIRST_RESTART_S
+        self._stopping = False
+        self.ended = asyncio.Event()
+        """Set when a trainer that can't be restarted (a script of one's own) has gone."""
+
+    # ---- the trainer's life
+
+    async def start(self) -> None:
+        """Starts the trainer; it is told what to train at once."""
+        self._trainer = Trainer(self._heard, self._trainer_ended)
+        await self._launch(self._trainer)
+        self._trainer.send(self._make_welcome())
+
+    @property
+    def trainer_pid(self) -> int | None:
+        return self._trainer.pid if self._trainer else None
+
+    async def merged(self) -> None:
+        """Returns when the trainer does not read the committed parameters."""
+        if self._trainer is not None:
+            await self._trainer.merged()
+
+    def begin(self) -> None:
+        """The trainer starts afresh from the present head; what it carried is gone."""
+        assert self.driver is not None and self._trainer is not None
+        head = self.driver.state.head
+        self._withdraw()
+        self._tokens = 0
+        self.phase = Phase(steps=self._steps, loss=self.phase.loss, phase_loss=self.phase.phase_loss)
+        self._trainer.send(ch.Begin(head.version, self._steps, self._shard(), self._evaluates(head.version)))
+        self.begun = True
+
+    def _evaluates(self, version: int) -> bool:
+        return version % self._validate_every == 0
+
+    def _trainer_ended(self, reason: str) -> None:
+        self._withdraw()
+        self.account.drop("lost")
+        self._save_account()
+        self.begun = False
+        self._set_training(False)
+        if not self._may_restart:
+            self._events.emit("trainer", "The training script has ended.")
+            self.ended.set()
+            return
+        self.trouble = reason
+        self.restart_at = time.monotonic() + self._restart_pause
+        self._events.emit(
+            "trainer", f"Training stopped: {reason}. It starts again in {duration(self._restart_pause)}."
+        )
+        self._spawn(self._restart(self._restart_pause))
+        self._restart_pause = min(2 * self._restart_pause, LONGEST_RESTART_S)
+
+    async def _restart(self, pause: float) -> None:
+        await asyncio.sleep(pause)
+        if not self._stopping:
+            self.restart_at = None
+            await self.start()
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Ends the trainer, its inner state saved, and books what it still carried."""
+        self._stopping = True
+        for task in list(self._tasks):
+            task.cancel()
+        if self._trainer is not None:
+            await self._trainer.stop(save=True)
+        self._save_account()
+
+    # ---- what the trainer says
+
+    def _heard(self, message: ch.FromTrainer) -> None:
+        match message:
+            case ch.Hello():
+                self.device, self.trouble = message.device, None
+                self.begin()
+                if self.paused is not None:
+                    self._send(ch.Pause())
+            case ch.Progress():
+                self._progress(message)
+            case ch.Ready():
+                self._spawn(self._trainer_ready(message))
+            case ch.Merged():
+                self._merged(message)
+            case ch.Notice():
+                self._events.emit("trainer", message.message, code=message.code)
+            case ch.Failed():
+                self._failed(message)
+            case ch.Stopped():
+                pass
+        self._changed()
+
+    def _send(self, message: ch.FromDaemon) -> None:
+        if self._trainer is not None:
+            self._trainer.send(message)
+
+    def _produced(self, tokens: int) -> None:
+        """`tokens` since the last contribution, as the trainer counts."""
+        self.account.produce(max(0, tokens - self._tokens))
+        self._tokens = max(tokens, self._tokens)
+
+    def _progress(self, message: ch.Progress) -> None:
+        self._produced(message.tokens)
+        phase = self.phase
+        phase.step, phase.steps, phase.loss = message.step, message.of, message.loss
+        if message.tokens_per_s > 0 and message.step:
+            phase.tokens_per_s = message.tokens_per_s
+            phase.step_s = message.tokens / message.step / message.tokens_per_s
+
+    async def _trainer_ready(self, message: ch.Ready) -> None:
+        assert self.driver is not None
+        self._produced(message.tokens)
+        self.phase.step, self.phase.phase_loss = self.phase.steps, message.loss
+        bad = await self.driver.first_non_finite()
+        if bad is not None:
+            self._events.emit("trainer", f"The pseudo-gradient of {bad} is not finite; it is not sent.")
+            self.account.drop("lost")
+            self.begin()
+            return
+        self._restart_pause = FIRST_RESTART_S
+        self._ready = (message.tokens, message.steps)
+        if self.paused is None:
+            self._offer()
+
+    def _offer(self) -> None:
+        assert self.driver is not None and self._ready is not None
+        self._set_training(True)
+        self.driver.feed(t.LocalReady(*self._ready))
+
+    def _withdraw(self) -> None:
+        self._ready = None
+        if self.driver is not None:
+            self.driver.feed(t.LocalWithdrawn())
+
+    def _set_training(self, training: bool) -> None:
+        if training != self.training and self.driver is not None:
+            self.training = training
+            self.driver.feed(t.TrainingChanged(training))
+            self._changed()
+
+    def _merged(self, message: ch.Merged) -> None:
+        if message.val_loss is not None:
+            self.val_losses[message.version] = message.val_loss
+            self._events.emit(
+                "validation",
+                f"Validation loss of version {message.version}: {message.val_loss:.4f}.",
+                version=message.version,
+                val_loss=message.val_loss,
+            )
+
+    def _failed(self, message: ch.Failed) -> None:
+        self.trouble = message.message
+        self._events.emit("trainer", f"Training failed: {message.message}", code=message.code)
+        if message.code == "loss_not_finite":
+            self.account.drop("lost")
+            self.begin()
+
+    # ---- commits
+
+    def committed(self, commit: pb.Commit, head: Head) -> None:
+        """The outer step was taken: books the tokens and lets the trainer take it in."""
+        index = next((i for i, c in enumerate(commit.contributors) if c.peer == self._me), None)
+        mine = [
+            n for n, chunk in enumerate(commit.chunks) if index is not None and index in chunk.contributors
+        ]
+        if mine and index is not None:
+            contributor = commit.contributors[index]
+            self.account.accept(int(contributor.tokens), mine)
+            self._accepted(commit, contributor, len(mine))
+            self._tokens -= min(self._tokens, int(contributor.tokens))
+            self.phase.step = 0
+        # Whether it contributed or came too late, the trainer says Ready anew at the end of its next phase.
+        self._ready = None
+        self._save_account()
+        if not self.begun:
+            return
+        keep = self._spans([n for n in range(len(commit.chunks)) if n not in set(mine)])
+        self._send(
+            ch.Committed(
+                version=head.version,
+                steps=self._steps,
+                shard=self._shard(),
+                keep=keep,
+                contributed=bool(mine),
+                evaluate=self._evaluates(head.version),
+            )
+        )
+        if mine and self.finishing:
+            self.finishing = False
+            self.pause("finished: its last contribution was accepted")
+
+    def missed(self, head: Head) -> None:
+        """Commits of others were replayed: local progress stays, measured against the new anchor."""
+        self._ready = None
+        if self.begun:
+            everything = (0, self._chunks.total)
+            evaluate = self._evaluates(head.version)
+            self._send(ch.Committed(head.version, self._steps, self._shard(), (everything,), False, evaluate))
+
+    def _accepted(self, commit: pb.Commit, mine: pb.Contributor, chunks: int) -> None:
+        self.first_accepted = True
+        share = mine.weight / sum(c.weight for c in commit.contributors)
+        payload = size(1.01 * self._chunks.total)
+        self._events.emit(
+            "accepted",
+            f"Round {commit.version} accepted your update ({payload}, weight {share:.0%}).",
+            version=int(commit.version),
+            tokens=int(mine.tokens),
+            chunks=chunks,
+        )
+
+    def _spans(self, chunks: list[int]) -> tuple[tuple[int, int], ...]:
+        """Flat positions of these chunks, neighbours joined."""
+        spans: list[tuple[int, int]] = []
+        for chunk in chunks:
+            span = self._chunks.span(chunk)
+            if spans and spans[-1][1] == span.start:
+                spans[-1] = (spans[-1][0], span.stop)
+            else:
+                spans.append((span.start, span.stop))
+        return tuple(spans)
+
+    def taken_over(self) -> None:
+        """Another node's state was taken over: local progress against the old anchor is given up."""
+        self.account.drop("expired")
+        self._save_account()
+        if self.begun:
+            self.begin()
+
+    # ---- the owner's controls
+
+    def pause(self, reason: str, for_s: float | None = None) -> None:
+        """Stops training before the next step; the node stays in the swarm and follows."""
+        self.paused = reason
+        self.paused_until = time.monotonic() + for_s if for_s else None
+        self._send(ch.Pause())
+        if self.driver is not None:
+            self.driver.feed(t.LocalWithdrawn())
+        self._set_training(False)
+        self._events.emit("paused", f"Paused: {reason}.")
+        if for_s:
+            self._spawn(self._resume_later(self.paused_until or 0.0))
+
+    async def _resume_later(self, at: float) -> None:
+        await asyncio.sleep(max(0.0, at - time.monotonic()))
+        if self.paused is not None and self.paused_until == at:
+            self.resume()
+
+    def resume(self) -> None:
+        """Goes on training."""
+        self.paused, self.paused_until, self.finishing = None, None, False
+        self._send(ch.Resume())
+        self._events.emit("resumed", "Training goes on.")
+        if self._ready is not None:
+            self._offer()

@@ -1,0 +1,122 @@
+"""The trainer as the daemon sees it: a process (or somebody's own script) behind a control channel.
+
+Owns the process, the channel and the rule that `committed` is not written while the trainer reads it: from
+Begin or Committed until Merged. The built-in trainer is a child that dies with the daemon; a script of one's
+own brought its socket along and owns itself. When the channel ends, `ended` is called once with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+from atoll.daemon.training import channel
+from atoll.daemon.training.channel import Begin, Committed, FromDaemon, FromTrainer, Merged
+from atoll.daemon.training.errors import ChannelError
+from atoll.peers.p2pd import die_with_parent
+
+STOP_TIMEOUT_S = 12.0
+MERGE_TIMEOUT_S = 300.0
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """One trainer's life. `message` gets what it says, `ended` why its channel closed."""
+
+    def __init__(self, message: Callable[[FromTrainer], None], ended: Callable[[str], None]) -> None:
+        self._message = message
+        self._ended = ended
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._unmerged = 0
+        self._merged = asyncio.Event()
+        self._merged.set()
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Starts the built-in trainer."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            os.set_inheritable(theirs.fileno(), True)
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "atoll.daemon.training.trainer",
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={**os.environ, channel.FD_VARIABLE: str(theirs.fileno())},
+                preexec_fn=die_with_parent(),
+                start_new_session=True,
+            )
+        await self.attach(ours)
+
+    async def attach(self, connected: socket.socket) -> None:
+        """Speaks over a socket whose other end a trainer holds."""
+        connected.setblocking(False)
+        reader, self._writer = await asyncio.open_unix_connection(
+            sock=connected, limit=channel.MAX_LINE_BYTES
+        )
+        self._reader = asyncio.create_task(self._read(reader), name="trainer-channel")
+
+    def send(self, message: FromDaemon) -> None:
+        """Sends a message; after the channel's end it goes nowhere, and `ended` has said so."""
+        if self._writer is None or self._writer.is_closing():
+            return
+        if isinstance(message, Begin | Committed):
+            self._unmerged += 1
+            self._merged.clear()
+        self._writer.write(channel.encode(message))
+
+    async def merged(self) -> None:
+        """Returns when the trainer no longer reads `committed`. Raises TimeoutError."""
+        async with asyncio.timeout(MERGE_TIMEOUT_S):
+            await self._merged.wait()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        reason = "the trainer closed its channel"
+        try:
+            while line := await reader.readline():
+                message = channel.decode_from_trainer(line)
+                if isinstance(message, Merged):
+                    self._unmerged = max(0, self._unmerged - 1)
+                    if not self._unmerged:
+                        self._merged.set()
+                self._message(message)
+        except (ChannelError, ValueError) as error:
+            reason = f"the trainer sent something unreadable: {error}"
+        except OSError as error:
+            reason = f"the trainer's channel broke: {error}"
+        self._merged.set()
+        if self._process is not None:
+            status = await self._process.wait()
+            reason = f"the trainer ended with {_status(status)}" if status else "the trainer ended"
+        if not self._stopping:
+            self._ended(reason)
+
+    async def stop(self, save: bool) -> None:
+        """Ends the trainer at its next step; a trainer that does not end is killed."""
+        self._stopping = True
+        self.send(channel.Stop(save=save))
+        if self._reader is not None:
+            _, late = await asyncio.wait([self._reader], timeout=STOP_TIMEOUT_S)
+            if late and self._process is not None:
+                log.warning("the trainer did not stop in %.0f s and is killed", STOP_TIMEOUT_S)
+                self._process.kill()
+                await asyncio.wait([self._reader], timeout=STOP_TIMEOUT_S)
+            self._reader.cancel()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _status(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
