@@ -71,7 +71,8 @@ say(channel.Committed(1, 2, (0, 1), (), True, False))
 hear(channel.Merged)
 if home.name == "stops":
     say(channel.Stop(False))
-    hear(channel.Stopped)
+    while not isinstance(channel.decode_from_trainer(lines.readline()), channel.Stopped):
+        pass  # a Ready may have been on its way
     (home / "goodbye").write_text("done")
     sys.exit(0)
 lines.read()  # until the script lets go
