@@ -25,14 +25,17 @@ _WSD_DECAY = 0.2
 
 @dataclass(frozen=True)
 class InnerConfig:
-    """How a node trains between two rounds. `batch` in sequences; `micro_batch` at a time on the device."""
+    """How a node trains between two rounds. `batch` in sequences; `micro_batch` at a time on the device.
 
-    lr: float = 3e-3
+    The defaults are those of the demo (0.8m, three nodes, 100 to 120 steps per round), found by trial.
+    """
+
+    lr: float = 2e-3
     warmup_steps: int = 50
     total_steps: int = 10_000
     schedule: str = "constant"
-    batch: int = 8
-    micro_batch: int = 8
+    batch: int = 4
+    micro_batch: int = 4
     weight_decay: float = 0.1
     clip: float = 1.0
     betas: tuple[float, float] = (0.9, 0.99)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -58,7 +57,9 @@ class Replica:
         """snapshot = local. False if a value is not finite: such a snapshot must not be contributed."""
         store(self._module, self._schema, self._memory.snapshot)
         self.moved = False
-        self.has_snapshot = bool(np.isfinite(self._memory.snapshot).all())
+        # Tensor by tensor: the answer for the whole vector at once would be another large buffer.
+        values = (tensor for _, tensor in views(self._schema, self._memory.snapshot))
+        self.has_snapshot = all(bool(torch.isfinite(tensor).all()) for tensor in values)
         return self.has_snapshot
 
     def rebase(self, keep: Iterable[Span]) -> None:
