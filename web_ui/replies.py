@@ -26,7 +26,10 @@ _STYLE = (
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 # These pages stand outside the session and cannot load the style sheet, so their one style is named by its
 # hash.
-_PAGE_CSP = f"default-src 'self'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; frame-ancestors 'none'"
+_PAGE_CSP = (
+    f"default-src 'self'; style-src 'sha256-{_STYLE_HASH}'; img-src data:; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
 
 
 class BadBody(Exception):
@@ -145,8 +148,8 @@ def welcome_page() -> Response:
 def _small_page(status: int, title: str, body: str, head: str = "") -> Response:
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width">{head}<style>{_STYLE}</style></head>'
-        f"<body><main>{body}</main></body></html>"
+        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+        f"{head}<style>{_STYLE}</style></head><body><main>{body}</main></body></html>"
     )
     headers = {"Content-Security-Policy": _PAGE_CSP, "Cache-Control": "no-store"}
     return HTMLResponse(page, status, headers)

@@ -156,8 +156,8 @@ class WebServer:
 
     @property
     def port(self) -> int:
-        """The port in use; before `start`, the port asked for."""
-        return int(self._socket.getsockname()[1]) if self._socket else self._port
+        """The port in use, also after `close`; before `start`, the port asked for."""
+        return self._port
 
     @property
     def url(self) -> str:
@@ -174,6 +174,7 @@ class WebServer:
     async def start(self) -> None:
         """Listen, and return when requests are answered. Raises `PortTaken`, `CannotListen`."""
         self._socket = _bind(self.host, self._port)
+        self._port = int(self._socket.getsockname()[1])
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="web server")
         serving = asyncio.create_task(self._server.serving.wait())
         try:

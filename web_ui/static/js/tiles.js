@@ -1,0 +1,34 @@
+// The four figures. Each has its unit and window beside it.
+
+import { byId, setText } from "./dom.js";
+import { count, loss, NONE, percent } from "./format.js";
+
+function tile(name, figure, more) {
+  setText(byId(`tile-${name}`), figure);
+  setText(byId(`tile-${name}-more`), more);
+}
+
+export function drawTiles(state) {
+  tile("loss", loss(state.val_loss), lossMore(state));
+  tile("speed", count(state.swarm_tokens_per_s), `this node ${count(state.tokens_per_s)}, over its last inner phase`);
+  const known = state.peers.length;
+  const level = state.peers.filter((peer) => peer.version === state.version).length;
+  const relayed = state.peers.filter((peer) => peer.direct === false).length;
+  const alone = known <= 1 ? "only this node so far" : `at version ${state.version}`;
+  tile("peers", `${level}/${known}`, alone + (relayed ? `, ${relayed} over a relay` : ""));
+  tile(
+    "share",
+    percent(state.accepted_tokens, state.swarm_accepted_tokens),
+    state.swarm_accepted_tokens > 0
+      ? `${count(state.accepted_tokens)} of ${count(state.swarm_accepted_tokens)} tokens since the start`
+      : "after the first accepted round",
+  );
+}
+
+function lossMore(state) {
+  if (state.val_loss === null) {
+    return state.loss === null ? "after the first round" : `training ${loss(state.loss)}, my last inner phase`;
+  }
+  const before = state.val_loss_before === null ? NONE : loss(state.val_loss_before);
+  return `${before} at the start; training ${loss(state.loss)}`;
+}
