@@ -43,6 +43,7 @@ class Settings:
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int = setting(0, "CPU threads for training; 0: one for each core")
     shard: str = setting("auto", "which part of the text to train on: auto, or INDEX/COUNT")
+    rounds: int = setting(0, "pause when this version is reached; 0: never")
     log_format: str = setting("text", "text or json")
     log_level: str = setting("info", "debug, info, warning or error")
     nat_port_map: bool = setting(False, "ask the router to forward the port (UPnP)")
@@ -122,6 +123,7 @@ def _check(s: Settings) -> None:
     rules = [
         (0 <= s.port < 65536, "port", "0 to 65535"),
         (0 <= s.api_port < 65536, "api_port", "0 to 65535"),
+        (s.rounds >= 0, "rounds", "0 or more"),
         (0 <= s.threads <= 1024, "threads", "0 to 1024"),
         (len(s.label.encode()) <= 64, "label", "at most 64 bytes"),
         (s.log_format in ("text", "json"), "log_format", "text or json"),

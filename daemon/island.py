@@ -61,6 +61,7 @@ class Island:
         make_welcome: Callable[[], ch.Welcome],
         launch: Callable[[Trainer], Awaitable[None]],
         may_restart: bool,
+        last_version: int = 0,
     ) -> None:
         self.account = account
         self.phase = Phase(steps=steps)
@@ -86,6 +87,7 @@ class Island:
         self._make_welcome = make_welcome
         self._launch = launch
         self._may_restart = may_restart
+        self._last_version = last_version
         self._trainer: Trainer | None = None
         self._tokens = 0
         self._ready: tuple[int, int] | None = None
@@ -170,6 +172,8 @@ class Island:
             case ch.Hello():
                 self.device, self.trouble = message.device, None
                 self.begin()
+                assert self.driver is not None
+                self._pause_at_the_end(self.driver.state.head.version)
                 if self.paused is not None:
                     self._send(ch.Pause())
             case ch.Progress():
@@ -283,7 +287,12 @@ class Island:
         )
         if mine and self.finishing:
             self.finishing = False
-            self.pause("finished: its last contribution was accepted")
+            self.pause("it has finished: its last contribution was accepted")
+        self._pause_at_the_end(head.version)
+
+    def _pause_at_the_end(self, version: int) -> None:
+        if self._last_version and version >= self._last_version and self.paused is None:
+            self.pause(f"version {version} is reached, as you asked")
 
     def missed(self, head: Head) -> None:
         """Commits of others were replayed: local progress stays, measured against the new anchor."""

@@ -594,6 +594,7 @@ class Node:
             lambda: self._welcome(text),
             self._launch_trainer,
             may_restart=self._trainer_socket is None,
+            last_version=self.settings.rounds,
         )
         self.driver = RoundDriver(
             RoundMachine(config, self.keyring, self.outer.head),

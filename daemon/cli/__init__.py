@@ -1,1 +1,159 @@
+"""The `atoll` command: a table of subcommands, each in a thin module that is imported when it is called.
 
+`atoll --help` imports neither torch nor hivemind; a test watches that. Errors that a person can mend are
+AtollErrors: one sentence on stderr and the exit status of the contract (errors.py), never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from atoll import __version__
+from atoll.daemon.errors import AtollError, Exit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    arguments = build_parser().parse_args(argv)
+    module, _, function = arguments.handler.partition(":")
+    handler: Callable[[argparse.Namespace], int] = getattr(import_module(module), function)
+    try:
+        return int(handler(arguments))
+    except AtollError as error:
+        print(f"atoll: {error.sentence()}", file=sys.stderr)
+        return int(error.exit_status)
+    except BrokenPipeError:
+        # `atoll events | head`: whoever read us has had enough.
+        sys.stderr.close()
+        return int(Exit.OK)
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="atoll",
+        description="A peer-to-peer training daemon: your machine trains alone, meets others to average "
+        "what they learned, and goes on.",
+        epilog="Start with `atoll demo`, or take part with `atoll join TICKET`.",
+    )
+    parser.add_argument("--version", action="version", version=f"atoll {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_running(commands)
+    _add_organising(commands)
+    _add_observing(commands)
+    _add_controls(commands)
+    _add_model(commands)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, handler: str, help_text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+    parser.set_defaults(handler=f"atoll.daemon.cli.{handler}")
+    parser.add_argument("--data-dir", metavar="DIR", help="where this node keeps everything (or ATOLL_HOME)")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Options for settings; `atoll config show` lists what each means."""
+    group = parser.add_argument_group("settings (also config.toml and ATOLL_…)")
+    group.add_argument("--host", help="address for other nodes")
+    group.add_argument("--port", type=int, help="port for other nodes")
+    group.add_argument("--announce", action="append", metavar="MULTIADDR", help="announce this address")
+    group.add_argument(
+        "--bootstrap", action="append", metavar="MULTIADDR", help="find the swarm by this address"
+    )
+    group.add_argument("--api-host", help="address of the dashboard")
+    group.add_argument("--api-port", type=int, help="port of the dashboard")
+    group.add_argument("--label", help="a name of your own for this node")
+    group.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--threads", type=int, help="CPU threads for training")
+    group.add_argument("--shard", metavar="INDEX/COUNT", help="part of the text to train on")
+    group.add_argument("--rounds", type=int, metavar="N", help="pause at version N")
+    group.add_argument("--log-format", choices=["text", "json"])
+    group.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+
+
+def _add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = _command(commands, "demo", "demo:demo", "run a whole swarm on this machine")
+    demo.add_argument("--peers", type=int, default=3, help="nodes (3)")
+    demo.add_argument("--rounds", type=int, default=15, help="rounds (15)")
+    demo.add_argument("--seed", type=int, default=1, help="seed of parameters and data order (1)")
+    demo.add_argument("--no-browser", action="store_true", help="end after the last round; open no page")
+    demo.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    run = _command(commands, "run", "running:run", "run the node in the data dir")
+    join = _command(commands, "join", "running:join", "take part in a swarm")
+    join.add_argument("ticket", nargs="?", help="atoll1… (or ATOLL_TICKET, or ATOLL_TICKET_FILE)")
+    join.add_argument("--yes", action="store_true", help="accept what the swarm asks of this machine")
+    join.add_argument("--dry-run", action="store_true", help="show what would be accepted, and end")
+    for parser in (run, join):
+        parser.add_argument("--trainer-fd", type=int, help=argparse.SUPPRESS)
+    bootstrap = _command(
+        commands, "bootstrap", "running:bootstrap", "help others to find each other; train nothing"
+    )
+    for parser in (run, join, bootstrap):
+        _add_settings(parser)
+
+
+def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    init = _command(commands, "init", "organise:init", "make a new swarm")
+    init.add_argument("name", metavar="NAME", help="what people call it")
+    init.add_argument("--model", default="0.8m", help="built-in size: 0.8m, 4m, 11m, 30m or 124m (0.8m)")
+    init.add_argument("--data", metavar="PATH", help="a text file or a folder of them (built-in Shakespeare)")
+    init.add_argument("--private", action="store_true", help="contact nothing that is not named")
+    init.add_argument("--bootstrap", action="append", default=[], metavar="MULTIADDR", help="in the manifest")
+    init.add_argument("--inner-steps", type=int, metavar="H", help="inner steps of one round")
+    init.add_argument("--batch", type=int, help="sequences per inner step")
+    init.add_argument("--lr", type=float, help="inner learning rate")
+    init.add_argument("--total-steps", type=int, help="inner steps of the whole schedule")
+    init.add_argument("--min-peers", type=int, default=1, help="training nodes needed before round 1 (1)")
+    init.add_argument("--seed", type=int, default=1, help="seed of parameters and data order (1)")
+    init.add_argument("--genesis", metavar="FILE", help="version 0 of a model of your own (safetensors)")
+    ticket = _command(commands, "ticket", "organise:ticket", "make a ticket; `ticket show T` explains one")
+    ticket.add_argument("show", nargs="*", metavar="show TICKET", help="explain this ticket instead")
+    ticket.add_argument("--uses", type=int, default=0, help="how often it may be used (any number)")
+    ticket.add_argument("--expires", metavar="TIME", help="such as 1h or 7d (never)")
+    ticket.add_argument("--label", default="", help="for whom it is")
+    manifest = _command(commands, "manifest", "organise:manifest", "show the swarm's signed description")
+    manifest.add_argument("action", choices=["show"])
+    config = _command(commands, "config", "observe:config", "show the settings, and where each comes from")
+    config.add_argument("action", choices=["show"])
+    config.add_argument("--origin", action="store_true", help="say where each value comes from")
+    for parser in (ticket, manifest, config):
+        parser.add_argument("--json", action="store_true")
+
+
+def _add_observing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    _command(commands, "status", "observe:status", "what the node does, why, and what is next")
+    _command(commands, "peers", "observe:peers", "who is in the swarm")
+    rounds = _command(commands, "rounds", "observe:rounds", "how the last rounds went")
+    rounds.add_argument("-n", type=int, default=20, help="how many (20)")
+    events = _command(commands, "events", "observe:events", "what happened")
+    events.add_argument("--follow", action="store_true", help="go on as it happens")
+    events.add_argument("-n", type=int, default=20, help="how many (20)")
+    for name in ("status", "peers", "rounds", "events"):
+        commands.choices[name].add_argument("--json", action="store_true")
+
+
+def _add_controls(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    pause = _command(commands, "pause", "control:pause", "stop training; stay in the swarm")
+    pause.add_argument("--for", dest="for_time", metavar="TIME", help="such as 30m or 2h")
+    _command(commands, "resume", "control:resume", "go on training")
+    _command(commands, "finish", "control:finish", "contribute this round, then pause")
+    _command(commands, "leave", "control:leave", "end the daemon in order")
+
+
+def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = _command(commands, "export", "model:export", "write the outer parameters of the last version")
+    export.add_argument("--out", required=True, metavar="FILE.safetensors")
+    generate = _command(commands, "generate", "model:generate", "let the outer parameters write")
+    generate.add_argument("--prompt", default="ROMEO:\n", help="how the text begins")
+    generate.add_argument("--bytes", type=int, default=400, help="how much to write (400)")
+    generate.add_argument("--temperature", type=float, default=0.8)
+    generate.add_argument("--seed", type=int, default=1)

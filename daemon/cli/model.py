@@ -1,0 +1,104 @@
+"""`atoll export` and `generate`: taking the model out of a data dir, whether its daemon runs or not."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from atoll.daemon.config import data_dir_of
+from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.rounds.outer_state import OuterState
+from atoll.daemon.storage import checkpoint, files
+from atoll.daemon.storage.checkpoint import CheckpointError
+from atoll.daemon.storage.data_dir import DataDir
+from atoll.daemon.storage.round_log import RoundLog
+
+_TRIES = 5
+
+
+def outer_state_of(folder: DataDir) -> OuterState:
+    """The last committed version in a data dir: checkpoint and the commits after it. Raises AtollError."""
+    manifest = folder.load_manifest()
+    body = manifest.body
+    failure: Exception | None = None
+    for _ in range(_TRIES):
+        # A running daemon may remove an old file under our eyes: look again, at what there is then.
+        try:
+            path = checkpoint.path_of(folder.checkpoints, checkpoint.versions(folder.checkpoints)[0])
+            schema = checkpoint.schema_of(path, manifest.swarm_id, body.schema_digest)
+        except (IndexError, CheckpointError) as error:
+            failure = error
+            continue
+        parameters = np.zeros(schema.total, dtype=np.float32)
+        with tempfile.TemporaryDirectory(prefix="atoll-") as scratch:
+            rounds = RoundLog(
+                _copy_of(folder.rounds, Path(scratch)), manifest.chunks, body.rounds.result_codec
+            )
+            state = OuterState(manifest, schema, parameters, folder.checkpoints, rounds)
+            state.restore()
+            rounds.release()
+            return state
+    raise AtollError(
+        Exit.TEMPORARY, "no_checkpoint", f"There is no usable checkpoint in {folder.root} ({failure}).", ""
+    )
+
+
+def _copy_of(rounds: Path, scratch: Path) -> Path:
+    """A private copy of the replay log, so that reading it never disturbs a running daemon."""
+    for path in rounds.glob("*"):
+        if path.suffix in (".commit", ".payload"):
+            try:
+                shutil.copyfile(path, scratch / path.name)
+            except FileNotFoundError:
+                continue
+    return scratch
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """`atoll export --out F.safetensors`"""
+    state = outer_state_of(DataDir(data_dir_of(arguments.data_dir)))
+    tensors = {t.name: state.parameters[t.offset : t.end].reshape(t.shape) for t in state.schema.tensors}
+    about = {
+        "swarm": state.manifest.swarm_id.hex(),
+        "version": str(state.head.version),
+        "digest": state.head.digest.hex(),
+    }
+    target = Path(arguments.out)
+    files.write_bytes(target, save(tensors, metadata=about))
+    print(f"Version {state.head.version} ({state.schema.parameters:,} parameters) is in {target}.")
+    return int(Exit.OK)
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """`atoll generate --prompt …`"""
+    from atoll.daemon.training.generate import generate as write
+    from atoll.daemon.training.model import GPTConfig
+
+    state = outer_state_of(DataDir(data_dir_of(arguments.data_dir)))
+    model = state.manifest.body.model
+    if model.kind != "gpt":
+        raise AtollError(
+            Exit.USAGE, "own_model", "This swarm trains a model of its own, which Atoll can't run."
+        )
+    config = GPTConfig(model.layers, model.width, model.heads, model.context)
+    prompt = arguments.prompt.encode()
+    sys.stdout.buffer.write(prompt)
+    for piece in write(
+        config,
+        state.schema,
+        state.parameters,
+        prompt,
+        max(0, arguments.bytes),
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+    ):
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+    print()
+    return int(Exit.OK)

@@ -1,0 +1,188 @@
+"""`atoll run`, `join` and `bootstrap`: the daemon in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import MutableMapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atoll.daemon.config import Config, Settings, data_dir_of, load
+from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.logs import set_up_logging
+from atoll.daemon.storage.data_dir import DataDir
+
+if TYPE_CHECKING:
+    from atoll.daemon.node import Node
+    from atoll.protocol.manifest import SwarmManifest
+
+
+def open_data_dir(arguments: argparse.Namespace) -> tuple[DataDir, Config]:
+    """The data dir, made and locked, and its settings. Raises AtollError."""
+    folder = DataDir(data_dir_of(arguments.data_dir))
+    given = {f.name: getattr(arguments, f.name, None) for f in fields(Settings)}
+    config = load(folder.config, os.environ, given)
+    folder.create()
+    folder.lock()
+    set_up_logging(config.settings.log_format, config.settings.log_level)
+    return folder, config
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`atoll run`"""
+    folder, config = open_data_dir(arguments)
+    folder.load_manifest()
+    return run_node(folder, config, {"trainer_socket": _trainer_socket(arguments)})
+
+
+def join(arguments: argparse.Namespace) -> int:
+    """`atoll join TICKET`"""
+    from atoll.protocol import ticket as tickets
+
+    text = arguments.ticket or ticket_from(os.environ)
+    try:
+        ticket = tickets.decode(text, time.time())
+    except tickets.TicketError as error:
+        expired = "expired" in str(error)
+        status = Exit.NOT_A_MEMBER if expired else Exit.USAGE
+        raise AtollError(status, "ticket_invalid", f"The ticket can't be used: {error}.") from error
+    folder, config = open_data_dir(arguments)
+    if folder.manifest.exists() and folder.load_manifest().swarm_id != ticket.swarm_id:
+        raise AtollError(
+            Exit.USAGE,
+            "other_swarm",
+            f"{folder.root} belongs to another swarm.",
+            "Give this one its own --data-dir.",
+        )
+    known = folder.node_facts().get("peers", [])
+    folder.remember(peers=list(dict.fromkeys([*ticket.addresses, *known]))[:32])
+    details: dict[str, Any] = {
+        "swarm_id": bytes(ticket.swarm_id),
+        "addresses": tuple(ticket.addresses),
+        "trainer_socket": _trainer_socket(arguments),
+    }
+    if arguments.dry_run or not (arguments.yes or folder.manifest.exists()):
+        if not arguments.dry_run and not sys.stdin.isatty():
+            raise AtollError(
+                Exit.USAGE,
+                "consent_needed",
+                "Nobody is there to accept what the swarm asks of this machine.",
+                "Add --yes, or look at it first with --dry-run.",
+            )
+        details["consent"] = lambda manifest: _consent(manifest, arguments.dry_run)
+    return run_node(folder, config, details)
+
+
+def ticket_from(environ: MutableMapping[str, str]) -> str:
+    """The ticket in ATOLL_TICKET or the file ATOLL_TICKET_FILE; it is taken out of the environment."""
+    text = environ.pop("ATOLL_TICKET", "")
+    path = environ.pop("ATOLL_TICKET_FILE", "")
+    if text:
+        return text
+    if not path:
+        raise AtollError(Exit.USAGE, "no_ticket", "Which ticket?", "Give it as `atoll join TICKET`.")
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AtollError(
+            Exit.USAGE, "no_ticket", f"The ticket file {path} can't be read: {error}."
+        ) from error
+
+
+def consent_card(manifest: SwarmManifest) -> str:
+    """What a volunteer accepts, in words."""
+    from atoll.daemon.status import size
+    from atoll.protocol.codecs import CODECS
+
+    body = manifest.body
+    payload = CODECS[body.rounds.codec].bound(256) / 256 * body.total_values
+    memory = 4 * body.total_values * 8
+    per_round = f"per round of {body.inner.steps} inner steps"
+    return f"""
+  Swarm      {body.name}  ({manifest.swarm_id.hex()[:16]})
+  Organiser  {manifest.organiser_fingerprint}
+  Trains     a model of {body.parameters:,} parameters on {body.data.name or "each node's own data"}
+  Memory     about {size(memory)} for parameters and optimizer, and what PyTorch needs
+  Disk       about {size(3 * 8 * body.total_values)}
+  Traffic    up to {size(2 * payload)} each way {per_round}
+  Others see your node's id, address, speed and averaged updates; not your files
+"""
+
+
+def _consent(manifest: SwarmManifest, dry_run: bool) -> bool:
+    print(consent_card(manifest))
+    if dry_run:
+        return False
+    print("Take part? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _trainer_socket(arguments: argparse.Namespace) -> socket.socket | None:
+    if arguments.trainer_fd is None:
+        return None
+    try:
+        return socket.socket(fileno=arguments.trainer_fd)
+    except OSError as error:
+        raise AtollError(
+            Exit.USAGE, "trainer_fd", f"Descriptor {arguments.trainer_fd} is no socket."
+        ) from error
+
+
+def run_node(folder: DataDir, config: Config, details: dict[str, Any]) -> int:
+    """Runs a node until it is stopped; the first signal ends it in order, a second one at once."""
+    from atoll.daemon.node import Node
+
+    async def body() -> int:
+        node = Node(folder, config, **details)
+        _on_signals(node)
+        return int(await node.run())
+
+    return _run(body)
+
+
+def _run(body: Any) -> int:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return int(runner.run(body()))
+
+
+def _on_signals(node: Node | asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    seen = 0
+
+    def received(number: signal.Signals) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > 1:
+            # The children die with this process.
+            os._exit(128 + number)
+        if isinstance(node, asyncio.Event):
+            node.set()
+        else:
+            node.stop(f"{number.name} was received")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received, number)
+
+
+def bootstrap(arguments: argparse.Namespace) -> int:
+    """`atoll bootstrap`"""
+    folder, config = open_data_dir(arguments)
+
+    async def body() -> int:
+        from atoll.daemon.bootstrap import run_bootstrap
+
+        stop = asyncio.Event()
+        _on_signals(stop)
+        await run_bootstrap(folder, config, stop)
+        return int(Exit.OK)
+
+    return _run(body)

@@ -1,0 +1,198 @@
+"""Making a swarm: the organiser's key, version 0 of the parameters, and the signed manifest.
+
+The manifest names the SHA-256 of the genesis parameters, so a newcomer can check them whoever sends them;
+the parameters themselves are the checkpoint of version 0. Defaults of a run are here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.rounds.outer_state import genesis_head
+from atoll.daemon.storage import checkpoint, files
+from atoll.daemon.storage.data_dir import DataDir
+from atoll.daemon.training import corpus
+from atoll.daemon.training.errors import CorpusError
+from atoll.daemon.training.genesis import builtin_genesis
+from atoll.daemon.training.model import SIZES
+from atoll.peers import identity
+from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST
+from atoll.protocol import manifest as manifests
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.manifest import ManifestError, SwarmManifest
+from atoll.protocol.outer import Float32
+from atoll.protocol.schema import ParameterSchema, SchemaError, default_chunk_values
+
+OUTER_MOMENTUM = 0.9
+OUTER_LR = (0.4, 0.6, 0.6, 0.6, 0.7, 0.7, 0.7, 0.8)
+"""By contributors 1 to 8 and more (2503.09799: 0.4 to 0.6 for one, 0.6 for two and four, 0.8 for eight)."""
+BUILTIN_TEXT = "builtin:shakespeare"
+
+
+@dataclass(frozen=True)
+class NewSwarm:
+    """What `atoll init` was asked for; None takes the default."""
+
+    name: str
+    model: str = "0.8m"
+    data: Path | None = None
+    bootstrap: tuple[str, ...] = ()
+    inner_steps: int | None = None
+    batch: int | None = None
+    lr: float | None = None
+    total_steps: int | None = None
+    min_peers: int = 1
+    seed: int = 1
+    genesis: Path | None = None
+
+
+@dataclass(frozen=True)
+class InnerDefaults:
+    """Inner phase of a built-in size: steps, sequences per step, peak learning rate."""
+
+    steps: int
+    batch: int
+    lr: float
+
+
+DEFAULTS = {
+    "0.8m": InnerDefaults(60, 4, 3e-3),
+    "4m": InnerDefaults(100, 8, 1.5e-3),
+    "11m": InnerDefaults(200, 16, 1e-3),
+    "30m": InnerDefaults(200, 32, 6e-4),
+    "124m": InnerDefaults(500, 64, 4e-4),
+}
+
+
+def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManifest:
+    """Writes keys, text, version 0 and manifest into an empty data dir. Raises AtollError."""
+    if folder.manifest.exists():
+        raise AtollError(
+            Exit.USAGE,
+            "swarm_exists",
+            f"There is a swarm in {folder.root} already.",
+            "Use another --data-dir.",
+        )
+    model, schema, parameters = _own_model(wanted) if wanted.genesis else _built_in(wanted)
+    data = pb.Data() if wanted.genesis else _text(folder, wanted)
+    node = identity.load_or_create(folder.identity)
+    organiser = identity.load_or_create(folder.organiser)
+    body = pb.Manifest(
+        format=1,
+        name=wanted.name,
+        sequence=1,
+        created_unix_s=now_unix_s,
+        protocol=pb.ProtocolRange(lowest=PROTOCOL_LOWEST, highest=PROTOCOL_HIGHEST),
+        seed=wanted.seed,
+        model=model,
+        data=data,
+        inner=_inner(wanted),
+        outer=pb.Outer(momentum=OUTER_MOMENTUM, lr_by_contributors=OUTER_LR),
+        rounds=pb.Rounds(
+            chunk_values=default_chunk_values(schema.total),
+            codec="int8",
+            result_codec="int8",
+            min_peers_to_start=wanted.min_peers,
+            grace_floor_s=2.0,
+            grace_cap_s=60.0,
+            validate_every=1,
+        ),
+        admission="open",
+        schema_digest=schema.digest,
+        total_values=schema.total,
+        parameters=schema.parameters,
+        genesis_parameters=hashlib.sha256(parameters.data.cast("B")).digest(),
+        genesis_node=node.peer_id,
+        bootstrap=wanted.bootstrap,
+    )
+    try:
+        manifest = manifests.sign(body, organiser)
+    except ManifestError as error:
+        raise AtollError(Exit.USAGE, "manifest_invalid", f"No such swarm can be made: {error}.") from error
+    checkpoint.save(
+        folder.checkpoints,
+        manifest.swarm_id,
+        genesis_head(manifest),
+        schema,
+        parameters,
+        np.zeros_like(parameters),
+    )
+    files.write_bytes(folder.manifest, manifest.signed.SerializeToString())
+    return manifest
+
+
+def _inner(wanted: NewSwarm) -> pb.Inner:
+    defaults = DEFAULTS.get(wanted.model, DEFAULTS["0.8m"])
+    return pb.Inner(
+        steps=wanted.inner_steps or defaults.steps,
+        lr=wanted.lr or defaults.lr,
+        warmup_steps=50,
+        total_steps=wanted.total_steps or 1,
+        schedule="cosine" if wanted.total_steps else "constant",
+        batch=wanted.batch or defaults.batch,
+        weight_decay=0.1,
+        clip=1.0,
+        beta1=0.9,
+        beta2=0.99,
+    )
+
+
+def _built_in(wanted: NewSwarm) -> tuple[pb.Model, ParameterSchema, Float32]:
+    config = SIZES.get(wanted.model)
+    if config is None:
+        raise AtollError(
+            Exit.USAGE,
+            "unknown_model",
+            f"There is no model {wanted.model!r}.",
+            f"Choose of {', '.join(SIZES)}.",
+        )
+    schema, parameters = builtin_genesis(config, wanted.seed)
+    model = pb.Model(
+        kind="gpt",
+        size=wanted.model,
+        layers=config.layers,
+        width=config.width,
+        heads=config.heads,
+        context=config.context,
+    )
+    return model, schema, parameters
+
+
+def _own_model(wanted: NewSwarm) -> tuple[pb.Model, ParameterSchema, Float32]:
+    """Version 0 from a safetensors file whose metadata `order` lists the tensors in flat order."""
+    assert wanted.genesis is not None
+    try:
+        with safe_open(wanted.genesis, "numpy") as file:
+            order = json.loads((file.metadata() or {})["order"])
+            tensors = [(name, file.get_tensor(name)) for name in order]
+        schema = ParameterSchema.of((name, tensor.shape) for name, tensor in tensors)
+        flat = np.zeros(schema.total, dtype=np.float32)
+        for spec, (_, tensor) in zip(schema.tensors, tensors, strict=True):
+            flat[spec.offset : spec.end] = tensor.astype(np.float32).ravel()
+    except (OSError, SafetensorError, SchemaError, KeyError, ValueError, TypeError) as error:
+        raise AtollError(
+            Exit.USAGE, "bad_genesis", f"{wanted.genesis} is no usable version 0: {error}."
+        ) from error
+    if not np.isfinite(flat).all():
+        raise AtollError(Exit.USAGE, "bad_genesis", f"{wanted.genesis} has values that are not finite.")
+    return pb.Model(kind="own", size=f"{schema.parameters}"), schema, flat
+
+
+def _text(folder: DataDir, wanted: NewSwarm) -> pb.Data:
+    """The text to train on; one's own is copied into the data dir, from where peers fetch it."""
+    if wanted.data is None:
+        text = corpus.builtin_corpus()
+        return pb.Data(name=BUILTIN_TEXT, digest=corpus.corpus_digest(text), size_bytes=len(text))
+    try:
+        text = corpus.read_corpus(wanted.data)
+    except CorpusError as error:
+        raise AtollError(Exit.USAGE, "bad_data", str(error)) from error
+    files.write_bytes(folder.data / "corpus.bin", text)
+    return pb.Data(name=wanted.data.name, digest=corpus.corpus_digest(text), size_bytes=len(text))
