@@ -63,7 +63,7 @@ class InnerDefaults:
 
 
 DEFAULTS = {
-    "0.8m": InnerDefaults(60, 4, 3e-3),
+    "0.8m": InnerDefaults(100, 4, 2e-3),
     "4m": InnerDefaults(100, 8, 1.5e-3),
     "11m": InnerDefaults(200, 16, 1e-3),
     "30m": InnerDefaults(200, 32, 6e-4),

@@ -64,6 +64,8 @@ REPLAY_LIMIT = 3
 """More steps behind than this, local progress is dropped (ROUND: local progress)."""
 RETRY_S = 2.0
 LAG_PROBE_S = 0.1
+FINISH_SESSION_S = 4.0
+"""A node that is stopped still gives the session under way so long: others count on its chunks."""
 SOFTWARE = f"atoll {__version__}"
 
 Consent = Callable[[SwarmManifest], bool]
@@ -129,7 +131,6 @@ class Node:
     async def run(self) -> Exit:
         """Runs the stages until stopped. Raises AtollError for what a person has to mend."""
         async with contextlib.AsyncExitStack() as undo:
-            undo.push_async_callback(self._cancel_tasks)
             work = asyncio.create_task(self._stages(undo), name="stages")
             stopped = asyncio.create_task(self._stop.wait())
             done, _ = await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -140,6 +141,7 @@ class Node:
             else:
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
+            await self._wind_down()
         if self._failure is not None:
             raise self._failure
         return self._exit
@@ -183,7 +185,14 @@ class Node:
         )
         self._stop.set()
 
-    async def _cancel_tasks(self) -> None:
+    async def _wind_down(self) -> None:
+        """Lets a session under way end, then stops expecting and watching anything."""
+        if self.driver is not None and self.island is not None:
+            self.island.pause(self._stop_reason)
+            self._tell_everyone()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FINISH_SESSION_S):
+                    await self.driver.idle()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

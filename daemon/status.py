@@ -121,7 +121,8 @@ def _training(facts: Facts) -> tuple[str, str]:
 
 def _waiting(facts: Facts) -> tuple[str, str]:
     because = facts.reason or f"{facts.ready} of {facts.expected} peers are ready"
-    return because, _within(facts, f"Round {facts.version + 1} begins when they are ready, or")
+    begins = f"Round {facts.version + 1} begins when they are ready"
+    return because, f"{begins}, at the latest in {duration(facts.until_s)}" if facts.until_s else begins
 
 
 def _averaging(facts: Facts) -> tuple[str, str]:

@@ -105,6 +105,7 @@ class View:
             "sequence": node.events.last,
             "time": time.time(),
             "software": node_software(),
+            "started": node.started,
             "state": sentence.state.value,
             "because": sentence.because,
             "next": sentence.next,

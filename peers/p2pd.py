@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -75,6 +77,7 @@ class Host:
         nat_port_map: bool = False,
     ) -> Host:
         """Starts p2pd with this identity, listening on these multiaddrs. Raises HostError."""
+        guards = [_claim(address) for address in listen]
         folder = _socket_folder(run_dir)
         control = f"/unix{folder}/p2pd.sock"
         arguments = [
@@ -110,6 +113,8 @@ class Host:
             ) from error
         try:
             await asyncio.wait_for(_until_up(process), START_TIMEOUT_S)
+            for guard in guards:
+                guard.close()
             p2p = await _attach(folder, control)
         except TimeoutError as error:
             await _end(process, folder)
@@ -143,6 +148,29 @@ class Host:
         self._reader.cancel()
         await self.p2p.shutdown()
         await _end(self.process, self._folder)
+
+
+def _claim(address: str) -> socket.socket:
+    """Holds the TCP port of a listen address until p2pd has it. Raises HostError if another process has it.
+
+    p2pd listens with SO_REUSEPORT, so two of them would share one port without a word, and each connection
+    would reach either. A plain bind tells; then a shared one keeps others out until p2pd listens.
+    """
+    _, family, host, _, port = address.split("/")[:5]
+    kind = socket.AF_INET6 if family == "ip6" else socket.AF_INET
+    try:
+        with socket.socket(kind, socket.SOCK_STREAM) as alone:
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind((host, int(port)))
+            # A listener that shares its port is found by listening only.
+            alone.listen(1)
+        guard = socket.socket(kind, socket.SOCK_STREAM)
+        guard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        guard.bind((host, int(port)))
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        raise HostError(f"port {port} of {host} can't be used: {error.strerror}", port_taken=taken) from error
+    return guard
 
 
 def _socket_folder(run_dir: Path) -> Path:

@@ -122,6 +122,7 @@ class RoundDriver:
         self.disk_thread = ThreadPoolExecutor(1, "disk")
         self._tasks: set[asyncio.Task[None]] = set()
         self._kick = asyncio.Event()
+        self._fed = asyncio.Event()
         self._clockwork = asyncio.create_task(self._tick_for_ever(), name="round-clock")
 
     # ---- the machine's surroundings
@@ -132,6 +133,7 @@ class RoundDriver:
 
     def _carry_out(self, effects: list[t.Effect]) -> None:
         self._kick.set()
+        self._fed.set()
         for effect in effects:
             match effect:
                 case t.Send():
@@ -354,6 +356,12 @@ class RoundDriver:
             self._codec.find_non_finite, self.state.parameters, self._snapshot, self._chunks.values
         )
         return None if position is None else self.state.schema.tensor_at(position)
+
+    async def idle(self) -> None:
+        """Returns when no session is under way and no commit is being applied."""
+        while self.machine.session is not None or self.machine.applying:
+            self._fed.clear()
+            await self._fed.wait()
 
     async def close(self) -> None:
         """Cancels what is under way and gives the threads back, after what is already on them."""

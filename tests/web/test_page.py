@@ -38,8 +38,8 @@ HOSTILE = '<img src=x onerror="window.harmed=1"><script>window.harmed=1</script>
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
     if CHROMIUM is None:
-        if os.environ.get("ATOLL_REQUIRE_ALL") == "1":
-            pytest.fail("no Chromium on this machine, and ATOLL_REQUIRE_ALL=1")
+        if os.environ.get("TESTS_REQUIRE_ALL") == "1":
+            pytest.fail("no Chromium on this machine, and TESTS_REQUIRE_ALL=1")
         pytest.skip("no Chromium on this machine")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
