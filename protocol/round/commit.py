@@ -59,5 +59,7 @@ def check_commit(head: Head, exchange: Exchange, commit: pb.Commit) -> None:
         members = list(chunk.contributors)
         if members != sorted(set(members)) or any(i >= len(plan.contributors) for i in members):
             raise CommitError("commit with impossible contributors")
+    if not electorate(commit):
+        raise CommitError("commit without a contribution")
     if commit.cumulative_tokens != head.cumulative_tokens + accepted_tokens(commit):
         raise CommitError("commit with a wrong sum of tokens")

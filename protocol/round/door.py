@@ -50,6 +50,10 @@ class Door:
     def remove(self, peer: bytes) -> None:
         self._ready.pop(peer, None)
 
+    def keep(self, live: Collection[bytes]) -> None:
+        """Forgets peers that are gone, so that there is always room for those who come."""
+        self._ready = {peer: known for peer, known in self._ready.items() if peer in live}
+
     def ready(self, parent: bytes, live: Collection[bytes]) -> dict[bytes, pb.Ready]:
         """Ready messages of live peers for this parent."""
         return {p: r for p, (r, _) in self._ready.items() if p in live and r.parent == parent}
@@ -68,14 +72,16 @@ class Door:
         if not ready:
             return Verdict(False, "nobody is ready yet")
         missing = len(expected) - len(ready)
-        if not missing and len(ready) >= minimum:
+        if not missing:
             return Verdict(True, "all are ready")
+        waiting = f"{missing} of {len(expected)} peers are still training"
+        if len(ready) < minimum:
+            return Verdict(False, waiting)
         first = min(self._ready[peer][1] for peer in ready)
-        quorum = 2 * len(ready) > len(expected) and len(ready) >= minimum
-        until = first + (self.grace_s() if quorum else self._cap)
-        if now >= until and len(ready) >= minimum:
+        until = first + (self.grace_s() if 2 * len(ready) > len(expected) else self._cap)
+        if now >= until:
             return Verdict(True, f"{missing} of {len(expected)} did not come in time")
-        return Verdict(False, f"{missing} of {len(expected)} peers are still training", until)
+        return Verdict(False, waiting, until)
 
     def closed(self, parent: bytes, contributors: Collection[bytes]) -> None:
         """Learns from the arrivals of a round that begins with these contributors."""

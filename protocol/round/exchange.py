@@ -96,14 +96,15 @@ class Exchange:
         return result
 
     def add_result(self, message: pb.ChunkResult, signed: pb.Signed) -> str | None:
-        """Notes a chunk's result. The reason if it is not one of this plan's, or known already."""
+        """Notes a chunk's result. The reason if it is not one of this plan's, or another is known."""
         chunk, contributors = message.chunk, list(message.contributors)
         if chunk >= len(self.plan.owners) or signed.signer != self.owner(chunk):
             return "result that is not by the owner of the chunk"
         if contributors != sorted(set(contributors)) or any(i >= len(self.index) for i in contributors):
             return "result with impossible contributors"
-        if chunk in self.results:
-            return "result sent twice"
+        known = self.results.get(chunk)
+        if known is not None:
+            return None if known[0] == message else "second, different result of a chunk"
         self.results[chunk] = (message, signed)
         return None
 
@@ -122,6 +123,10 @@ class Exchange:
             or self.results[chunk][0].payload_digest != committed.payload_digest
             or list(self.results[chunk][0].contributors) != list(committed.contributors)
         ]
+
+    def forget(self, chunks: Collection[int]) -> set[int]:
+        """Gives up held results that a commit has otherwise. Which of `chunks` were held."""
+        return {chunk for chunk in chunks if self.results.pop(chunk, None) is not None}
 
     def contributed(self) -> set[bytes]:
         """Members in at least one result."""

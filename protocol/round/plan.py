@@ -15,6 +15,10 @@ from atoll.protocol.round.types import RoundConfig
 
 MAX_MEMBERS = 1024
 MAX_PHASE_S = 3600.0
+MAX_TOKENS = 1 << 40
+"""Tokens one node can have trained on since its anchor; sums stay far from 64 bits."""
+MAX_VIEW_JUMP = 1024
+"""A view is at most so far beyond the next one known here: no message can use the numbers up."""
 WEIGHT_CAP = 2
 """No weight over twice the mean (ALGORITHMS: token weights with a cap)."""
 
@@ -85,11 +89,13 @@ def check_plan(
     """Raises PlanError unless this node, at `head`, can take part. `ready_tokens`: what it offered."""
     session = plan.session
     if plan.swarm_id != config.swarm_id or session.fragment != 0:
-        raise PlanError("plan of another swarm")
+        raise PlanError("plan of another swarm or fragment")
     if session.parent != head.digest or plan.version != head.version:
         raise PlanError("plan for another head")
     if session.view < next_view:
         raise PlanError("plan of a past view")
+    if session.view > next_view + MAX_VIEW_JUMP:
+        raise PlanError("plan of an impossible view")
     if head.version == 0 and session.leader != config.genesis_node:
         raise PlanError("only the genesis node may lead the first round")
     _check_members(plan, me, ready_tokens)
@@ -109,6 +115,8 @@ def _check_members(plan: pb.Plan, me: bytes, ready_tokens: int | None) -> None:
         raise PlanError("plan without a sorted list of contributors")
     if set(members) & set(plan.followers):
         raise PlanError("plan with a node in two roles")
+    if any(c.tokens > MAX_TOKENS for c in plan.contributors):
+        raise PlanError("plan with an impossible number of tokens")
     if [c.weight for c in plan.contributors] != weights([c.tokens for c in plan.contributors]):
         raise PlanError("plan with weights that do not follow from the tokens")
     mine = next((c for c in plan.contributors if c.peer == me), None)

@@ -42,6 +42,9 @@ from atoll.protocol.round.types import (
 )
 from atoll.protocol.signing import Keyring
 
+WANT_AFTER = 0.1
+"""Part of the voting time after which results that are still missing are asked for."""
+
 
 class Session:
     """State of one accepted plan. Methods return effects; `report` is set when the session has ended."""
@@ -72,6 +75,7 @@ class Session:
         self.scatter_at = now + plan.scatter_s
         self.reduce_at = self.scatter_at + plan.reduce_s
         self.vote_at = math.inf
+        self.want_at = math.inf
         self._began = now
         self._marks: dict[str, float] = {}
 
@@ -88,7 +92,7 @@ class Session:
         if self.report is not None:
             return math.inf
         if self.commit is not None:
-            return self.vote_at
+            return min(self.vote_at, self.want_at)
         if any(owned.waiting for owned in self.exchange.owned.values()):
             return self.scatter_at
         return self.reduce_at if self.leads else self.reduce_at + self.plan.vote_s
@@ -173,30 +177,38 @@ class Session:
             return [Dropped(event.sender, str(error))]
         self.commit = (event.message, event.signed, commit_digest(event.signed.body))
         self.vote_at = now + self.plan.vote_s
+        # A commit is small and overtakes the last results: they get a moment before they are asked for.
+        self.want_at = now + self.plan.vote_s * WANT_AFTER
         self._marks["propose_s"] = now
         return self._seek(now)
 
     def _seek(self, now: float) -> list[Effect]:
-        """Asks for what the commit names and is not here; once all is, puts it on stable storage."""
+        """Puts the commit on stable storage once all of it is here; asks for what is long missing."""
         assert self.commit is not None
         message, signed, _ = self.commit
         lacking = self.exchange.mismatched(message)
+        for chunk in lacking:
+            # A held result that differs gives way to the commit's.
+            self.exchange.results.pop(chunk, None)
+        if lacking and now < self.want_at:
+            return []
         if lacking:
-            # The leader proposed, so it holds them; a held result that differs gives way to the commit's.
-            for chunk in lacking:
-                self.exchange.results.pop(chunk, None)
+            # The leader proposed, so it holds them.
+            self.want_at = math.inf
             return [Send((bytes(self.id.leader),), pb.Frame(want=pb.Want(session=self.id, chunks=lacking)))]
         if self.persisting:
             return []
-        self.persisting = True
+        self.persisting, self.want_at = True, math.inf
         return [Persist(self.id, signed)]
 
     def persisted(self, now: float) -> list[Effect]:
         assert self.commit is not None
-        vote = pb.Vote(session=self.id, commit=self.commit[2])
-        signed = self._keyring.sign("vote", vote.SerializeToString(deterministic=True))
         self.voted = True
         self._marks["persist_s"] = now
+        if self._me not in self.head.electorate:
+            return self._count(now)  # it holds the commit, but has no vote on it
+        vote = pb.Vote(session=self.id, commit=self.commit[2])
+        signed = self._keyring.sign("vote", vote.SerializeToString(deterministic=True))
         self.ballot.put(self.commit[2], signed)
         return [Send(self.others, pb.Frame(vote=signed)), *self._count(now)]
 
@@ -246,7 +258,7 @@ class Session:
             effects += self._reduce_due()
         if self.commit is not None:
             if now < self.vote_at:
-                return effects
+                return effects + self._seek(now) if now >= self.want_at else effects
             if self.voted:
                 return effects + self._apply("provisional", "no majority answered in time", now)
             return effects + self.end("missed", "results of the commit did not come in time", now, ())

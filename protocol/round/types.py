@@ -43,11 +43,13 @@ class RoundConfig:
 
 @dataclass(frozen=True)
 class PeerView:
-    """What the roster knows of a live peer: its chain digest, and whether it trains (else it follows)."""
+    """What the roster knows of a live peer: its chain digest, whether it trains (else it follows), and its
+    version, 0 where it is not known."""
 
     digest: bytes
     training: bool
     upload_bps: int = 0
+    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ class VoteReceived:
 
 @dataclass(frozen=True)
 class AbortReceived:
+    """By the leader: the session is over. By another member: it takes no part."""
+
     sender: bytes
     message: pb.Abort
 
