@@ -14,12 +14,10 @@ from atoll.daemon.config import Config
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.finder import Finder
+from atoll.daemon.hosting import start_host
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.dht.discovery import Discovery
 from atoll.peers import identity
-from atoll.peers.p2pd import Host, HostError
-
-DEFAULT_PORT = 31337
 
 
 async def run_bootstrap(folder: DataDir, config: Config, stop: asyncio.Event) -> None:
@@ -27,28 +25,13 @@ async def run_bootstrap(folder: DataDir, config: Config, stop: asyncio.Event) ->
     settings = config.settings
     keyring = identity.load_or_create(folder.identity)
     events = Events(folder.events, time.time)
-    port = settings.port or int(folder.node_facts().get("port", DEFAULT_PORT))
-    try:
-        host = await Host.start(
-            folder.identity, [f"/ip4/{settings.host}/tcp/{port}"], folder.run, announce=settings.announce
-        )
-    except HostError as error:
-        raise AtollError(
-            Exit.PREFLIGHT if error.port_taken else Exit.TEMPORARY,
-            "port_taken" if error.port_taken else "host",
-            f"Port {port} on {settings.host} is taken by another process."
-            if error.port_taken
-            else f"{error}.",
-            "Give another --port.",
-        ) from error
+    host = await start_host(folder, settings)
     discovery = await Discovery.create(host.p2p, None)
     rng = random.Random(secrets.randbits(64))
     finder = Finder(host, discovery, keyring, settings.bootstrap, list, lambda: None, rng)
     finding = asyncio.create_task(finder.run(swarm=False))
     try:
-        addresses = await host.addresses()
-        folder.remember(addresses=addresses, port=port)
-        for address in addresses:
+        for address in await host.addresses():
             print(address, flush=True)
         events.emit(
             "start", f"Serving: nodes find each other through {identity.readable_name(host.peer_id)}."

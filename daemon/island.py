@@ -156,6 +156,13 @@ class Island:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def retire(self) -> None:
+        """This node is about to stop: it is no longer expected in rounds."""
+        self._stopping = True
+        self._send(ch.Pause())
+        self._withdraw()
+        self._set_training(False)
+
     async def stop(self) -> None:
         """Ends the trainer, its inner state saved, and books what it still carried."""
         self._stopping = True

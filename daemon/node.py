@@ -18,52 +18,47 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from atoll import __version__
-from atoll.daemon.config import Config, shard_of
+from atoll.daemon.alerts import Alerts
+from atoll.daemon.config import Config, is_multiaddr, shard_of
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.finder import Finder
 from atoll.daemon.history import History
+from atoll.daemon.hosting import start_host
 from atoll.daemon.island import Island
+from atoll.daemon.neighbours import Hooks, Neighbours
+from atoll.daemon.recovery import Recovery
 from atoll.daemon.rounds import sync
 from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.rounds.outer_state import OuterState
 from atoll.daemon.status import State
 from atoll.daemon.storage import checkpoint as checkpoints
 from atoll.daemon.storage import files as disk
-from atoll.daemon.storage.checkpoint import CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
-from atoll.daemon.storage.round_log import RoundLog
 from atoll.daemon.trainers import Trainer
-from atoll.daemon.training import channel, corpus
-from atoll.daemon.training.errors import CorpusError, SharedMemoryError
 from atoll.daemon.training.memory import SharedMemory
+from atoll.daemon.welcome import welcome
 from atoll.dht.discovery import Discovery
 from atoll.peers import identity
-from atoll.peers.files import FileServer, ServedFile
-from atoll.peers.links import Callbacks, Link, Links
-from atoll.peers.p2pd import Host, HostError
-from atoll.peers.roster import EVICT_S, HEARTBEAT_S, Roster, RosterEntry
-from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST
+from atoll.peers.files import ServedFile
+from atoll.peers.p2pd import Host
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.accounts import AccountError, TokenAccount
 from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import RoundConfig, RoundMachine
 from atoll.protocol.round import types as t
-from atoll.protocol.schema import ParameterSchema
+from atoll.protocol.signing import peer_text
 
 log = logging.getLogger(__name__)
 
-BEHIND_S = 3.0
-"""A head that is ahead of ours for so long is fetched: a round under way would have brought it by then."""
-REPLAY_LIMIT = 3
-"""More steps behind than this, local progress is dropped (ROUND: local progress)."""
-RETRY_S = 2.0
 LAG_PROBE_S = 0.1
+MANIFEST_RETRY_S = 0.5
+MAX_ADDRESS_BYTES = 256
+MAX_PEER_ADDRESSES = 32
 FINISH_SESSION_S = 4.0
 """A node that is stopped still gives the session under way so long: others count on its chunks."""
 SOFTWARE = f"atoll {__version__}"
@@ -91,20 +86,16 @@ class Node:
         self.state = State.STARTING
         self.state_since = time.time()
         self.reason = ""
-        self.fetched: tuple[int, int] | None = None
-        self.retry_at: float | None = None
         self.manifest: SwarmManifest | None = None
         self.swarm_id = swarm_id
-        self.roster = Roster()
         self.history = History()
-        self.alerts: dict[str, dict[str, Any]] = {}
         self.loop_lag_s = 0.0
         self.island: Island | None = None
         self.driver: RoundDriver | None = None
         self.outer: OuterState | None = None
         self.finder: Finder | None = None
-        self.links: Links | None = None
-        self.files: FileServer | None = None
+        self.neighbours: Neighbours | None = None
+        self.recovery: Recovery | None = None
         self.host: Host | None = None
         self.addresses: list[str] = []
         self._given = addresses
@@ -115,11 +106,9 @@ class Node:
         self._exit: Exit = Exit.OK
         self._failure: AtollError | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._status_due = asyncio.Event()
-        self._echoes: dict[int, tuple[bytes, float]] = {}
-        self._behind_since: float | None = None
         self._round_traffic = (0, 0)
         self.events = Events(folder.events, time.time)
+        self.alerts = Alerts(self.events)
 
     # ---- life
 
@@ -149,6 +138,7 @@ class Node:
     async def _stages(self, undo: contextlib.AsyncExitStack) -> None:
         self.keyring = identity.load_or_create(self.folder.identity)
         self.name = identity.readable_name(self.keyring.peer_id)
+        self.folder.remember(node_id=peer_text(self.keyring.peer_id))
         self.events.emit("start", f"{SOFTWARE}: node {self.name} starts in {self.folder.root}.")
         if self.folder.manifest.exists():
             self.manifest = self.folder.load_manifest()
@@ -161,10 +151,15 @@ class Node:
             self.stop("the terms were not accepted")
             return
         disk.write_bytes(self.folder.manifest, self.manifest.signed.SerializeToString())
+        self.folder.remember(swarm_id=self.manifest.swarm_id.hex())
         await self._start_links(undo)
-        text = await self._obtain_data()
-        await self._obtain_state(undo)
-        await self._start_rounds(undo, text)
+        assert self.recovery is not None
+        text = await self.recovery.text()
+        memory = self.recovery.memory()
+        undo.callback(memory.close)
+        self.outer = await self.recovery.state(memory)
+        self.enter(State.PREPARING, "the trainer is starting")
+        await self._start_rounds(undo, memory, text)
         self._spawn(self._watch(), "watch")
         await asyncio.Event().wait()
 
@@ -187,9 +182,9 @@ class Node:
 
     async def _wind_down(self) -> None:
         """Lets a session under way end, then stops expecting and watching anything."""
-        if self.driver is not None and self.island is not None:
-            self.island.pause(self._stop_reason)
-            self._tell_everyone()
+        if self.driver is not None and self.island is not None and self.neighbours is not None:
+            self.island.retire()
+            self.neighbours.tell_everyone()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FINISH_SESSION_S):
                     await self.driver.idle()
@@ -206,17 +201,6 @@ class Node:
             self.state, self.state_since = state, time.time()
         self.reason = reason
         self.events.changed()
-
-    def alert(self, code: str, text: str, fix: str) -> None:
-        """Raises an alert, or renews its text."""
-        if code not in self.alerts:
-            self.events.emit("alert", text, code=code)
-        since = self.alerts.get(code, {}).get("since", time.time())
-        self.alerts[code] = {"code": code, "since": since, "text": text, "fix": fix}
-
-    def clear(self, code: str) -> None:
-        if self.alerts.pop(code, None) is not None:
-            self.events.emit("alert-over", f"Over: {code}.", code=code)
 
     # ---- stage: page
 
@@ -245,13 +229,12 @@ class Node:
     # ---- stage: host, DHT, finding
 
     async def _start_host(self, undo: contextlib.AsyncExitStack) -> None:
-        self.host = await self._host_on_a_port()
+        self.host = await start_host(self.folder, self.settings)
         undo.push_async_callback(self.host.close)
         self._spawn(self._watch_host(), "p2pd-watch")
         self.discovery = await Discovery.create(self.host.p2p, self.swarm_id)
         undo.push_async_callback(self.discovery.close)
         self.addresses = await self.host.addresses()
-        self.folder.remember(addresses=self.addresses)
         known = self.folder.node_facts().get("peers", [])
         manifest_addresses = list(self.manifest.body.bootstrap) if self.manifest else []
         self.finder = Finder(
@@ -264,37 +247,6 @@ class Node:
             random.Random(secrets.randbits(64)),
         )
         self._spawn(self.finder.run(swarm=self.swarm_id is not None), "finder")
-
-    async def _host_on_a_port(self) -> Host:
-        """31337 or the port of last time if it is free, else any; a port that was asked for, or nothing."""
-        s = self.settings
-        remembered = int(self.folder.node_facts().get("port", 31337))
-        for port in [s.port] if s.port else [remembered, 0]:
-            try:
-                family = "ip6" if ":" in s.host else "ip4"
-                host = await Host.start(
-                    self.folder.identity,
-                    [f"/{family}/{s.host}/tcp/{port}"],
-                    self.folder.run,
-                    announce=s.announce,
-                    nat_port_map=s.nat_port_map,
-                )
-            except HostError as error:
-                if error.port_taken and not s.port and port:
-                    continue
-                if error.port_taken:
-                    raise AtollError(
-                        Exit.PREFLIGHT,
-                        "port_taken",
-                        f"Port {port} on {s.host} is taken by another process.",
-                        "Give another --port, or 0 for any free one.",
-                    ) from error
-                raise AtollError(Exit.TEMPORARY, "host", f"{error}.", "See the log.") from error
-            listening = [a for a in await host.addresses() if "/tcp/" in a]
-            if listening:
-                self.folder.remember(port=int(listening[0].split("/tcp/")[1].split("/")[0]))
-            return host
-        raise AssertionError("the last port either works or raises")
 
     async def _watch_host(self) -> None:
         assert self.host is not None
@@ -312,34 +264,37 @@ class Node:
                     self.host, list(self.finder.connected), self.swarm_id, self.folder.run / "manifest.pb"
                 )
             except sync.SyncFailed as error:
-                await self._retry(f"the manifest can't be had yet ({error})")
-
-    async def _retry(self, reason: str) -> None:
-        """Says why nothing goes on, and waits a little."""
-        self.reason = reason
-        self.retry_at = time.monotonic() + RETRY_S
-        self.events.changed()
-        await asyncio.sleep(RETRY_S if self.finder is None or self.finder.connected else 0.25)
-        self.retry_at = None
+                self.enter(State.CONNECTING, f"the swarm's description can't be had yet ({error})")
+                await asyncio.sleep(MANIFEST_RETRY_S)
 
     # ---- stage: links
 
     async def _start_links(self, undo: contextlib.AsyncExitStack) -> None:
         assert self.host is not None and self.finder is not None and self.manifest is not None
-        me = self.keyring.peer_id
-        callbacks = Callbacks(self._hello, self._refuse, self._link_up, self._link_down, self._frame)
-        self.links = Links(self.host.p2p, me, callbacks)
+        hooks = Hooks(
+            status=self.status_message,
+            addresses=lambda: self.addresses,
+            provide=self._provide,
+            changed=self._roster_changed,
+            lost=self.finder.look_now,
+            learned=self._learned,
+            frame=self._frame,
+        )
+        self.neighbours = Neighbours(
+            self.host, self.keyring.peer_id, self.manifest, SOFTWARE, self.events, hooks
+        )
+        self.recovery = Recovery(
+            self.folder, self.manifest, self.host, self.neighbours, self.events, self.enter
+        )
         undo.push_async_callback(self._say_goodbye)
-        self.files = FileServer(self.host.p2p, self.manifest.swarm_id, self._serve_file)
-        await self.links.listen()
-        await self.files.listen()
-        self.finder.links = self.links
+        await self.neighbours.listen()
+        self.finder.links = self.neighbours.links
         self.finder.look_now()
-        self._spawn(self._heartbeats(), "heartbeats")
+        self._spawn(self.neighbours.heartbeats(), "heartbeats")
 
     async def _say_goodbye(self) -> None:
-        assert self.links is not None
-        await self.links.close(self._stop_reason)
+        assert self.neighbours is not None
+        await self.neighbours.close(self._stop_reason)
 
     def status_message(self) -> pb.NodeStatus:
         """What this node says of itself."""
@@ -360,120 +315,29 @@ class Node:
             status.accepted_tokens = island.account.summary()["accepted"]
         return status
 
-    def _hello(self) -> pb.Hello:
-        assert self.manifest is not None
-        return pb.Hello(
-            swarm_id=self.manifest.swarm_id,
-            protocol=pb.ProtocolRange(lowest=PROTOCOL_LOWEST, highest=PROTOCOL_HIGHEST),
-            software=SOFTWARE,
-            schema_digest=self.manifest.body.schema_digest,
-            data_digest=self.manifest.body.data.digest,
-            status=self.status_message(),
-            addresses=self.addresses[:16],
-        )
-
-    def _refuse(self, peer: bytes, hello: pb.Hello) -> str | None:
-        assert self.manifest is not None
-        body = self.manifest.body
-        if hello.swarm_id != self.manifest.swarm_id:
-            return f"swarm {hello.swarm_id.hex()[:16]} is not swarm {self.manifest.swarm_id.hex()[:16]}"
-        for what, mine, theirs in (
-            ("parameter schema", body.schema_digest, hello.schema_digest),
-            ("text", body.data.digest, hello.data_digest),
-        ):
-            if mine != theirs:
-                return f"{what} {theirs.hex()[:16]} is not {mine.hex()[:16]}"
-        return None
-
-    def _link_up(self, link: Link) -> None:
-        self.roster.up(link.peer, link.hello, time.monotonic())
-        self.events.emit("peer-up", f"{identity.readable_name(link.peer)} is connected.")
-        for address in list(link.hello.addresses)[:4]:
-            if self.finder is not None and len(address) <= 256:
-                self._remember_peer(address)
-        self._roster_changed()
-
-    def _remember_peer(self, address: str) -> None:
-        known = [a for a in self.folder.node_facts().get("peers", []) if a != address]
-        self.folder.remember(peers=[address, *known][:32])
-
-    def _link_down(self, peer: bytes, reason: str) -> None:
-        if self.roster.down(peer):
-            self.events.emit("peer-down", f"{identity.readable_name(peer)} is gone: {reason}.")
-            self._roster_changed()
-        if self.finder is not None:
-            self.finder.look_now()
+    def _learned(self, address: str) -> None:
+        """A peer's address, for the next start."""
+        if len(address) <= MAX_ADDRESS_BYTES and is_multiaddr(address):
+            known = [a for a in self.folder.node_facts().get("peers", []) if a != address]
+            self.folder.remember(peers=[address, *known][:MAX_PEER_ADDRESSES])
 
     def _roster_changed(self) -> None:
-        if self.driver is not None:
-            views = {
-                peer: t.PeerView(bytes(e.status.digest), e.status.state == pb.TRAINING, self._upload(peer))
-                for peer, e in self.roster.entries.items()
-            }
-            self.driver.feed(t.RosterChanged(views))
+        if self.driver is not None and self.neighbours is not None:
+            self.driver.feed(t.RosterChanged(self.neighbours.views()))
         self.events.changed()
 
-    def _upload(self, peer: bytes) -> int:
-        return int(self.roster.entries[peer].status.upload_bps)
-
     async def _frame(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
-        now = time.monotonic()
-        self.roster.seen(peer, now)
-        match frame.WhichOneof("message"):
-            case "heartbeat":
-                self._heartbeat(peer, frame.heartbeat, now)
-            case "hello":
-                pass
-            case _ if self.driver is not None:
-                await self.driver.received(peer, frame, payload)
+        if self.driver is not None:
+            await self.driver.received(peer, frame, payload)
 
-    def _heartbeat(self, peer: bytes, beat: pb.Heartbeat, now: float) -> None:
-        if beat.echo:
-            sent = self._echoes.pop(beat.echo, None)
-            if sent is not None and sent[0] == peer:
-                self.roster.measured(peer, now - sent[1])
-        if beat.nonce and self.links is not None:
-            self.links.send(
-                peer, pb.Frame(heartbeat=pb.Heartbeat(status=self.status_message(), echo=beat.nonce))
-            )
-        if self.roster.heard(peer, beat.status, now):
-            self._roster_changed()
-
-    async def _heartbeats(self) -> None:
-        """Tells everyone how this node is, every HEARTBEAT_S and whenever it matters."""
-        assert self.links is not None
-        while True:
-            now = time.monotonic()
-            for peer in self.links.peers:
-                nonce = secrets.randbits(63) | 1
-                self._echoes[nonce] = (peer, now)
-                beat = pb.Heartbeat(status=self.status_message(), nonce=nonce)
-                self.links.send(peer, pb.Frame(heartbeat=beat))
-            self._echoes = {n: (p, at) for n, (p, at) in self._echoes.items() if now - at < EVICT_S}
-            for peer in self.roster.silent(now):
-                self.links.cut(peer, f"it was silent for {EVICT_S:.0f} s")
-            self._status_due.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await self._status_due.wait()
-
-    def _tell_everyone(self) -> None:
-        """Sends the status at once: rounds wait for it."""
-        if self.links is not None:
-            status = self.status_message()
-            for peer in self.links.peers:
-                self.links.send(peer, pb.Frame(heartbeat=pb.Heartbeat(status=status)))
-
-    # ---- stage: files, text, state
-
-    def _serve_file(self, kind: str, version: int) -> ServedFile | None:
+    def _provide(self, kind: str, version: int) -> ServedFile | None:
+        """What peers may fetch from this node."""
         folder, outer = self.folder, self.outer
         match kind:
             case "manifest":
                 return ServedFile(folder.manifest)
             case "data":
-                path = folder.data / "corpus.bin"
-                return ServedFile(path) if path.exists() else None
+                return ServedFile(folder.data / "corpus.bin")
             case "checkpoint" if outer is not None and outer.saved is not None:
                 newest = outer.saved.head.version
                 return ServedFile(checkpoints.path_of(folder.checkpoints, newest), newest)
@@ -481,110 +345,19 @@ class Node:
                 return ServedFile(outer.rounds.path(version, kind), version)
         return None
 
-    def _progress(self, here: int, total: int) -> None:
-        self.fetched = (here, total)
-        self.events.changed()
-
-    async def _obtain_data(self) -> str | None:
-        """Where the trainer finds the text: built in, or a file that is here or fetched from peers."""
-        assert self.manifest is not None and self.host is not None
-        data = self.manifest.body.data
-        if not data.digest:
-            return None
-        if data.name.startswith("builtin:"):
-            return data.name
-        path = self.folder.data / "corpus.bin"
-        while True:
-            try:
-                await asyncio.to_thread(corpus.load_corpus, str(path), data.digest)
-                return str(path)
-            except CorpusError as error:
-                if path.exists():
-                    self.events.emit("data", f"The text that is here can't be used: {error}")
-                    path.unlink()
-            self.enter(State.FETCHING, f"the text {data.name} is on its way")
-            try:
-                holders = list(self.links.peers if self.links else ())
-                await sync.fetch_data(self.host, holders, self.manifest, path, self._progress)
-            except sync.SyncFailed as error:
-                await self._retry(f"the text can't be had yet ({error})")
-            self.fetched = None
-
-    async def _obtain_state(self, undo: contextlib.AsyncExitStack) -> None:
-        """Outer state from this disk if there is any, else from peers."""
-        assert self.manifest is not None
-        body = self.manifest.body
-        try:
-            self.memory = SharedMemory.create(body.total_values, self.folder.run)
-        except SharedMemoryError as error:
-            raise AtollError(Exit.PREFLIGHT, "memory", str(error), "") from error
-        undo.callback(self.memory.close)
-        schema = self._schema_here() or await self._schema_from_peers()
-        rounds = RoundLog(self.folder.rounds, self.manifest.chunks, body.rounds.result_codec)
-        outer = OuterState(self.manifest, schema, self.memory.committed, self.folder.checkpoints, rounds)
-        while self.outer is None:
-            try:
-                for problem in await asyncio.to_thread(outer.restore):
-                    self.events.emit("disk", f"Not used: {problem}.")
-                self.outer = outer
-            except AtollError as error:
-                self.events.emit("disk", error.message)
-                await self._checkpoint_from_peers()
-        self.events.emit("state", f"Version {outer.head.version} of the outer state is here.")
-        self.enter(State.PREPARING, "the trainer is starting")
-
-    def _schema_here(self) -> ParameterSchema | None:
-        assert self.manifest is not None
-        for version in checkpoints.versions(self.folder.checkpoints):
-            path = checkpoints.path_of(self.folder.checkpoints, version)
-            try:
-                return checkpoints.schema_of(path, self.manifest.swarm_id, self.manifest.body.schema_digest)
-            except CheckpointError as error:
-                self.events.emit("disk", f"Not used: {error}.")
-        return None
-
-    async def _schema_from_peers(self) -> ParameterSchema:
-        assert self.manifest is not None
-        while (schema := self._schema_here()) is None:
-            await self._checkpoint_from_peers()
-        return schema
-
-    def _holders(self) -> list[RosterEntry]:
-        """Peers with a checkpoint, the furthest first."""
-        holders = [e for e in self.roster.entries.values() if e.status.checkpoint_state]
-        return sorted(holders, key=lambda e: -e.status.checkpoint_version)
-
-    async def _checkpoint_from_peers(self) -> None:
-        """Puts the newest checkpoint of a peer into this data dir."""
-        assert self.manifest is not None and self.host is not None
-        while True:
-            self.enter(State.FETCHING, "the swarm's state is on its way")
-            try:
-                holders = self._holders()
-                path = await sync.fetch_checkpoint(
-                    self.host, holders, self.manifest, self.folder.checkpoints, self._progress
-                )
-            except sync.SyncFailed as error:
-                self.enter(State.CONNECTING, f"the swarm's state can't be had yet ({error})")
-                await self._retry(self.reason)
-                continue
-            finally:
-                self.fetched = None
-            found, _ = checkpoints.read_header(path, self.manifest.swarm_id)
-            path.replace(checkpoints.path_of(self.folder.checkpoints, found.head.version))
-            return
-
     # ---- stage: trainer and rounds
 
-    async def _start_rounds(self, undo: contextlib.AsyncExitStack, text: str | None) -> None:
-        assert self.manifest is not None and self.outer is not None and self.links is not None
-        body = self.manifest.body
+    async def _start_rounds(
+        self, undo: contextlib.AsyncExitStack, memory: SharedMemory, text: str | None
+    ) -> None:
+        assert self.manifest is not None and self.outer is not None and self.neighbours is not None
+        manifest, body = self.manifest, self.manifest.body
         config = RoundConfig(
-            swarm_id=self.manifest.swarm_id,
-            chunks=len(self.manifest.chunks),
+            swarm_id=manifest.swarm_id,
+            chunks=len(manifest.chunks),
             codec=body.rounds.codec,
             result_codec=body.rounds.result_codec,
-            outer_lr=self.manifest.outer_lr,
+            outer_lr=manifest.outer_lr,
             genesis_node=bytes(body.genesis_node),
             min_peers_to_start=body.rounds.min_peers_to_start,
             grace_floor_s=body.rounds.grace_floor_s,
@@ -596,11 +369,11 @@ class Node:
             self._load_account(),
             self.events,
             self.keyring.peer_id,
-            self.manifest.chunks,
+            manifest.chunks,
             self._shard,
             self._save_account,
             self._island_changed,
-            lambda: self._welcome(text),
+            lambda: welcome(manifest, self.settings, self.folder, memory, text, self.keyring.peer_id),
             self._launch_trainer,
             may_restart=self._trainer_socket is None,
             last_version=self.settings.rounds,
@@ -609,8 +382,8 @@ class Node:
             RoundMachine(config, self.keyring, self.outer.head),
             self.keyring,
             self.outer,
-            self.memory.snapshot,
-            self.links,
+            memory.snapshot,
+            self.neighbours.links,
             time.monotonic,
             before_apply=island.merged,
             applied=self._applied,
@@ -624,7 +397,7 @@ class Node:
         undo.push_async_callback(island.stop)
         self._roster_changed()
         await island.start()
-        self._tell_everyone()
+        self.neighbours.tell_everyone()
 
     async def _launch_trainer(self, trainer: Trainer) -> None:
         if self._trainer_socket is not None:
@@ -632,68 +405,32 @@ class Node:
         else:
             await trainer.start()
 
-    def _welcome(self, text: str | None) -> channel.Welcome:
-        assert self.manifest is not None
-        body, model = self.manifest.body, self.manifest.body.model
-        built_in = model.kind == "gpt"
-        inner = body.inner
-        return channel.Welcome(
-            version=channel.VERSION,
-            memory=self.memory.path,
-            total=body.total_values,
-            schema_digest=body.schema_digest.hex(),
-            model={
-                "layers": model.layers,
-                "width": model.width,
-                "heads": model.heads,
-                "context": model.context,
-            }
-            if built_in
-            else None,
-            data={"path": text, "digest": body.data.digest.hex()} if built_in else {},
-            inner={
-                "lr": inner.lr,
-                "warmup_steps": inner.warmup_steps,
-                "total_steps": inner.total_steps,
-                "schedule": inner.schedule,
-                "batch": inner.batch,
-                "micro_batch": inner.batch,
-                "weight_decay": inner.weight_decay,
-                "clip": inner.clip,
-                "betas": [inner.beta1, inner.beta2],
-            }
-            if built_in
-            else {},
-            node_id=self.keyring.peer_id.hex(),
-            seed=body.seed,
-            threads=self.settings.threads,
-            state_path=str(self.folder.trainer / "optimizer.safetensors"),
-            device=self.settings.device,
-        )
-
     def _shard(self) -> tuple[int, int]:
         """This node's part of the text: by setting, else its place among the nodes that train now."""
         fixed = shard_of(self.settings.shard)
         if fixed is not None:
             return fixed
         me = self.keyring.peer_id
-        training = {p for p, e in self.roster.entries.items() if e.status.state == pb.TRAINING} | {me}
+        training = {p for p, e in self.neighbours.roster.entries.items() if e.status.state == pb.TRAINING} | {
+            me
+        }
         return sorted(training).index(me), len(training)
 
     def _island_changed(self) -> None:
-        self._status_due.set()
+        assert self.neighbours is not None
+        self.neighbours.tell_soon()
         self.events.changed()
 
     async def _applied(self, commit: pb.Commit, head: Head) -> None:
-        assert self.island is not None
-        self._tell_everyone()
+        assert self.island is not None and self.neighbours is not None
+        self.neighbours.tell_everyone()
         self.history.applied(commit, head)
         self.island.committed(commit, head)
         self.events.changed()
 
     def _session_ended(self, report: t.SessionReport) -> None:
-        assert self.links is not None and self.island is not None
-        traffic = self.links.traffic
+        assert self.neighbours is not None and self.island is not None
+        traffic = self.neighbours.links.traffic
         sent, received = self._round_traffic
         self._round_traffic = (traffic.sent, traffic.received)
         entry = self.history.ended(
@@ -708,7 +445,7 @@ class Node:
         self.events.emit("round", f"{text}; missing: {names}." if names else f"{text}.", round=entry)
 
     def _trouble(self, code: str, text: str) -> None:
-        self.alert(code, text, "See the log.")
+        self.alerts.raise_(code, text, "See the log.")
         if code == "bug":
             self._failure = AtollError(Exit.BUG, code, text, "Please report it with the log.")
             self._stop.set()
@@ -732,9 +469,9 @@ class Node:
         if self.island is not None:
             try:
                 disk.write_json(self.folder.account, self.island.account.to_json())
-                self.clear("account_not_saved")
+                self.alerts.clear("account_not_saved")
             except AtollError as error:
-                self.alert("account_not_saved", error.message, error.fix)
+                self.alerts.raise_("account_not_saved", error.message, error.fix)
 
     async def _save_all(self) -> None:
         assert self.driver is not None and self.outer is not None
@@ -747,117 +484,15 @@ class Node:
 
     async def _watch(self) -> None:
         """Catches up when the swarm is ahead, keeps alerts, measures how late the loop is."""
-        assert self.island is not None
+        assert self.island and self.recovery and self.outer and self.driver and self.neighbours
+        neighbours = self.neighbours
         while not self.island.ended.is_set():
             before = time.monotonic()
             await asyncio.sleep(LAG_PROBE_S)
             late = time.monotonic() - before - LAG_PROBE_S
             self.loop_lag_s = max(0.98 * self.loop_lag_s, late)
-            await self._catch_up_if_behind()
-            self._check_alerts()
+            await self.recovery.keep_up(self.outer, self.driver, self.island, self.neighbours.tell_everyone)
+            roster = neighbours.roster.entries.values()
+            refused = self.finder.refused if self.finder else {}
+            self.alerts.check(self.outer.head, self.island.training, roster, refused)
         self.stop("the training script has ended")
-
-    def _best_ahead(self) -> RosterEntry | None:
-        """The peer whose head this node should have, if any."""
-        assert self.outer is not None
-        best, head = self.roster.best_head(), self.outer.head
-        if best is None or best.status.digest == head.digest:
-            return None
-        status = best.status
-        if status.version != head.version:
-            return best if status.version > head.version else None
-        loses = not head.beats(status.certified, status.cumulative_tokens, bytes(status.digest))
-        return best if loses else None
-
-    async def _catch_up_if_behind(self) -> None:
-        assert self.driver is not None and self.outer is not None
-        best = self._best_ahead()
-        if best is None or self.driver.machine.applying:
-            self._behind_since = None
-            return
-        now = time.monotonic()
-        self._behind_since = self._behind_since or now
-        if now - self._behind_since < BEHIND_S:
-            return
-        await self._catch_up(best)
-        self._behind_since = None
-
-    async def _catch_up(self, best: RosterEntry) -> None:
-        assert self.driver and self.outer and self.host and self.island and self.manifest
-        driver, outer, island = self.driver, self.outer, self.island
-        gap = int(best.status.version) - outer.head.version
-        self.events.emit("behind", f"This node is {gap} rounds behind; it fetches what it missed.")
-        if driver.machine.session is not None:
-            return  # its deadline ends it; what it holds may be the missing commit itself
-        await island.merged()
-        try:
-            applied = await sync.catch_up(self.host, best, outer, driver.on_disk)
-            whole = applied > REPLAY_LIMIT
-        except sync.SyncFailed as error:
-            self.events.emit("behind", f"Replay is not possible: {error}. The whole state is fetched.")
-            try:
-                path = await sync.fetch_checkpoint(
-                    self.host, [best], self.manifest, self.folder.checkpoints, self._progress
-                )
-                await driver.on_disk(self._take_over, path)
-            except (sync.SyncFailed, CheckpointError) as failure:
-                self.events.emit("behind", f"The state can't be fetched: {failure}.")
-                return
-            finally:
-                self.fetched = None
-            applied, whole = gap, True
-        driver.feed(t.HeadChanged(outer.head))
-        self._tell_everyone()
-        if whole:
-            island.taken_over()
-        else:
-            island.missed(outer.head)
-        await driver.on_disk(outer.save_if_due)
-        self.events.emit("behind", f"Caught up with version {outer.head.version}.")
-
-    def _take_over(self, path: Path) -> None:
-        """Another chain's checkpoint becomes ours. On the disk thread."""
-        assert self.outer is not None
-        self.outer.adopt(path)
-        self.outer.rounds.clear()
-        path.replace(checkpoints.path_of(self.folder.checkpoints, self.outer.head.version))
-
-    def _check_alerts(self) -> None:
-        assert self.outer is not None and self.island is not None
-        alone = not self.roster.entries
-        if alone and self.island.training:
-            self.alert(
-                "training_alone",
-                "No other node is connected: this one trains alone.",
-                "Nothing has to be done; give others a ticket with `atoll ticket`.",
-            )
-        else:
-            self.clear("training_alone")
-        head = self.outer.head
-        forked = any(
-            e.status.version == head.version and e.status.digest != head.digest
-            for e in self.roster.entries.values()
-            if e.status.digest
-        )
-        if forked:
-            self.alert(
-                "fork_suspected",
-                f"Two heads of version {head.version} are known.",
-                "The nodes settle it by themselves: certified first, then more tokens.",
-            )
-        else:
-            self.clear("fork_suspected")
-        if self.events.failed:
-            self.alert("disk", self.events.failed, "Free some disk space.")
-        else:
-            self.clear("disk")
-        refused = self.finder.refused if self.finder else {}
-        if refused:
-            why = "; ".join(sorted(set(refused.values())))
-            self.alert(
-                "peers_refused",
-                f"{len(refused)} nodes were refused: {why}.",
-                "Use the same version, swarm and text everywhere.",
-            )
-        else:
-            self.clear("peers_refused")

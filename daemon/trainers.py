@@ -54,7 +54,8 @@ class Trainer:
                 "atoll.daemon.training.trainer",
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env={**os.environ, channel.FD_VARIABLE: str(theirs.fileno())},
+                # Idle OpenMP threads sleep instead of spinning: several nodes may share a machine.
+                env={"OMP_WAIT_POLICY": "passive", **os.environ, channel.FD_VARIABLE: str(theirs.fileno())},
                 preexec_fn=die_with_parent(),
                 start_new_session=True,
             )

@@ -7,6 +7,7 @@ Implements the web room's `Node`. Everything is read from local truth; nothing h
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from atoll.daemon.events import Events
 from atoll.daemon.status import Facts, Sentence, State, describe, duration
 from atoll.peers.identity import readable_name
+from atoll.peers.roster import RosterEntry
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.signing import peer_text
 from atoll.web_ui.interface import CommandError
@@ -41,6 +43,10 @@ class View:
         self._sentence_key: tuple[State, str] | None = None
         self._since = time.time()
 
+    def _roster(self) -> Mapping[bytes, RosterEntry]:
+        neighbours = self._node.neighbours
+        return neighbours.roster.entries if neighbours else {}
+
     # ---- the sentence
 
     def _facts(self) -> Facts:
@@ -48,12 +54,16 @@ class View:
         node = self._node
         now = time.monotonic()
         driver, island = node.driver, node.island
-        retry = node.retry_at if node.retry_at is not None else node.finder.next_try if node.finder else None
+        recovery = node.recovery
+        fetched = recovery.fetched if recovery else None
+        retry = recovery.retry_at if recovery and recovery.retry_at else None
+        if retry is None and node.finder is not None:
+            retry = node.finder.next_try
         early = node.state not in (State.PREPARING, State.TRAINING)
         if early or driver is None or island is None:
             until = max(0.0, retry - now) if retry else None
-            return Facts(node.state, node.reason, until_s=until, fetched=node.fetched)
-        peers = len(node.roster.entries)
+            return Facts(node.state, node.reason, until_s=until, fetched=fetched)
+        peers = len(self._roster())
         version = driver.state.head.version
         if island.paused is not None:
             left = island.paused_until - now if island.paused_until else None
@@ -61,8 +71,8 @@ class View:
         if island.trouble is not None:
             left = island.restart_at - now if island.restart_at else None
             return Facts(State.BLOCKED, island.trouble, until_s=left)
-        if node.fetched is not None:
-            return Facts(State.FETCHING, "the swarm is ahead; its state is on its way", fetched=node.fetched)
+        if fetched is not None:
+            return Facts(State.FETCHING, "the swarm is ahead; its state is on its way", fetched=fetched)
         if not island.begun:
             return Facts(State.PREPARING, node.reason)
         situation = driver.machine.situation(now)
@@ -99,7 +109,7 @@ class View:
         rounds = list(node.history.rounds)
         for entry in rounds:
             entry["val_loss"] = island.val_losses.get(entry["version"]) if island else None
-        traffic = node.links.traffic if node.links else None
+        traffic = node.neighbours.links.traffic if node.neighbours else None
         peers = self._peers()
         return {
             "sequence": node.events.last,
@@ -142,7 +152,7 @@ class View:
             "loop_lag_s": round(node.loop_lag_s, 4),
             "peers": peers,
             "rounds": rounds,
-            "alerts": list(node.alerts.values()),
+            "alerts": node.alerts.all(),
             "bootstrap": [
                 {"address": a.text, "state": a.state, "cause": a.cause}
                 for a in (node.finder.addresses.values() if node.finder else ())
@@ -183,7 +193,7 @@ class View:
         mine = self._peer(node.keyring.peer_id, status, None, 0.0, own=True)
         others = [
             self._peer(e.peer, e.status, e.rtt_s, now - e.last_seen, own=False)
-            for e in sorted(node.roster.entries.values(), key=lambda e: e.peer)
+            for e in sorted(self._roster().values(), key=lambda e: e.peer)
         ]
         return [mine, *others]
 
@@ -210,9 +220,9 @@ class View:
         node, island = self._node, self._node.island
         if island is not None and island.first_accepted:
             return []
-        connected = bool(node.roster.entries) or (node.finder is not None and bool(node.finder.connected))
+        connected = bool(self._roster()) or (node.finder is not None and bool(node.finder.connected))
         steps = [
-            ("Find the swarm", connected or node.outer is not None, f"{len(node.roster.entries)} peers"),
+            ("Find the swarm", connected or node.outer is not None, f"{len(self._roster())} peers"),
             (
                 "Get its description",
                 node.manifest is not None,

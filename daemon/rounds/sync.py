@@ -7,6 +7,7 @@ of the same version, and taken over. A broken transfer goes on from where it was
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -89,12 +90,14 @@ async def fetch_checkpoint(
                 max_bytes=8 * manifest.body.total_values + _HEADER_ROOM,
                 progress=progress,
             )
-            found, _ = checkpoints.read_header(target, manifest.swarm_id)
+            found = await asyncio.to_thread(checkpoints.verify, target, manifest.swarm_id)
             confirm(found, holders)
             checkpoints.schema_of(target, manifest.swarm_id, manifest.body.schema_digest)
             return target
         except (*TRANSFER_ERRORS, CheckpointError) as error:
             failures.append(str(error) or type(error).__name__)
+            if isinstance(error, CheckpointError):
+                target.unlink(missing_ok=True)
     raise SyncFailed("; ".join(dict.fromkeys(failures)) or "no peer has a checkpoint")
 
 

@@ -23,6 +23,7 @@ from atoll.protocol.schema import ParameterSchema, SchemaError
 
 KEEP = 2
 _MAX_HEADER = 16 << 20
+_PIECE = 1 << 20
 _NAME = re.compile(r"^checkpoint-(\d{10})\.safetensors$")
 
 
@@ -123,6 +124,19 @@ def read_header(path: Path, swarm_id: bytes) -> tuple[Checkpoint, int]:
     if len(head.digest) != DIGEST_BYTES or head.version < 0:
         raise CheckpointError(f"{path.name} has an impossible head")
     return Checkpoint(head, schema, state), 8 + length
+
+
+def verify(path: Path, swarm_id: bytes) -> Checkpoint:
+    """Checks all bits of a file without loading it. Raises CheckpointError. Blocking."""
+    checkpoint, start = read_header(path, swarm_id)
+    total = hashlib.sha256(checkpoint.head.digest)
+    with path.open("rb") as file:
+        file.seek(start)
+        while piece := file.read(_PIECE):
+            total.update(piece)
+    if total.digest() != checkpoint.state:
+        raise CheckpointError(f"{path.name} does not have the bits it was saved with")
+    return checkpoint
 
 
 def load(path: Path, swarm_id: bytes, parameters: Float32, momentum: Float32) -> Checkpoint:

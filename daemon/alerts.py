@@ -1,0 +1,79 @@
+"""Alerts: what a person should know until it is over. Each has a code, since when, what, and the fix.
+
+`check` looks at the facts of the moment; an alert that is raised again keeps its beginning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from atoll.daemon.events import Events
+from atoll.peers.roster import RosterEntry
+from atoll.protocol.chain import Head
+
+
+class Alerts:
+    """The alerts of one node, by code."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._on: dict[str, dict[str, Any]] = {}
+
+    def all(self) -> list[dict[str, Any]]:
+        return list(self._on.values())
+
+    def raise_(self, code: str, text: str, fix: str) -> None:
+        """Raises an alert, or renews its text."""
+        if code not in self._on:
+            self._events.emit("alert", text, code=code)
+        since = self._on.get(code, {}).get("since", time.time())
+        self._on[code] = {"code": code, "since": since, "text": text, "fix": fix}
+
+    def clear(self, code: str) -> None:
+        """It is over."""
+        if self._on.pop(code, None) is not None:
+            self._events.emit("alert-over", f"Over: {code}.", code=code)
+
+    def _set(self, on: bool, code: str, text: str, fix: str) -> None:
+        if on:
+            self.raise_(code, text, fix)
+        else:
+            self.clear(code)
+
+    def check(
+        self, head: Head, training: bool, peers: Iterable[RosterEntry], refused: Mapping[bytes, str]
+    ) -> None:
+        """Raises and clears what follows from the facts."""
+        entries = list(peers)
+        others = [e.status.digest for e in entries if e.status.version == head.version and e.status.digest]
+        self._set(
+            training and not entries,
+            "training_alone",
+            "No other node is connected: this one trains alone.",
+            "Nothing has to be done; give others a ticket with `atoll ticket`.",
+        )
+        self._set(
+            any(
+                e.status.version == head.version and e.status.digest != head.digest
+                for e in entries
+                if e.status.digest
+            ),
+            "fork_suspected",
+            f"Two heads of version {head.version} are known.",
+            "The nodes settle it by themselves: certified first, then more tokens.",
+        )
+        self._set(
+            self._events.failed is not None,
+            "events_not_saved",
+            f"Events are not kept on disk: {self._events.failed}.",
+            "Free some disk space.",
+        )
+        why = "; ".join(sorted(set(refused.values())))
+        self._set(
+            bool(refused),
+            "peers_refused",
+            f"{len(refused)} nodes were refused: {why}.",
+            "Use the same version, swarm and text everywhere.",
+        )

@@ -1,0 +1,44 @@
+"""Starting the libp2p host on a port: the one that was asked for, else the one of last time, else any."""
+
+from __future__ import annotations
+
+from atoll.daemon.config import Settings
+from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.storage.data_dir import DataDir
+from atoll.peers.p2pd import Host, HostError
+
+DEFAULT_PORT = 31337
+
+
+async def start_host(folder: DataDir, settings: Settings) -> Host:
+    """The host, its port remembered for the next start. Raises AtollError."""
+    remembered = int(folder.node_facts().get("port", DEFAULT_PORT))
+    ports = [settings.port] if settings.port else [remembered, 0]
+    family = "ip6" if ":" in settings.host else "ip4"
+    for port in ports:
+        try:
+            host = await Host.start(
+                folder.identity,
+                [f"/{family}/{settings.host}/tcp/{port}"],
+                folder.run,
+                announce=settings.announce,
+                nat_port_map=settings.nat_port_map,
+            )
+        except HostError as error:
+            if not error.port_taken:
+                raise AtollError(Exit.TEMPORARY, "host", f"{error}.", "See the log.") from error
+            if port != ports[-1]:
+                continue
+            raise AtollError(
+                Exit.PREFLIGHT,
+                "port_taken",
+                f"Port {port} on {settings.host} is taken by another process.",
+                "Give another --port, or 0 for any free one.",
+            ) from error
+        addresses = await host.addresses()
+        listening = next((a for a in addresses if "/tcp/" in a), None)
+        if listening is not None:
+            port = int(listening.split("/tcp/")[1].split("/")[0])
+        folder.remember(addresses=addresses, port=port)
+        return host
+    raise AssertionError("the last port either works or raises")

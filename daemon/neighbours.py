@@ -1,0 +1,170 @@
+"""The neighbours of this node: links to them, what they said last, and what they may fetch from here.
+
+Owns links, roster and file server. Answers handshakes, sends heartbeats, notices who is gone; passes frames
+of rounds on. What it needs to know of the node comes in as callables, so it can be driven without one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from atoll.daemon.events import Events
+from atoll.peers.files import FileServer, Provider
+from atoll.peers.identity import readable_name
+from atoll.peers.links import Callbacks, Link, Links
+from atoll.peers.p2pd import Host
+from atoll.peers.roster import EVICT_S, HEARTBEAT_S, Roster
+from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.manifest import SwarmManifest
+from atoll.protocol.round import types as t
+
+MAX_ANNOUNCED = 16
+MAX_LEARNED_PER_PEER = 4
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the neighbours ask of the node, and tell it."""
+
+    status: Callable[[], pb.NodeStatus]
+    addresses: Callable[[], list[str]]
+    provide: Provider
+    changed: Callable[[], None]
+    lost: Callable[[], None]
+    learned: Callable[[str], None]
+    frame: Callable[[bytes, pb.Frame, bytes], Awaitable[None]]
+
+
+class Neighbours:
+    """Everyone this node has a link to."""
+
+    def __init__(
+        self, host: Host, me: bytes, manifest: SwarmManifest, software: str, events: Events, hooks: Hooks
+    ) -> None:
+        self._manifest = manifest
+        self._software = software
+        self._events = events
+        self._hooks = hooks
+        self._due = asyncio.Event()
+        self._echoes: dict[int, tuple[bytes, float]] = {}
+        self.roster = Roster()
+        callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
+        self.links = Links(host.p2p, me, callbacks)
+        self.files = FileServer(host.p2p, manifest.swarm_id, hooks.provide)
+
+    async def listen(self) -> None:
+        """Accepts links and file requests from now on."""
+        await self.links.listen()
+        await self.files.listen()
+
+    async def close(self, reason: str) -> None:
+        """Says goodbye to everyone."""
+        await self.links.close(reason)
+
+    # ---- handshake
+
+    def _hello(self) -> pb.Hello:
+        return pb.Hello(
+            swarm_id=self._manifest.swarm_id,
+            protocol=pb.ProtocolRange(lowest=PROTOCOL_LOWEST, highest=PROTOCOL_HIGHEST),
+            software=self._software,
+            schema_digest=self._manifest.body.schema_digest,
+            data_digest=self._manifest.body.data.digest,
+            status=self._hooks.status(),
+            addresses=self._hooks.addresses()[:MAX_ANNOUNCED],
+        )
+
+    def _refuse(self, peer: bytes, hello: pb.Hello) -> str | None:
+        """Why a peer's Hello does not fit, both sides named; None if it does."""
+        body = self._manifest.body
+        for what, mine, theirs in (
+            ("swarm", self._manifest.swarm_id, hello.swarm_id),
+            ("parameter schema", body.schema_digest, hello.schema_digest),
+            ("text", body.data.digest, hello.data_digest),
+        ):
+            if mine != theirs:
+                return f"its {what} {theirs.hex()[:16]} is not {mine.hex()[:16]}"
+        return None
+
+    # ---- who is there
+
+    def _up(self, link: Link) -> None:
+        self.roster.up(link.peer, link.hello, time.monotonic())
+        self._events.emit("peer-up", f"{readable_name(link.peer)} is connected.")
+        for address in list(link.hello.addresses)[:MAX_LEARNED_PER_PEER]:
+            self._hooks.learned(address)
+        self._hooks.changed()
+
+    def _down(self, peer: bytes, reason: str) -> None:
+        if self.roster.down(peer):
+            self._events.emit("peer-down", f"{readable_name(peer)} is gone: {reason}.")
+            self._hooks.changed()
+        self._hooks.lost()
+
+    def views(self) -> dict[bytes, t.PeerView]:
+        """The roster as the round machine wants it."""
+        return {
+            peer: t.PeerView(
+                bytes(entry.status.digest),
+                entry.status.state == pb.TRAINING,
+                int(entry.status.upload_bps),
+            )
+            for peer, entry in self.roster.entries.items()
+        }
+
+    # ---- frames and heartbeats
+
+    async def _frame(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
+        now = time.monotonic()
+        self.roster.seen(peer, now)
+        match frame.WhichOneof("message"):
+            case "heartbeat":
+                self._heartbeat(peer, frame.heartbeat, now)
+            case "hello":
+                self._events.emit("protocol", f"{readable_name(peer)} said hello twice.")
+            case _:
+                await self._hooks.frame(peer, frame, payload)
+
+    def _heartbeat(self, peer: bytes, beat: pb.Heartbeat, now: float) -> None:
+        sent = self._echoes.pop(beat.echo, None) if beat.echo else None
+        if sent is not None and sent[0] == peer:
+            self.roster.measured(peer, now - sent[1])
+        if beat.nonce:
+            answer = pb.Heartbeat(status=self._hooks.status(), echo=beat.nonce)
+            self.links.send(peer, pb.Frame(heartbeat=answer))
+        if self.roster.heard(peer, beat.status, now):
+            self._hooks.changed()
+
+    def tell_soon(self) -> None:
+        """The next heartbeat goes out without waiting for its time."""
+        self._due.set()
+
+    def tell_everyone(self) -> None:
+        """Sends the status at once: rounds wait for it."""
+        status = self._hooks.status()
+        for peer in self.links.peers:
+            self.links.send(peer, pb.Frame(heartbeat=pb.Heartbeat(status=status)))
+
+    async def heartbeats(self) -> None:
+        """Tells everyone how this node is, every HEARTBEAT_S and when it matters; evicts the silent."""
+        while True:
+            now = time.monotonic()
+            status = self._hooks.status()
+            for peer in self.links.peers:
+                nonce = secrets.randbits(63) | 1
+                self._echoes[nonce] = (peer, now)
+                beat = pb.Heartbeat(status=status, nonce=nonce)
+                self.links.send(peer, pb.Frame(heartbeat=beat))
+            self._echoes = {n: (p, at) for n, (p, at) in self._echoes.items() if now - at < EVICT_S}
+            for peer in self.roster.silent(now):
+                self.links.cut(peer, f"it was silent for {EVICT_S:.0f} s")
+            self._due.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._due.wait()

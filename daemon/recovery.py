@@ -1,0 +1,230 @@
+"""Getting what this node lacks: text and outer state at its start, missed rounds and better heads later.
+
+From this disk where it can be, else from peers; every try that fails says why, and is repeated. What is
+fetched is checked before it replaces anything (sync.py, checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.events import Events
+from atoll.daemon.island import Island
+from atoll.daemon.neighbours import Neighbours
+from atoll.daemon.rounds import sync
+from atoll.daemon.rounds.driver import RoundDriver
+from atoll.daemon.rounds.outer_state import OuterState
+from atoll.daemon.status import State
+from atoll.daemon.storage import checkpoint as checkpoints
+from atoll.daemon.storage.checkpoint import CheckpointError
+from atoll.daemon.storage.data_dir import DataDir
+from atoll.daemon.storage.round_log import RoundLog
+from atoll.daemon.training import corpus
+from atoll.daemon.training.errors import CorpusError, SharedMemoryError
+from atoll.daemon.training.memory import SharedMemory
+from atoll.peers.p2pd import Host
+from atoll.peers.roster import RosterEntry
+from atoll.protocol.manifest import SwarmManifest
+from atoll.protocol.round import types as t
+from atoll.protocol.schema import ParameterSchema
+
+BEHIND_S = 3.0
+"""A head that is ahead of ours for so long is fetched: a round under way would have brought it by then."""
+REPLAY_LIMIT = 3
+"""More steps behind than this, local progress is dropped (ROUND: local progress)."""
+RETRY_S = 2.0
+
+Enter = Callable[[State, str], None]
+
+
+class Recovery:
+    """Fetches for one node. `fetched` is (bytes here, bytes in all) while something is on its way."""
+
+    def __init__(
+        self,
+        folder: DataDir,
+        manifest: SwarmManifest,
+        host: Host,
+        neighbours: Neighbours,
+        events: Events,
+        enter: Enter,
+    ) -> None:
+        self.fetched: tuple[int, int] | None = None
+        self.retry_at: float | None = None
+        self._folder = folder
+        self._manifest = manifest
+        self._host = host
+        self._neighbours = neighbours
+        self._events = events
+        self._enter = enter
+        self._behind_since: float | None = None
+
+    def _progress(self, here: int, total: int) -> None:
+        self.fetched = (here, total)
+        self._events.changed()
+
+    async def _retry(self, state: State, reason: str) -> None:
+        """Says why nothing goes on, and waits a little."""
+        self.fetched = None
+        self._enter(state, reason)
+        self.retry_at = time.monotonic() + RETRY_S
+        # While nobody is linked yet, the first link should not have to wait for us.
+        await asyncio.sleep(RETRY_S if self._neighbours.links.peers else 0.25)
+        self.retry_at = None
+
+    # ---- at the start
+
+    async def text(self) -> str | None:
+        """Where the trainer finds the text: built in, or a file that is here or fetched; None: no text."""
+        data = self._manifest.body.data
+        if not data.digest:
+            return None
+        if data.name.startswith("builtin:"):
+            return data.name
+        path = self._folder.data / "corpus.bin"
+        while not await self._usable(path, data.digest):
+            self._enter(State.FETCHING, f"the text {data.name} is on its way")
+            try:
+                holders = list(self._neighbours.links.peers)
+                await sync.fetch_data(self._host, holders, self._manifest, path, self._progress)
+            except sync.SyncFailed as error:
+                await self._retry(State.CONNECTING, f"the text can't be had yet ({error})")
+            self.fetched = None
+        return str(path)
+
+    async def _usable(self, path: Path, digest: bytes) -> bool:
+        if not path.exists():
+            return False
+        try:
+            await asyncio.to_thread(corpus.load_corpus, str(path), digest)
+        except CorpusError as error:
+            self._events.emit("data", f"The text that is here can't be used: {error}")
+            path.unlink()
+            return False
+        return True
+
+    def memory(self) -> SharedMemory:
+        """The memory that the trainer will share. Raises AtollError."""
+        try:
+            return SharedMemory.create(self._manifest.body.total_values, self._folder.run)
+        except SharedMemoryError as error:
+            raise AtollError(Exit.PREFLIGHT, "memory", str(error), error.fix) from error
+
+    async def state(self, memory: SharedMemory) -> OuterState:
+        """The outer state, from this disk if there is any, else from peers."""
+        while (schema := self._schema()) is None:
+            await self._fetch_checkpoint()
+        rounds = RoundLog(self._folder.rounds, self._manifest.chunks, self._manifest.body.rounds.result_codec)
+        outer = OuterState(self._manifest, schema, memory.committed, self._folder.checkpoints, rounds)
+        while True:
+            try:
+                for problem in await asyncio.to_thread(outer.restore):
+                    self._events.emit("disk", f"Not used: {problem}.")
+            except AtollError as error:
+                self._events.emit("disk", error.sentence())
+                await self._fetch_checkpoint()
+                continue
+            self._events.emit("state-here", f"Version {outer.head.version} of the outer state is here.")
+            return outer
+
+    def _schema(self) -> ParameterSchema | None:
+        """The parameter schema, from any checkpoint on this disk."""
+        for version in checkpoints.versions(self._folder.checkpoints):
+            path = checkpoints.path_of(self._folder.checkpoints, version)
+            try:
+                return checkpoints.schema_of(path, self._manifest.swarm_id, self._manifest.body.schema_digest)
+            except CheckpointError as error:
+                self._events.emit("disk", f"Not used: {error}.")
+        return None
+
+    def _holders(self) -> list[RosterEntry]:
+        """Peers with a checkpoint, the furthest first."""
+        holders = [e for e in self._neighbours.roster.entries.values() if e.status.checkpoint_state]
+        return sorted(holders, key=lambda e: -e.status.checkpoint_version)
+
+    async def _fetch_checkpoint(self) -> None:
+        """Puts the newest checkpoint of a peer into this data dir."""
+        while True:
+            self._enter(State.FETCHING, "the swarm's state is on its way")
+            try:
+                path = await sync.fetch_checkpoint(
+                    self._host, self._holders(), self._manifest, self._folder.checkpoints, self._progress
+                )
+            except sync.SyncFailed as error:
+                await self._retry(State.CONNECTING, f"the swarm's state can't be had yet ({error})")
+                continue
+            self.fetched = None
+            found, _ = checkpoints.read_header(path, self._manifest.swarm_id)
+            path.replace(checkpoints.path_of(self._folder.checkpoints, found.head.version))
+            return
+
+    # ---- later
+
+    def _better(self, outer: OuterState) -> RosterEntry | None:
+        """The peer whose head this node should have, if any."""
+        best, head = self._neighbours.roster.best_head(), outer.head
+        if best is None or best.status.digest == head.digest:
+            return None
+        status = best.status
+        if status.version != head.version:
+            return best if status.version > head.version else None
+        stays = head.beats(status.certified, status.cumulative_tokens, bytes(status.digest))
+        return None if stays else best
+
+    async def keep_up(
+        self, outer: OuterState, driver: RoundDriver, island: Island, told: Callable[[], None]
+    ) -> None:
+        """Called again and again: fetches what the swarm has and this node lacks, when no round brings it."""
+        best = self._better(outer)
+        if best is None or driver.machine.applying or driver.machine.session is not None:
+            self._behind_since = None if best is None else self._behind_since
+            return
+        now = time.monotonic()
+        self._behind_since = self._behind_since or now
+        if now - self._behind_since < BEHIND_S:
+            return
+        self._behind_since = None
+        gap = int(best.status.version) - outer.head.version
+        self._events.emit("behind", f"This node is {gap} rounds behind; it fetches what it missed.")
+        await island.merged()
+        dropped = await self._replay_or_take_over(best, outer, driver.on_disk)
+        if outer.head.digest == driver.machine.head.digest:
+            return
+        driver.feed(t.HeadChanged(outer.head))
+        told()
+        if dropped:
+            island.taken_over()
+        else:
+            island.missed(outer.head)
+        await driver.on_disk(outer.save_if_due)
+        self._events.emit("behind", f"Caught up with version {outer.head.version}.")
+
+    async def _replay_or_take_over(
+        self, best: RosterEntry, outer: OuterState, on_disk: Callable[..., Awaitable[object]]
+    ) -> bool:
+        """Moves this head as far as it goes; whether local progress has to be dropped."""
+        try:
+            return await sync.catch_up(self._host, best, outer, on_disk) > REPLAY_LIMIT
+        except sync.SyncFailed as error:
+            self._events.emit("behind", f"Replay is not possible ({error}); the whole state is fetched.")
+        try:
+            path = await sync.fetch_checkpoint(
+                self._host, [best], self._manifest, self._folder.checkpoints, self._progress
+            )
+            await on_disk(self._take_over, outer, path)
+        except (sync.SyncFailed, CheckpointError) as error:
+            self._events.emit("behind", f"The state can't be fetched: {error}.")
+            return False
+        finally:
+            self.fetched = None
+        return True
+
+    def _take_over(self, outer: OuterState, path: Path) -> None:
+        """Another chain's checkpoint becomes ours. On the disk thread."""
+        outer.adopt(path)
+        outer.rounds.clear()
+        path.replace(checkpoints.path_of(self._folder.checkpoints, outer.head.version))
