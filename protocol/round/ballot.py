@@ -38,6 +38,10 @@ class Ballot:
     def certified(self, commit: bytes) -> bool:
         return is_majority(len(self.votes(commit)), len(self._electorate))
 
+    def heard(self) -> bool:
+        """Whether there is any vote."""
+        return bool(self._votes)
+
     def missing(self) -> tuple[bytes, ...]:
         """Voters not heard of."""
         return tuple(sorted(self._electorate - self._votes.keys()))

@@ -5,7 +5,10 @@ It has no clock, no socket and no randomness: `handle` and `tick` take the time,
 
 What can fail and what then happens: a leader that leaves or stays silent is passed over (suspects) and the
 next in rank leads; an owner that leaves or is too slow ends the session and owns nothing in the next view;
-messages for another head or a past view are counted and dropped; messages that come early are kept (stash).
+a member that can't follow a plan declines it, so that nobody waits for it; of two plans of one view, by two
+nodes that both think they lead, the one of the higher leader in rank stays; a node that knows itself behind
+begins no round; messages for another head or a past view are counted and dropped; messages that come early
+are kept (stash).
 """
 
 from __future__ import annotations
@@ -15,37 +18,20 @@ from collections import deque
 from collections.abc import Mapping
 
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.chain import Head, leader_of
+from atoll.protocol.chain import Head, leader_of, leader_rank
+from atoll.protocol.round import types as t
 from atoll.protocol.round.door import Door, Verdict
-from atoll.protocol.round.plan import PlanError, check_plan, make_plan
+from atoll.protocol.round.plan import (
+    MAX_MEMBERS,
+    MAX_TOKENS,
+    MAX_VIEW_JUMP,
+    PlanError,
+    check_plan,
+    make_plan,
+    members_of,
+)
 from atoll.protocol.round.session import Session
 from atoll.protocol.round.stash import Early, Stash, session_of
-from atoll.protocol.round.types import (
-    AbortReceived,
-    Apply,
-    ChunkReduced,
-    CommitReceived,
-    ContributionArrived,
-    ContributionRejected,
-    Dropped,
-    Effect,
-    Event,
-    HeadChanged,
-    LocalReady,
-    LocalWithdrawn,
-    PeerView,
-    Persisted,
-    PlanReceived,
-    ReadyReceived,
-    ResultArrived,
-    RosterChanged,
-    RoundConfig,
-    Send,
-    Situation,
-    TrainingChanged,
-    VoteReceived,
-    WantReceived,
-)
 from atoll.protocol.signing import Keyring
 
 _PAST_HEADS = 64
@@ -54,7 +40,7 @@ _PAST_HEADS = 64
 class RoundMachine:
     """Feed it events; carry out the effects in order; call `tick` at `deadline()`."""
 
-    def __init__(self, config: RoundConfig, keyring: Keyring, head: Head) -> None:
+    def __init__(self, config: t.RoundConfig, keyring: Keyring, head: Head) -> None:
         self._config = config
         self._keyring = keyring
         self._me = keyring.peer_id
@@ -62,25 +48,27 @@ class RoundMachine:
         self.session: Session | None = None
         self.applying = False
         self._door = Door(config.grace_floor_s, config.grace_cap_s)
-        self._stash = Stash(config.stash_events, config.stash_bytes)
-        self._peers: Mapping[bytes, PeerView] = {}
+        keep_s = config.scatter_s + config.reduce_s
+        self._stash = Stash(config.stash_events, config.stash_bytes, keep_s)
+        self._peers: Mapping[bytes, t.PeerView] = {}
         self._training = False
         self._upload_bps = 0
-        self._local: LocalReady | None = None
+        self._local: t.LocalReady | None = None
         self._ready_since = math.inf
         self._told: tuple[bytes | None, float] = (None, -math.inf)  # whom we told Ready, and when
         self._next_view = 0
         self._suspects: set[bytes] = set()
         self._no_owners: set[bytes] = set()
+        self._behind_since: float | None = None
         self._past: deque[bytes] = deque(maxlen=_PAST_HEADS)
 
     # ---- in
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
+    def handle(self, event: t.Event, now: float) -> list[t.Effect]:
         """Effects of one event."""
         return self._settle(self._dispatch(event, now), now)
 
-    def tick(self, now: float) -> list[Effect]:
+    def tick(self, now: float) -> list[t.Effect]:
         """Effects of time having passed."""
         return self._settle(self.session.tick(now) if self.session else [], now)
 
@@ -93,80 +81,94 @@ class RoundMachine:
         times = [math.inf]
         leader = self._leader()
         if leader == self._me:
-            times.append(self._verdict(-math.inf).until or math.inf)
+            verdict = self._verdict(-math.inf)
+            if verdict.until is not None:
+                times.append(max(verdict.until, self._hold_ends()))
+            elif verdict.close:
+                times.append(self._hold_ends())  # else it would have begun
         elif leader is not None and self._local is not None:
             times += [self._told[1] + self._config.repeat_s, self._patience_ends()]
         return min(times)
 
-    def _dispatch(self, event: Event, now: float) -> list[Effect]:
+    def _dispatch(self, event: t.Event, now: float) -> list[t.Effect]:
         match event:
-            case RosterChanged():
+            case t.RosterChanged():
                 self._peers = event.peers
+                self._door.keep({self._me, *event.peers})
+                if self._behind_since is None and self._is_behind():
+                    self._behind_since = now
                 return self.session.roster(event.peers, now) if self.session else []
-            case TrainingChanged():
+            case t.TrainingChanged():
                 self._training, self._upload_bps = event.training, event.upload_bps
                 return []
-            case LocalReady():
+            case t.LocalReady():
                 self._local, self._ready_since = event, now
                 self._told = (None, -math.inf)
                 self._door.put(self._me, self._ready(), now)
                 return []
-            case LocalWithdrawn():
+            case t.LocalWithdrawn():
                 self._local = None
                 self._door.remove(self._me)
                 return []
-            case ReadyReceived():
-                kept = self._door.put(event.sender, event.message, now)
-                return [] if kept else [Dropped(event.sender, "too many nodes are ready")]
-            case AbortReceived():
-                return self._abort_received(event, now)
-            case ChunkReduced() | ContributionRejected() | Persisted():
+            case t.ReadyReceived():
+                return self._ready_received(event, now)
+            case t.ChunkReduced() | t.ContributionRejected() | t.Persisted():
                 return self._own(event, now)
-            case HeadChanged():
+            case t.HeadChanged():
                 return self._head_changed(event.head, now)
             case _:
                 return self._message(event, now)
 
-    def _message(self, event: Early, now: float) -> list[Effect]:
+    def _message(self, event: Early, now: float, since: float | None = None) -> list[t.Effect]:
         """A message that belongs to a session: for the present one, early, or stale."""
         session = session_of(event)
-        if self.session is not None and session == self.session.id:
-            return self._in_session(event, self.session, now)
-        if isinstance(event, PlanReceived) and session.parent == self.head.digest and not self.applying:
+        running = self._running()
+        if running is not None and session == running.id:
+            return self._in_session(event, running, now)
+        if isinstance(event, t.PlanReceived) and session.parent == self.head.digest and not self.applying:
             return self._plan_received(event, now)
         past = session.parent in self._past
         if not past and (session.parent != self.head.digest or session.view >= self._next_view):
-            return [] if self._stash.put(event) else [Dropped(event.sender, "too many early messages")]
-        # Votes and repeated results of a session that is over are the ordinary end of it.
-        ordinary = isinstance(event, VoteReceived | ResultArrived)
-        return [] if ordinary else [Dropped(event.sender, "message of a past session")]
+            kept = self._stash.put(event, now, since)
+            return [] if kept else [t.Dropped(event.sender, "too many early messages")]
+        # Of a session that is over, these are the ordinary end.
+        ordinary = isinstance(event, t.VoteReceived | t.ResultArrived | t.WantReceived | t.AbortReceived)
+        return [] if ordinary else [t.Dropped(event.sender, "message of a past session")]
 
-    def _in_session(self, event: Early, session: Session, now: float) -> list[Effect]:
+    def _running(self) -> Session | None:
+        """The session, unless it has just ended."""
+        return self.session if self.session is not None and self.session.report is None else None
+
+    def _in_session(self, event: Early, session: Session, now: float) -> list[t.Effect]:
         match event:
-            case ContributionArrived():
+            case t.ContributionArrived():
                 return session.contribution(event, now)
-            case ResultArrived():
+            case t.ResultArrived():
                 return session.result(event, now)
-            case CommitReceived():
+            case t.CommitReceived():
                 return session.proposed(event, now)
-            case VoteReceived():
+            case t.VoteReceived():
                 return session.vote(event, now)
-            case WantReceived():
+            case t.WantReceived():
                 return session.want(event, now)
-            case PlanReceived():
-                return [Dropped(event.sender, "plan sent twice")]
+            case t.AbortReceived():
+                return self._abort_received(event, session, now)
+            case t.PlanReceived():
+                return [t.Dropped(event.sender, "plan sent twice")]
 
-    def _own(self, event: ChunkReduced | ContributionRejected | Persisted, now: float) -> list[Effect]:
+    def _own(
+        self, event: t.ChunkReduced | t.ContributionRejected | t.Persisted, now: float
+    ) -> list[t.Effect]:
         """The driver's answer to an effect; late ones of an ended session mean nothing any more."""
         session = self.session
         if session is None or event.session != session.id:
             return []
         match event:
-            case ChunkReduced():
+            case t.ChunkReduced():
                 return session.reduced(event, now)
-            case ContributionRejected():
+            case t.ContributionRejected():
                 return session.refused(event, now)
-            case Persisted():
+            case t.Persisted():
                 return session.persisted(now)
 
     # ---- leadership and the door
@@ -199,37 +201,53 @@ class RoundMachine:
             return math.inf
         return self._ready_since + self._config.grace_cap_s + 2 * self._config.repeat_s
 
-    def _settle(self, effects: list[Effect], now: float) -> list[Effect]:
+    def _is_behind(self) -> bool:
+        return any(view.version > self.head.version for view in self._peers.values())
+
+    def _hold_ends(self) -> float:
+        """Until when a node that is behind begins no round: it is catching up, and would fork."""
+        if self._behind_since is None or not self._is_behind():
+            return -math.inf
+        return self._behind_since + 2 * self._config.repeat_s
+
+    def _settle(self, effects: list[t.Effect], now: float) -> list[t.Effect]:
         """Draws the consequences until nothing more follows."""
-        if self.session is not None and self.session.report is not None:
-            effects = effects + self._session_over(effects, now)
-        if self.session is not None or self.applying:
-            return effects
+        while True:
+            if self.session is None and not self.applying:
+                effects = effects + self._begin(now)
+            if self.session is None or self.session.report is None:
+                return effects
+            effects = effects + self._session_over(self.session, now)
+
+    def _begin(self, now: float) -> list[t.Effect]:
+        """Begins a round if this node leads, else tells the leader that it is ready."""
         leader = self._leader()
         if leader == self._me:
-            return effects + self._lead(now)
+            return self._lead(now)
         if leader is None or self._local is None:
-            return effects
+            return []
         if now >= self._patience_ends():
+            # It never answers; whoever is next in rank is given the same time.
             self._suspects.add(leader)
             self._ready_since = now
-            return self._settle(effects, now)
+            return self._begin(now)
         if self._told[0] == leader and now < self._told[1] + self._config.repeat_s:
-            return effects
+            return []
         self._told = (leader, now)
-        return [*effects, Send((leader,), pb.Frame(ready=self._ready()))]
+        return [t.Send((leader,), pb.Frame(ready=self._ready()))]
 
-    def _lead(self, now: float) -> list[Effect]:
-        if not self._verdict(now).close:
+    def _lead(self, now: float) -> list[t.Effect]:
+        if now < self._hold_ends() or not self._verdict(now).close:
             return []
         ready = self._door.ready(self.head.digest, self._expected())
         here = {peer for peer, view in self._peers.items() if view.digest == self.head.digest}
-        view = max([self._next_view, *(r.next_view for r in ready.values())])
+        furthest = max(r.next_view for r in ready.values())
+        view = max(self._next_view, min(furthest, self._next_view + MAX_VIEW_JUMP))
         plan = make_plan(self._config, self.head, self._me, ready, here | {self._me}, view, self._no_owners)
         self._door.closed(self.head.digest, ready)
         signed = self._keyring.sign("plan", plan.SerializeToString(deterministic=True))
-        others = tuple(sorted(({c.peer for c in plan.contributors} | set(plan.followers)) - {self._me}))
-        return [Send(others, pb.Frame(plan=signed)), *self._accept(plan, now)]
+        others = tuple(sorted(members_of(plan) - {self._me}))
+        return [t.Send(others, pb.Frame(plan=signed)), *self._accept(plan, now)]
 
     def _ready(self) -> pb.Ready:
         assert self._local is not None
@@ -245,76 +263,112 @@ class RoundMachine:
 
     # ---- sessions
 
-    def _plan_received(self, event: PlanReceived, now: float) -> list[Effect]:
-        plan = event.message
+    def _ready_received(self, event: t.ReadyReceived, now: float) -> list[t.Effect]:
+        if event.message.tokens > MAX_TOKENS:
+            return [t.Dropped(event.sender, "ready with an impossible number of tokens")]
+        kept = self._door.put(event.sender, event.message, now)
+        return [] if kept else [t.Dropped(event.sender, "too many nodes are ready")]
+
+    def _plan_received(self, event: t.PlanReceived, now: float) -> list[t.Effect]:
+        plan, session = event.message, self._running()
         if not event.sender == event.signer == plan.session.leader:
-            return [Dropped(event.sender, "plan that is not by its leader")]
+            return [t.Dropped(event.sender, "plan that is not by its leader")]
+        if session is not None and session.commit is not None:
+            return self._decline(event, "newer plan while a commit is being voted on")
+        lowest = self._next_view
+        if session is not None and self._outranks(plan.session, session.id):
+            lowest = session.id.view
         tokens = self._local.tokens if self._local else None
         try:
-            check_plan(self._config, self.head, self._me, tokens, self._next_view, plan)
+            check_plan(self._config, self.head, self._me, tokens, lowest, plan)
         except PlanError as error:
-            return [Dropped(event.sender, str(error))]
-        effects: list[Effect] = []
-        if self.session is not None:
-            if self.session.commit is not None:
-                return [Dropped(event.sender, "newer plan while a commit is being voted on")]
-            effects = self.session.aborted("a newer plan came", (), now)
+            return self._decline(event, str(error))
+        effects: list[t.Effect] = []
+        if session is not None:
+            give_up = session.abort if session.leads else session.aborted
+            effects = give_up("a newer plan came", now)
         return effects + self._accept(plan, now)
 
-    def _accept(self, plan: pb.Plan, now: float) -> list[Effect]:
+    def _outranks(self, new: pb.SessionId, old: pb.SessionId) -> bool:
+        """Two nodes both think they lead this view: everyone who knows both follows the same one."""
+        ranks = [leader_rank(self.head.digest, 0, bytes(s.leader)) for s in (new, old)]
+        return bool(new.view == old.view) and ranks[0] > ranks[1]
+
+    def _decline(self, event: t.PlanReceived, reason: str) -> list[t.Effect]:
+        """Refuses a plan, and says so to whoever would wait for this node."""
+        members = members_of(event.message)
+        dropped = t.Dropped(event.sender, reason)
+        if self._me not in members or len(members) > MAX_MEMBERS:
+            return [dropped]
+        abort = pb.Abort(session=event.message.session, reason=reason)
+        return [dropped, t.Send(tuple(sorted(members - {self._me})), pb.Frame(abort=abort))]
+
+    def _accept(self, plan: pb.Plan, now: float) -> list[t.Effect]:
         self._next_view = plan.session.view + 1
         self.session = Session(self._config, self._keyring, self.head, plan, self._peers, now)
         effects = self.session.start(now)
         return effects + self._replay(now)
 
-    def _replay(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for event in self._stash.take_all():
-            effects += self._message(event, now)
-        if self.session is not None and self.session.report is not None:
-            effects += self._session_over(effects, now)
+    def _replay(self, now: float) -> list[t.Effect]:
+        effects: list[t.Effect] = []
+        for since, event in self._stash.take_all():
+            effects += self._message(event, now, since)
         return effects
 
-    def _abort_received(self, event: AbortReceived, now: float) -> list[Effect]:
-        session = self.session
-        if session is None or event.message.session != session.id:
-            return []
-        if event.sender != session.id.leader:
-            return [Dropped(event.sender, "abort that is not by the session's leader")]
-        return session.aborted(event.message.reason, list(event.message.missing), now)
+    def _abort_received(self, event: t.AbortReceived, session: Session, now: float) -> list[t.Effect]:
+        if event.sender == session.id.leader:
+            return session.aborted(event.message.reason, now, list(event.message.missing))
+        if event.sender not in session.exchange.members:
+            return [t.Dropped(event.sender, "abort of a node outside the session")]
+        # Whoever declines is planned with again when it has said Ready again.
+        self._door.remove(event.sender)
+        return session.declined(event.sender, now)
 
-    def _session_over(self, effects: list[Effect], now: float) -> list[Effect]:
+    def _session_over(self, session: Session, now: float) -> list[t.Effect]:
         """Leaves an ended session: to apply its commit, or to try again."""
-        assert self.session is not None
-        session, self.session = self.session, None
-        self.applying = any(isinstance(effect, Apply) for effect in effects)
+        assert session.report is not None
+        self.session = None
+        self.applying = session.report.outcome in ("certified", "provisional")
         if self.applying:
             return []
         # A node that leads badly is passed over, one that owns badly owns nothing in the next view.
         self._suspects |= session.blamed & {bytes(session.id.leader)} - {self._me}
         self._no_owners |= session.blamed
+        for peer, _ in session.report.rejected:
+            self._door.remove(peer)
         self._door.restart(self.head.digest, now)
         if self._local is not None:
             self._ready_since, self._told = now, (None, -math.inf)
             self._door.put(self._me, self._ready(), now)
         return self._replay(now)
 
-    def _head_changed(self, head: Head, now: float) -> list[Effect]:
-        effects: list[Effect] = []
+    def _head_changed(self, head: Head, now: float) -> list[t.Effect]:
+        effects: list[t.Effect] = []
         if self.session is not None:
-            effects = self.session.end("missed", "this node took over another head", now, ())
+            effects = self._leave(self.session, now)
         self._past.append(self.head.digest)
         self.head = head
         self.session, self.applying = None, False
         self._next_view = 0
         self._suspects, self._no_owners = set(), set()
         self._local = None
+        self._behind_since = now if self._is_behind() else None
         self._door.remove(self._me)
         return effects + self._replay(now)
 
+    def _leave(self, session: Session, now: float) -> list[t.Effect]:
+        """Another head was taken over while a session was under way: nobody shall wait for this node."""
+        reason = "this node took over another head"
+        if session.commit is not None:
+            return session.end("missed", reason, now, ())
+        if session.leads:
+            return session.abort(reason, now)
+        declined = t.Send(session.others, pb.Frame(abort=pb.Abort(session=session.id, reason=reason)))
+        return [declined, *session.end("missed", reason, now, ())]
+
     # ---- for the sentence
 
-    def situation(self, now: float) -> Situation:
+    def situation(self, now: float) -> t.Situation:
         """Where this node stands in the round, and what it waits for."""
         expected = self._expected()
         ready = len(self._door.ready(self.head.digest, expected))
@@ -330,7 +384,19 @@ class RoundMachine:
         elif self._local is None:
             phase, because = "inner", "the inner steps of this round are under way"
         else:
-            verdict = self._verdict(now)
-            leader, until, phase = self._leader(), verdict.until, "waiting"
-            because = "the round is about to begin" if verdict.close else verdict.because
-        return Situation(phase, because, leader, until, ready, len(expected))
+            leader, phase = self._leader(), "waiting"
+            because, until = self._waiting(leader, now)
+        return t.Situation(phase, because, leader, until, ready, len(expected))
+
+    def _waiting(self, leader: bytes | None, now: float) -> tuple[str, float | None]:
+        """Why a node that is ready waits, and until when it will."""
+        verdict = self._verdict(now)
+        if leader is None:
+            return "only the node that began the swarm may begin its first round, and it is not here", None
+        if now < self._hold_ends():
+            return "the swarm is further; this node is catching up", self._hold_ends()
+        if leader == self._me:
+            return ("the round is about to begin" if verdict.close else verdict.because), verdict.until
+        if len(self._expected()) < self._minimum():
+            return verdict.because, None
+        return "the node that leads this round has not begun it", self._patience_ends()

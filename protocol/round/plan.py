@@ -51,6 +51,11 @@ def owners(chunks: int, upload_bps: Sequence[int], excluded: Collection[int] = (
     return result
 
 
+def members_of(plan: pb.Plan) -> set[bytes]:
+    """Contributors and followers."""
+    return {bytes(c.peer) for c in plan.contributors} | {bytes(peer) for peer in plan.followers}
+
+
 def make_plan(
     config: RoundConfig,
     head: Head,

@@ -3,7 +3,11 @@
 Every wait has a deadline, counted from the moment the plan was accepted (durations, never wall-clock times):
 
     start ── scatter_s ──▸ owners reduce with what came ── reduce_s ──▸ leader needs all results
+    then, for members ── vote_s ──▸ the leader has to have proposed
     commit seen ── vote_s ──▸ a majority has certified it, or it is provisional
+
+When the leader leaves before a commit is seen here, one may still be with others: if all results or a vote
+are here, half of vote_s is given to whoever has it (members pass a commit on when its leader leaves).
 
 A session ends once, as `certified`, `provisional` (this node holds the commit, a majority was not heard),
 `aborted` (nothing changes) or `missed` (others may have committed; this node has to catch up).
@@ -44,6 +48,8 @@ from atoll.protocol.signing import Keyring
 
 WANT_AFTER = 0.1
 """Part of the voting time after which results that are still missing are asked for."""
+GIVE_UP_AFTER = 0.5
+"""Part of the voting time in which a commit may still come when its leader has left."""
 
 
 class Session:
@@ -62,6 +68,7 @@ class Session:
         self._keyring = keyring
         self._me = keyring.peer_id
         self._live = set(live) | {self._me}
+        self._declined: set[bytes] = set()
         self.head = head
         self.plan = plan
         self.id = plan.session
@@ -76,6 +83,10 @@ class Session:
         self.reduce_at = self.scatter_at + plan.reduce_s
         self.vote_at = math.inf
         self.want_at = math.inf
+        self.give_up_at = self.reduce_at + plan.vote_s
+        self._asked: dict[int, bytes] = {}
+        self._patient = True
+        self._passed_on = False
         self._began = now
         self._marks: dict[str, float] = {}
 
@@ -93,9 +104,10 @@ class Session:
             return math.inf
         if self.commit is not None:
             return min(self.vote_at, self.want_at)
+        times = [self.reduce_at if self.leads else self.give_up_at]
         if any(owned.waiting for owned in self.exchange.owned.values()):
-            return self.scatter_at
-        return self.reduce_at if self.leads else self.reduce_at + self.plan.vote_s
+            times.append(self.scatter_at)
+        return min(times)
 
     # ---- scatter and reduce
 
@@ -124,8 +136,9 @@ class Session:
             payload_digest=event.payload_digest,
         )
         signed = self._keyring.sign("result", message.SerializeToString(deterministic=True))
-        if self.exchange.add_result(message, signed):
-            return []  # a result of this session came back from a peer first: nothing to add
+        reason = self.exchange.add_result(message, signed)
+        if reason:
+            return [Dropped(self._me, reason)]  # before a restart, this node signed another one
         return [
             StoreResult(self.id, event.chunk, event.payload),
             SendResult(self.others, self.id, event.chunk, signed),
@@ -133,9 +146,12 @@ class Session:
         ]
 
     def result(self, event: ResultArrived, now: float) -> list[Effect]:
+        known = event.message.chunk in self.exchange.results
         reason = self.exchange.add_result(event.message, event.signed)
         if reason:
             return [Dropped(event.sender, reason)]
+        if known:
+            return []  # it was asked for and came twice
         return [StoreResult(self.id, event.message.chunk, event.payload), *self._results_changed(now)]
 
     def want(self, event: WantReceived, now: float) -> list[Effect]:
@@ -150,12 +166,12 @@ class Session:
     # ---- commit
 
     def _results_changed(self, now: float) -> list[Effect]:
-        if self.exchange.missing_results():
-            return []
-        self._marks.setdefault("reduce_s", now)
+        missing = self.exchange.missing_results()
+        if not missing:
+            self._marks.setdefault("reduce_s", now)
         if self.commit is not None:
             return self._seek(now)
-        if not self.leads:
+        if missing or not self.leads:
             return []
         if not self.exchange.contributed():
             return self.abort("no contribution arrived", now)
@@ -170,7 +186,8 @@ class Session:
         if event.signed.signer != self.id.leader:
             return [Dropped(event.sender, "commit that is not by the session's leader")]
         if self.commit is not None:
-            return [Dropped(event.sender, "second commit in one session")]
+            same = self.commit[1].body == event.signed.body
+            return [] if same else [Dropped(event.sender, "second, different commit in one session")]
         try:
             check_commit(self.head, self.exchange, event.message)
         except CommitError as error:
@@ -183,23 +200,35 @@ class Session:
         return self._seek(now)
 
     def _seek(self, now: float) -> list[Effect]:
-        """Puts the commit on stable storage once all of it is here; asks for what is long missing."""
+        """Puts the commit on stable storage once all of it is here; asks for what does not come by itself."""
         assert self.commit is not None
-        message, signed, _ = self.commit
-        lacking = self.exchange.mismatched(message)
-        for chunk in lacking:
-            # A held result that differs gives way to the commit's.
-            self.exchange.results.pop(chunk, None)
-        if lacking and now < self.want_at:
-            return []
-        if lacking:
-            # The leader proposed, so it holds them.
-            self.want_at = math.inf
-            return [Send((bytes(self.id.leader),), pb.Frame(want=pb.Want(session=self.id, chunks=lacking)))]
         if self.persisting:
             return []
-        self.persisting, self.want_at = True, math.inf
-        return [Persist(self.id, signed)]
+        message, signed, _ = self.commit
+        lacking = self.exchange.mismatched(message)
+        if not lacking:
+            self.persisting, self.want_at = True, math.inf
+            return [Persist(self.id, signed)]
+        # A held result that differs gives way to the commit's; one whose owner is gone is not on its way.
+        other = self.exchange.forget(lacking)
+        gone = {chunk for chunk in lacking if self.exchange.owner(chunk) not in self._live}
+        holder = self._holder()
+        due = [
+            chunk
+            for chunk in lacking
+            if (chunk in other | gone or not self._patient) and self._asked.get(chunk) != holder
+        ]
+        if holder is None or not due:
+            return []
+        self._asked.update(dict.fromkeys(due, holder))
+        return [Send((holder,), pb.Frame(want=pb.Want(session=self.id, chunks=due)))]
+
+    def _holder(self) -> bytes | None:
+        """A live member that holds all of the commit: its leader, else a voter."""
+        assert self.commit is not None
+        voters = [bytes(signed.signer) for signed in self.ballot.votes(self.commit[2])]
+        holders = [peer for peer in (bytes(self.id.leader), *voters) if peer in self._live]
+        return next((peer for peer in holders if peer != self._me), None)
 
     def persisted(self, now: float) -> list[Effect]:
         assert self.commit is not None
@@ -214,10 +243,13 @@ class Session:
 
     def vote(self, event: VoteReceived, now: float) -> list[Effect]:
         reason = self.ballot.put(bytes(event.message.commit), event.signed)
-        return [Dropped(event.sender, reason)] if reason else self._count(now)
+        if reason:
+            return [Dropped(event.sender, reason)]
+        return [] if self.commit is None else self._seek(now) + self._count(now)
 
     def _count(self, now: float) -> list[Effect]:
-        if self.commit is None or not self.voted:
+        assert self.commit is not None
+        if not self.voted:
             return []
         if self.ballot.certified(self.commit[2]):
             return self._apply("certified", "a majority holds it", now)
@@ -238,45 +270,68 @@ class Session:
 
     def roster(self, live: Collection[bytes], now: float) -> list[Effect]:
         """Who is alive has changed; the lost are not waited for."""
-        self._live = set(live) | {self._me}
+        self._live = (set(live) | {self._me}) - self._declined
         lost = self.exchange.members - self._live
         self.exchange.lose(lost)
         effects = self._reduce_due()
+        leader = bytes(self.id.leader)
         if self.commit is not None:
-            return effects + self._count(now)
+            return [*effects, *self._pass_on(leader in lost), *self._seek(now), *self._count(now)]
         owners = self.exchange.missing_owners() & lost
         if self.leads and owners:
             return effects + self.abort("an owner of chunks left", now, owners)
-        if bytes(self.id.leader) in lost:
-            return effects + self.end("aborted", "the leader left", now, (bytes(self.id.leader),))
+        if leader in lost:
+            if self.exchange.missing_results() and not self.ballot.heard():
+                return effects + self.end("aborted", "the leader left", now, (leader,))
+            self.give_up_at = min(self.give_up_at, now + GIVE_UP_AFTER * self.plan.vote_s)
         return effects
 
+    def _pass_on(self, leader_lost: bool) -> list[Effect]:
+        """Sends the commit to everyone, once: its leader may have left before it did."""
+        if not leader_lost or self._passed_on:
+            return []
+        assert self.commit is not None
+        self._passed_on = True
+        return [Send(self.others, pb.Frame(commit=self.commit[1]))]
+
+    def declined(self, peer: bytes, now: float) -> list[Effect]:
+        """A member says that it takes no part: nobody waits for it."""
+        self._declined.add(peer)
+        return self.roster(self._live, now)
+
     def tick(self, now: float) -> list[Effect]:
+        if self.commit is not None:
+            return self._tick_commit(now)
         effects: list[Effect] = []
         if now >= self.scatter_at:
             self.exchange.expire()
             effects += self._reduce_due()
-        if self.commit is not None:
-            if now < self.vote_at:
-                return effects + self._seek(now) if now >= self.want_at else effects
-            if self.voted:
-                return effects + self._apply("provisional", "no majority answered in time", now)
-            return effects + self.end("missed", "results of the commit did not come in time", now, ())
         if self.leads and now >= self.reduce_at:
             return effects + self.abort(
                 "owners of chunks did not deliver", now, self.exchange.missing_owners()
             )
-        if now >= self.reduce_at + self.plan.vote_s:
+        if not self.leads and now >= self.give_up_at:
             leader = bytes(self.id.leader)
-            return effects + self.end("aborted", "the leader proposed nothing in time", now, (leader,))
+            reason = "the leader proposed nothing in time" if leader in self._live else "the leader left"
+            return effects + self.end("aborted", reason, now, (leader,))
         return effects
+
+    def _tick_commit(self, now: float) -> list[Effect]:
+        if now >= self.vote_at:
+            if self.voted:
+                return self._apply("provisional", "no majority answered in time", now)
+            return self.end("missed", "results of the commit did not come in time", now, ())
+        if now < self.want_at:
+            return []
+        self.want_at, self._patient = math.inf, False
+        return self._seek(now)
 
     def abort(self, reason: str, now: float, missing: Collection[bytes] = ()) -> list[Effect]:
         """The leader ends its session without a commit and tells everyone."""
         frame = pb.Frame(abort=pb.Abort(session=self.id, reason=reason, missing=sorted(missing)))
         return [Send(self.others, frame), *self.end("aborted", reason, now, missing)]
 
-    def aborted(self, reason: str, missing: Collection[bytes], now: float) -> list[Effect]:
+    def aborted(self, reason: str, now: float, missing: Collection[bytes] = ()) -> list[Effect]:
         """Somebody else ended it: its leader, or a newer plan. A commit in hand is not given up."""
         return [] if self.commit is not None else self.end("aborted", reason, now, missing)
 

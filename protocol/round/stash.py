@@ -8,6 +8,8 @@ that neither strangers' nonsense nor sessions that this node never saw can fill 
 
 from __future__ import annotations
 
+from collections import deque
+
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.round.types import (
     AbortReceived,
@@ -18,6 +20,9 @@ from atoll.protocol.round.types import (
     VoteReceived,
     WantReceived,
 )
+
+SHARE = 4
+"""One sender has at most this part of the room."""
 
 Early = (
     PlanReceived
@@ -43,28 +48,31 @@ class Stash:
     """A bounded list of early events, in order of arrival."""
 
     def __init__(self, events: int, size_bytes: int, keep_s: float) -> None:
-        self._limit = events
-        self._limit_bytes = size_bytes
+        self._limits = (events, size_bytes)
         self._keep_s = keep_s
-        self._events: list[tuple[float, Early]] = []
+        self._events: deque[tuple[float, Early]] = deque()
+        self._used: dict[bytes, tuple[int, int]] = {}  # by sender: events, bytes
 
     def put(self, event: Early, now: float, since: float | None = None) -> bool:
         """False where there is no room. `since`: when it came, if it has been here before."""
-        self._events = [(at, e) for at, e in self._events if now - at < self._keep_s]
-        kept = [e for _, e in self._events]
-        mine = [e for e in kept if e.sender == event.sender]
-        size = _size(event)
-        if (
-            len(kept) >= self._limit
-            or 4 * len(mine) >= self._limit
-            or size + sum(map(_size, kept)) > self._limit_bytes
-            or 4 * (size + sum(map(_size, mine))) > self._limit_bytes
-        ):
-            return False
+        while self._events and now - self._events[0][0] >= self._keep_s:
+            self._count(self._events.popleft()[1], -1)
+        everyone = tuple(map(sum, zip((0, 0), *self._used.values(), strict=True)))
+        sender = self._used.get(event.sender, (0, 0))
+        more = (1, _size(event))
+        for used, own, extra, limit in zip(everyone, sender, more, self._limits, strict=True):
+            if used + extra > limit or SHARE * (own + extra) > limit:
+                return False
+        self._count(event, 1)
         self._events.append((now if since is None else since, event))
         return True
 
+    def _count(self, event: Early, sign: int) -> None:
+        events, size = self._used.pop(event.sender, (0, 0))
+        if events + sign:
+            self._used[event.sender] = (events + sign, size + sign * _size(event))
+
     def take_all(self) -> list[tuple[float, Early]]:
         """Empties the stash: (time of arrival, event)."""
-        events, self._events = self._events, []
+        events, self._events, self._used = list(self._events), deque(), {}
         return events
