@@ -1,0 +1,82 @@
+# make demo and make test set up everything they need in .venv, without root; nothing else is touched.
+#
+# Variables: PYTHON (3.11 or newer), ARGS (for demo, bench and test), TORCH_INDEX_URL (where torch comes from;
+# PyTorch's CPU index saves gigabytes of CUDA on a machine without a GPU), ROUND_COVERAGE (least percentage).
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+TORCH_INDEX_URL ?=
+ROUND_COVERAGE ?= 100
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Generated code must import on the oldest protobuf that pyproject.toml allows; newer generators' does not.
+PROTO_VENV := $(VENV)-proto
+PROTO_READY := $(PROTO_VENV)/.ready
+PROTO_TOOLS := grpcio-tools==1.76.0 "protobuf<7" "setuptools<81"
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint types unit container bench proto proto-check clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+demo: $(READY)  ## three nodes train on this machine (ARGS="--rounds 5 --no-browser" and so on)
+	@$(BIN)/atoll demo $(ARGS)
+
+test: lint types unit  ## lint, types, all tests but the container's; branch coverage of the round machine
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+	MYPYPATH=src $(BIN)/mypy benchmarks examples
+
+unit: $(READY)
+	$(BIN)/python -m pytest -m "not container" --cov --cov-report= $(ARGS)
+	$(BIN)/coverage report --include='protocol/round/*' --show-missing --fail-under=$(ROUND_COVERAGE)
+
+container: $(READY)  ## build the image and run it; needs root and Docker's engine (docker.io, debootstrap)
+	$(BIN)/python -m pytest -m container --timeout=1800 tests/container $(ARGS)
+
+bench: $(READY)  ## three nodes against one for 50 rounds, three seeds (long; ARGS="--rounds 10")
+	$(BIN)/python benchmarks/three_beat_one.py $(ARGS)
+
+proto: $(PROTO_READY)  ## write the Python code of protocol/messages.proto again
+	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iatoll/protocol=protocol \
+	    --python_out=src --pyi_out=src protocol/messages.proto
+
+proto-check: $(PROTO_READY)  ## is the generated code that of messages.proto?
+	@folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && \
+	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iatoll/protocol=protocol \
+	    --python_out=$$folder --pyi_out=$$folder protocol/messages.proto && \
+	diff $$folder/atoll/protocol/messages_pb2.py protocol/messages_pb2.py && \
+	diff $$folder/atoll/protocol/messages_pb2.pyi protocol/messages_pb2.pyi && echo "messages_pb2 is up to date"
+
+clean:  ## remove both environments and every cache
+	rm -rf $(VENV) $(PROTO_VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first and by itself, so that it alone comes from TORCH_INDEX_URL. Bytecode once, for all: without it
+# (PYTHONDONTWRITEBYTECODE) each of a demo's processes would compile torch again. Some files that packages
+# carry are not meant to compile; compileall complains about them, and nothing else depends on it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Atoll needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version 2>&1`. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	    echo "$(PYTHON) can't make virtual environments. On Debian: apt install python3-venv"; exit 1; }
+	@echo "Setting up $(VENV) (once; a few minutes)."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --no-compile -c constraints.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q --no-compile -e '.[dev]'
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+	@touch $@
+
+$(PROTO_READY): Makefile
+	@$(PYTHON) -m venv $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/pip install -q $(PROTO_TOOLS)
+	@touch $@
