@@ -153,6 +153,9 @@ def _launch(member: Member, command: list[str], arguments: argparse.Namespace) -
     settings = {
         "--data-dir": str(member.folder.root),
         "--host": "127.0.0.1",
+        # Each node takes a free port, whatever ATOLL_PORT says (it would be the same for all).
+        "--port": "0",
+        "--api-port": "0",
         "--shard": f"{member.index}/{arguments.peers}",
         "--threads": str(max(1, cores // arguments.peers)),
         "--rounds": str(arguments.rounds),
