@@ -55,11 +55,7 @@ class Alerts:
             "Nothing has to be done; give others a ticket with `atoll ticket`.",
         )
         self._set(
-            any(
-                e.status.version == head.version and e.status.digest != head.digest
-                for e in entries
-                if e.status.digest
-            ),
+            any(digest != head.digest for digest in others),
             "fork_suspected",
             f"Two heads of version {head.version} are known.",
             "The nodes settle it by themselves: certified first, then more tokens.",

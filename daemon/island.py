@@ -338,6 +338,8 @@ class Island:
         self._save_account()
         if self.begun:
             self.begin()
+            assert self.driver is not None
+            self._pause_at_the_end(self.driver.state.head.version)
 
     # ---- the owner's controls
 

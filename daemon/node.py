@@ -411,9 +411,8 @@ class Node:
         if fixed is not None:
             return fixed
         me = self.keyring.peer_id
-        training = {p for p, e in self.neighbours.roster.entries.items() if e.status.state == pb.TRAINING} | {
-            me
-        }
+        roster = self.neighbours.roster.entries if self.neighbours else {}
+        training = {peer for peer, entry in roster.items() if entry.status.state == pb.TRAINING} | {me}
         return sorted(training).index(me), len(training)
 
     def _island_changed(self) -> None:
@@ -491,7 +490,7 @@ class Node:
             await asyncio.sleep(LAG_PROBE_S)
             late = time.monotonic() - before - LAG_PROBE_S
             self.loop_lag_s = max(0.98 * self.loop_lag_s, late)
-            await self.recovery.keep_up(self.outer, self.driver, self.island, self.neighbours.tell_everyone)
+            await self.recovery.keep_up(self.outer, self.driver, self.island, neighbours.tell_everyone)
             roster = neighbours.roster.entries.values()
             refused = self.finder.refused if self.finder else {}
             self.alerts.check(self.outer.head, self.island.training, roster, refused)

@@ -1,0 +1,146 @@
+"""Swarms of real daemons: joining, dying, coming back, leaving, and holding the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from .harness import Daemon, atoll, is_alive, must, wait_until
+
+pytestmark = pytest.mark.process
+Start = Callable[..., Daemon]
+ROUNDS = 10
+
+
+def export(folder: Path) -> dict[str, bytes]:
+    """The exported tensors of a data dir as bytes."""
+    out = folder / "export.safetensors"
+    must("export", "--data-dir", str(folder), "--out", str(out))
+    tensors = load_file(out)
+    assert all(np.isfinite(t).all() for t in tensors.values())
+    return {name: tensor.tobytes() for name, tensor in tensors.items()}
+
+
+def test_three_nodes_one_killed_and_restarted_hold_the_same_bits(start: Start, tmp_path: Path) -> None:
+    must("init", "lab", "--data-dir", str(tmp_path / "a"), "--inner-steps", "10")
+    a = start("a", "run", "--rounds", str(ROUNDS))
+    ticket = a.ticket()
+    b = start("b", "join", ticket, "--yes", "--rounds", str(ROUNDS))
+    c = start("c", "join", ticket, "--yes", "--rounds", str(ROUNDS))
+    a.wait_for(lambda s: s["peers"] == 2, "two peers")
+    b.wait_for(lambda s: s["accepted_tokens"] > 0, "an accepted update of b")
+
+    below = b.kill()
+    assert len(below) >= 2, "p2pd and the trainer were below the daemon"
+    wait_until(lambda: not any(is_alive(p) for p in below), "children die with their daemon", 10.0)
+    at = a.wait_for(lambda s: s["peers"] == 1, "the loss of b")["version"]
+    a.wait_for_version(min(ROUNDS, at + 1))
+
+    again = start("b", "run", "--rounds", str(ROUNDS))
+    for daemon in (a, again, c):
+        daemon.wait_for_version(ROUNDS)
+    statuses = [daemon.wait_for(lambda s: s["state"] == "paused", "the end") for daemon in (a, again, c)]
+    assert len({s["digest"] for s in statuses}) == 1
+    assert {s["version"] for s in statuses} == {ROUNDS}
+    assert statuses[0]["val_loss"] < 4.0
+    for status in statuses:
+        account = status["token_account"]
+        parts = sum(account[name] for name in ("accepted", "carried", "orphaned", "expired", "lost"))
+        assert abs(account["produced"] - parts) <= 5  # shown in whole tokens, rounded down one by one
+
+    assert [daemon.stop() for daemon in (a, again, c)] == [0, 0, 0]
+    exports = [export(tmp_path / name) for name in "abc"]
+    assert exports[0] == exports[1] == exports[2]
+
+
+def test_a_node_goes_on_from_its_checkpoint_after_a_stop(start: Start, tmp_path: Path) -> None:
+    must("init", "lab", "--data-dir", str(tmp_path / "a"), "--inner-steps", "5")
+    first = start("a", "run", "--rounds", "2")
+    before = first.wait_for(lambda s: s["state"] == "paused", "two rounds")
+    assert first.stop() == 0
+    assert (tmp_path / "a" / "trainer" / "optimizer.safetensors").exists()
+    second = start("a", "run", "--rounds", "2")
+    after = second.wait_for(lambda s: s["state"] == "paused", "the same version")
+    assert (after["version"], after["digest"]) == (before["version"], before["digest"])
+    assert after["node_id"] == before["node_id"]
+    assert after["accepted_tokens"] == before["accepted_tokens"]
+    assert second.stop() == 0
+
+
+def test_pause_resume_finish_and_leave(start: Start, tmp_path: Path) -> None:
+    folder = str(tmp_path / "a")
+    must("init", "lab", "--data-dir", folder, "--inner-steps", "5")
+    a = start("a", "run")
+    a.wait_for_version(1)
+    assert "Paused" in must("pause", "--data-dir", folder)
+    paused = a.wait_for(lambda s: s["state"] == "paused", "pause")
+    assert paused["because"] and paused["next"]
+    refused = atoll("finish", "extra", "--data-dir", folder)
+    assert refused.returncode == 2
+    must("resume", "--data-dir", folder)
+    a.wait_for_version(paused["version"] + 1)
+    assert atoll("resume", "--data-dir", folder).returncode == 2
+    must("finish", "--data-dir", folder)
+    a.wait_for(lambda s: s["state"] == "paused" and "finished" in s["because"], "finish")
+    for command in (["peers"], ["rounds"], ["events"], ["status"], ["config", "show"], ["manifest", "show"]):
+        assert must(*command, "--json", "--data-dir", folder).strip()
+        assert must(*command, "--data-dir", folder).strip()
+    must("leave", "--data-dir", folder)
+    a.process.wait(25)
+    assert a.process.returncode == 0
+    assert "stopped" in must("status", "--json", "--data-dir", folder)
+
+
+def test_a_text_of_ones_own_travels_to_those_who_join(start: Start, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name in ("one.txt", "two.txt"):
+        (texts / name).write_text(f"The quick brown fox of {name} jumps over the lazy dog. " * 400)
+    must("init", "own", "--data-dir", str(tmp_path / "a"), "--data", str(texts), "--inner-steps", "5")
+    a = start("a", "run")
+    b = start("b", "join", a.ticket(), "--yes")
+    b.wait_for(lambda s: s["accepted_tokens"] > 0, "an accepted update")
+    corpus = [(tmp_path / name / "data" / "corpus.bin").read_bytes() for name in "ab"]
+    assert corpus[0] == corpus[1]
+    assert a.stop() == 0
+    at = b.wait_for(lambda s: s["peers"] == 0, "the others' leaving")["version"]
+    b.wait_for_version(at + 2)
+    assert b.stop() == 0
+
+
+def test_two_nodes_find_each_other_through_a_stock_hivemind_dht(
+    start: Start, tmp_path: Path, stock_dht: str
+) -> None:
+    from atoll.protocol import ticket as tickets
+
+    must("init", "far", "--data-dir", str(tmp_path / "a"), "--bootstrap", stock_dht, "--inner-steps", "5")
+    a = start("a", "run")
+    ticket = tickets.decode(a.ticket())
+    del ticket.addresses[:]
+    ticket.addresses.append(stock_dht)
+    b = start("b", "join", tickets.encode(ticket), "--yes")
+    b.wait_for(lambda s: s["peers"] == 1 and s["accepted_tokens"] > 0, "an accepted update")
+    assert b.stop() == 0
+    assert a.stop() == 0
+
+
+def test_atoll_bootstrap_introduces_two_nodes(start: Start, tmp_path: Path) -> None:
+    from atoll.protocol import ticket as tickets
+
+    helper = start("helper", "bootstrap")
+    address = wait_until(
+        lambda: next((line for line in helper.log.read_text().splitlines() if "/p2p/" in line), None),
+        "an address of the bootstrap node",
+    )
+    must("init", "far", "--data-dir", str(tmp_path / "a"), "--bootstrap", address, "--inner-steps", "5")
+    a = start("a", "run")
+    ticket = tickets.decode(a.ticket())
+    del ticket.addresses[:]
+    ticket.addresses.append(address)
+    b = start("b", "join", tickets.encode(ticket), "--yes")
+    b.wait_for(lambda s: s["peers"] == 1, "a peer")
+    assert [daemon.stop() for daemon in (b, a, helper)] == [0, 0, 0]
