@@ -38,6 +38,7 @@ from atoll.daemon.status import State
 from atoll.daemon.storage import checkpoint as checkpoints
 from atoll.daemon.storage import files as disk
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.daemon.storage.files import DISK_CODES
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training.memory import SharedMemory
 from atoll.daemon.welcome import welcome
@@ -317,9 +318,13 @@ class Node:
 
     def _learned(self, address: str) -> None:
         """A peer's address, for the next start."""
-        if len(address) <= MAX_ADDRESS_BYTES and is_multiaddr(address):
-            known = [a for a in self.folder.node_facts().get("peers", []) if a != address]
+        if len(address) > MAX_ADDRESS_BYTES or not is_multiaddr(address):
+            return
+        known = [a for a in self.folder.node_facts().get("peers", []) if a != address]
+        try:
             self.folder.remember(peers=[address, *known][:MAX_PEER_ADDRESSES])
+        except AtollError as error:
+            self.alerts.raise_(error.code, error.message, error.fix)
 
     def _roster_changed(self) -> None:
         if self.driver is not None and self.neighbours is not None:
@@ -423,6 +428,8 @@ class Node:
     async def _applied(self, commit: pb.Commit, head: Head) -> None:
         assert self.island is not None and self.neighbours is not None
         self.neighbours.tell_everyone()
+        for code in DISK_CODES:
+            self.alerts.clear(code)
         self.history.applied(commit, head)
         self.island.committed(commit, head)
         self.events.changed()

@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
 from atoll.daemon.rounds.outer_state import OuterState
+from atoll.daemon.storage.round_log import RoundLogError
 from atoll.peers.links import LinkLost
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
@@ -34,6 +35,7 @@ from atoll.protocol.signing import Keyring
 
 log = logging.getLogger(__name__)
 
+DISK_RETRY_S = 2.0
 SEND_AHEAD = 4
 """Encoded chunks on their way out at once."""
 
@@ -274,20 +276,33 @@ class RoundDriver:
 
     async def _persist(self, effect: t.Persist) -> None:
         version = self.state.head.version + 1
-        await self.on_disk(self.state.rounds.vote, version, effect.commit)
-        self.feed(t.Persisted(effect.session))
+        # A vote says that all bytes are here: results that the disk refused must not be voted for.
+        if await self._disk_took(self.state.rounds.vote, version, effect.commit):
+            self.feed(t.Persisted(effect.session))
 
     async def _apply(self, effect: t.Apply) -> None:
         await self._before_apply()
-        head = await self.on_disk(self._apply_blocking, effect)
+        version = effect.parent.version + 1
+        votes = effect.votes
+        # The commit is decided: a disk that refuses is told and tried again, for there is no way back.
+        while not await self._disk_took(self.state.decide, version, effect.commit, votes):  # noqa: ASYNC110
+            await asyncio.sleep(DISK_RETRY_S)
+        head = await self.on_disk(self.state.apply, effect.commit, effect.certified)
         self.feed(t.HeadChanged(head))
         await self._applied(pb.Commit.FromString(effect.commit.body), head)
-        await self.on_disk(self.state.save_if_due)
+        await self._disk_took(self.state.save_if_due)
 
-    def _apply_blocking(self, effect: t.Apply) -> Head:
-        version = effect.parent.version + 1
-        self.state.rounds.decide(version, effect.commit, effect.votes)
-        return self.state.apply(effect.commit, effect.certified)
+    async def _disk_took(self, work: Callable[..., Any], *arguments: Any) -> bool:
+        """Whether the disk did it; if not, that is an alert."""
+        try:
+            await self.on_disk(work, *arguments)
+        except AtollError as error:
+            self._trouble(error.code, error.sentence())
+            return False
+        except RoundLogError as error:
+            self._trouble("disk", f"This node can't hold the round's results: {error}.")
+            return False
+        return True
 
     # ---- what came over a link
 

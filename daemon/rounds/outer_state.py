@@ -144,9 +144,13 @@ class OuterState:
         self.head = next_head(self.head, commit, signed.body, certified)
         return self.head
 
+    def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
+        """Makes a commit durable as this node's next version. Raises AtollError."""
+        self.rounds.decide(version, commit, votes, self.saved.head.version if self.saved else 0)
+
     def replay(self, record: pb.RoundRecord, certified: bool) -> Head:
         """Applies a checked commit that this node missed; its results are kept already."""
-        self.rounds.decide(self.head.version + 1, record.commit, tuple(record.votes))
+        self.decide(self.head.version + 1, record.commit, tuple(record.votes))
         return self.apply(record.commit, certified)
 
     def save_if_due(self, always: bool = False) -> None:

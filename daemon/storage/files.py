@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 from atoll.daemon.errors import AtollError, Exit
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_CODES = ("disk_full", "disk_read_only", "disk")
+"""Codes of the errors below; a write that works again is the end of them."""
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 

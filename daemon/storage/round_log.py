@@ -93,23 +93,30 @@ class RoundLog:
         return payload
 
     def vote(self, version: int, commit: pb.Signed) -> None:
-        """Makes results and commit durable: after this, the node may vote. Raises AtollError."""
+        """Makes results and commit durable: after this, the node may vote.
+
+        Raises AtollError, and RoundLogError if a result is not here as the commit names it.
+        """
         descriptor = self._descriptor(version)
         try:
             os.ftruncate(descriptor, self.payload_bytes)
             os.fsync(descriptor)
         except OSError as error:
             raise files.disk_error(self.path(version, "payload"), error) from error
+        self.check_payload(version, pb.Commit.FromString(commit.body))
         record = pb.RoundRecord(commit=commit)
         files.write_bytes(self.path(version, "vote"), record.SerializeToString())
 
-    def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
-        """The commit is this node's next version. Raises AtollError."""
+    def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...], saved: int) -> None:
+        """The commit is this node's next version; nothing after checkpoint `saved` is forgotten.
+
+        Raises AtollError.
+        """
         record = pb.RoundRecord(commit=commit, votes=votes)
         files.write_bytes(self.path(version, "commit"), record.SerializeToString())
         self.release()
         self.path(version, "vote").unlink(missing_ok=True)
-        self._forget(lambda v: v <= version - KEEP)
+        self._forget(lambda v: v <= min(version - KEEP, saved))
 
     def read(self, version: int) -> pb.RoundRecord | None:
         """The decided commit that makes `version`, or None. Raises RoundLogError."""
