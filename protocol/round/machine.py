@@ -18,18 +18,10 @@ from collections import deque
 from collections.abc import Mapping
 
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.chain import Head, leader_of, leader_rank
+from atoll.protocol.chain import Head, leader_of
+from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 from atoll.protocol.round.door import Door, Verdict
-from atoll.protocol.round.plan import (
-    MAX_MEMBERS,
-    MAX_TOKENS,
-    MAX_VIEW_JUMP,
-    PlanError,
-    check_plan,
-    make_plan,
-    members_of,
-)
 from atoll.protocol.round.session import Session
 from atoll.protocol.round.stash import Early, Stash, session_of
 from atoll.protocol.signing import Keyring
@@ -60,6 +52,7 @@ class RoundMachine:
         self._suspects: set[bytes] = set()
         self._no_owners: set[bytes] = set()
         self._behind_since: float | None = None
+        self._catching_up = False
         self._past: deque[bytes] = deque(maxlen=_PAST_HEADS)
 
     # ---- in
@@ -74,10 +67,10 @@ class RoundMachine:
 
     def deadline(self) -> float:
         """The next time at which `tick` may have something to do; infinity if none."""
-        if self.applying:
-            return math.inf
         if self.session is not None:
             return self.session.deadline()
+        if self.applying or self._catching_up:
+            return math.inf
         times = [math.inf]
         leader = self._leader()
         if leader == self._me:
@@ -100,6 +93,9 @@ class RoundMachine:
                 return self.session.roster(event.peers, now) if self.session else []
             case t.TrainingChanged():
                 self._training, self._upload_bps = event.training, event.upload_bps
+                return []
+            case t.CatchingUp():
+                self._catching_up = event.active
                 return []
             case t.LocalReady():
                 self._local, self._ready_since = event, now
@@ -206,6 +202,8 @@ class RoundMachine:
 
     def _hold_ends(self) -> float:
         """Until when a node that is behind begins no round: it is catching up, and would fork."""
+        if self._catching_up:
+            return math.inf
         if self._behind_since is None or not self._is_behind():
             return -math.inf
         return self._behind_since + 2 * self._config.repeat_s
@@ -213,7 +211,7 @@ class RoundMachine:
     def _settle(self, effects: list[t.Effect], now: float) -> list[t.Effect]:
         """Draws the consequences until nothing more follows."""
         while True:
-            if self.session is None and not self.applying:
+            if self.session is None and not self.applying and not self._catching_up:
                 effects = effects + self._begin(now)
             if self.session is None or self.session.report is None:
                 return effects
@@ -240,13 +238,13 @@ class RoundMachine:
         if now < self._hold_ends() or not self._verdict(now).close:
             return []
         ready = self._door.ready(self.head.digest, self._expected())
-        here = {peer for peer, view in self._peers.items() if view.digest == self.head.digest}
+        here = {self._me} | {p for p, view in self._peers.items() if view.digest == self.head.digest}
         furthest = max(r.next_view for r in ready.values())
-        view = max(self._next_view, min(furthest, self._next_view + MAX_VIEW_JUMP))
-        plan = make_plan(self._config, self.head, self._me, ready, here | {self._me}, view, self._no_owners)
+        view = max(self._next_view, min(furthest, self._next_view + plans.MAX_VIEW_JUMP))
+        plan = plans.make_plan(self._config, self.head, self._me, ready, here, view, self._no_owners)
         self._door.closed(self.head.digest, ready)
         signed = self._keyring.sign("plan", plan.SerializeToString(deterministic=True))
-        others = tuple(sorted(members_of(plan) - {self._me}))
+        others = tuple(sorted(plans.members_of(plan) - {self._me}))
         return [t.Send(others, pb.Frame(plan=signed)), *self._accept(plan, now)]
 
     def _ready(self) -> pb.Ready:
@@ -264,7 +262,7 @@ class RoundMachine:
     # ---- sessions
 
     def _ready_received(self, event: t.ReadyReceived, now: float) -> list[t.Effect]:
-        if event.message.tokens > MAX_TOKENS:
+        if event.message.tokens > plans.MAX_TOKENS:
             return [t.Dropped(event.sender, "ready with an impossible number of tokens")]
         kept = self._door.put(event.sender, event.message, now)
         return [] if kept else [t.Dropped(event.sender, "too many nodes are ready")]
@@ -273,15 +271,17 @@ class RoundMachine:
         plan, session = event.message, self._running()
         if not event.sender == event.signer == plan.session.leader:
             return [t.Dropped(event.sender, "plan that is not by its leader")]
+        if self._catching_up:
+            return self._decline(event, "plan while another head is being fetched")
         if session is not None and session.commit is not None:
             return self._decline(event, "newer plan while a commit is being voted on")
         lowest = self._next_view
-        if session is not None and self._outranks(plan.session, session.id):
+        if session is not None and plans.outranks(plan.session, session.id):
             lowest = session.id.view
         tokens = self._local.tokens if self._local else None
         try:
-            check_plan(self._config, self.head, self._me, tokens, lowest, plan)
-        except PlanError as error:
+            plans.check_plan(self._config, self.head, self._me, tokens, lowest, plan)
+        except plans.PlanError as error:
             return self._decline(event, str(error))
         effects: list[t.Effect] = []
         if session is not None:
@@ -289,19 +289,14 @@ class RoundMachine:
             effects = give_up("a newer plan came", now)
         return effects + self._accept(plan, now)
 
-    def _outranks(self, new: pb.SessionId, old: pb.SessionId) -> bool:
-        """Two nodes both think they lead this view: everyone who knows both follows the same one."""
-        ranks = [leader_rank(self.head.digest, 0, bytes(s.leader)) for s in (new, old)]
-        return bool(new.view == old.view) and ranks[0] > ranks[1]
-
     def _decline(self, event: t.PlanReceived, reason: str) -> list[t.Effect]:
         """Refuses a plan, and says so to whoever would wait for this node."""
-        members = members_of(event.message)
+        members = plans.members_of(event.message)
         dropped = t.Dropped(event.sender, reason)
-        if self._me not in members or len(members) > MAX_MEMBERS:
+        if self._me not in members:
             return [dropped]
         abort = pb.Abort(session=event.message.session, reason=reason)
-        return [dropped, t.Send(tuple(sorted(members - {self._me})), pb.Frame(abort=abort))]
+        return [dropped, t.Send(tuple(sorted(members & self._peers.keys())), pb.Frame(abort=abort))]
 
     def _accept(self, plan: pb.Plan, now: float) -> list[t.Effect]:
         self._next_view = plan.session.view + 1
@@ -334,6 +329,8 @@ class RoundMachine:
         # A node that leads badly is passed over, one that owns badly owns nothing in the next view.
         self._suspects |= session.blamed & {bytes(session.id.leader)} - {self._me}
         self._no_owners |= session.blamed
+        if self._is_behind():
+            self._behind_since = now
         for peer, _ in session.report.rejected:
             self._door.remove(peer)
         self._door.restart(self.head.digest, now)
@@ -394,7 +391,7 @@ class RoundMachine:
         if leader is None:
             return "only the node that began the swarm may begin its first round, and it is not here", None
         if now < self._hold_ends():
-            return "the swarm is further; this node is catching up", self._hold_ends()
+            return "the swarm is further; this node is catching up", None
         if leader == self._me:
             return ("the round is about to begin" if verdict.close else verdict.because), verdict.until
         if len(self._expected()) < self._minimum():

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.chain import Head
+from atoll.protocol.chain import Head, leader_rank
 from atoll.protocol.round.types import RoundConfig
 
 MAX_MEMBERS = 1024
@@ -54,6 +54,15 @@ def owners(chunks: int, upload_bps: Sequence[int], excluded: Collection[int] = (
 def members_of(plan: pb.Plan) -> set[bytes]:
     """Contributors and followers."""
     return {bytes(c.peer) for c in plan.contributors} | {bytes(peer) for peer in plan.followers}
+
+
+def outranks(new: pb.SessionId, old: pb.SessionId) -> bool:
+    """Whether `new` replaces `old`, both for one parent and view: two nodes that both think they lead.
+
+    Everyone who knows both follows the same one.
+    """
+    ranks = [leader_rank(s.parent, s.fragment, s.leader) for s in (new, old)]
+    return bool(new.view == old.view) and ranks[0] > ranks[1]
 
 
 def make_plan(

@@ -68,6 +68,16 @@ class TrainingChanged:
 
 
 @dataclass(frozen=True)
+class CatchingUp:
+    """While active, another head is being fetched and applied: no session may begin here.
+
+    Begin it only while no session is under way and nothing is being applied; end it in any case.
+    """
+
+    active: bool
+
+
+@dataclass(frozen=True)
 class LocalReady:
     """The trainer's snapshot is taken: `tokens` and inner `steps` since the anchor."""
 
@@ -185,6 +195,7 @@ class HeadChanged:
 Event = (
     RosterChanged
     | TrainingChanged
+    | CatchingUp
     | LocalReady
     | LocalWithdrawn
     | ReadyReceived

@@ -67,6 +67,7 @@ class Delays:
     work: tuple[float, float] = (0.01, 0.1)  # encode, reduce, persist, apply
     inner: tuple[float, float] = (1.0, 2.0)
     detect: tuple[float, float] = (0.1, 0.6)  # from a death to its notice
+    fetch: tuple[float, float] = (0.1, 8.0)
     behind: float = 3.0  # a node behind for so long takes over the head it sees
 
 
@@ -80,6 +81,7 @@ class Node:
     training: bool
     state: bytes
     alive: bool = True
+    stuck: bool = False  # says that it trains, but is never ready
     upload_bps: int = 0
     store: dict[tuple[int, int], bytes] = field(default_factory=dict)
     durable: dict[bytes, bytes] = field(default_factory=dict)  # parent -> commit digest
@@ -90,6 +92,7 @@ class Node:
     session: pb.SessionId | None = None
     accepted: int = 0
     behind_since: float | None = None
+    catching_up: bool = False
 
     @property
     def id(self) -> bytes:
@@ -200,7 +203,7 @@ class Swarm:
         return t.PeerView(node.head.digest, training, node.upload_bps, node.head.version)
 
     def _start(self, node: Node) -> None:
-        self.feed(node, t.RosterChanged(dict(node.peers)))
+        self.roster(node)
         self.feed(node, t.TrainingChanged(node.training, node.upload_bps))
         self._train(node)
 
@@ -208,7 +211,7 @@ class Swarm:
         digest = node.head.digest
 
         def ready() -> None:
-            if node.alive and node.training and node.head.digest == digest:
+            if node.alive and node.training and not node.stuck and node.head.digest == digest:
                 self.feed(node, t.LocalReady(self.random.randint(50, 150), 10))
 
         if node.training:
@@ -225,9 +228,13 @@ class Swarm:
 
         def notice() -> None:
             if node.alive and node.peers.pop(other.id, None) is not None:
-                self.feed(node, t.RosterChanged(dict(node.peers)))
+                self.roster(node)
 
         self.after(self.delays.detect, notice)
+
+    def roster(self, node: Node) -> None:
+        """Feeds the node what it now knows of its peers."""
+        self.feed(node, t.RosterChanged(dict(node.peers)))
 
     def set_training(self, node: Node, training: bool) -> None:
         node.training = training
@@ -246,7 +253,7 @@ class Swarm:
     def _heard(self, node: Node, other: Node, view: t.PeerView) -> None:
         if other.id in node.peers and node.peers[other.id] != view:
             node.peers[other.id] = view
-            self.feed(node, t.RosterChanged(dict(node.peers)))
+            self.roster(node)
         self._look(node)
 
     def _look(self, node: Node) -> None:
@@ -254,6 +261,8 @@ class Swarm:
         best = max(node.peers.values(), key=lambda v: v.version, default=None)
         if best is None or best.version <= node.head.version or not self.catches_up:
             node.behind_since = None
+            return
+        if node.catching_up:
             return
         if node.behind_since is None:
             node.behind_since = self.now
@@ -264,9 +273,16 @@ class Swarm:
         if node.machine.session is not None or node.machine.applying:
             self.at(self.now + 1.0, lambda: self._look(node))
             return
-        node.behind_since = None
-        head, node.state = self._heads[best.digest]
-        self._moved(node, head)
+        node.behind_since, node.catching_up = None, True
+        self.feed(node, t.CatchingUp(True))
+
+        def fetched() -> None:
+            head, node.state = self._heads[best.digest]
+            self._moved(node, head)
+            node.catching_up = False
+            self.feed(node, t.CatchingUp(False))
+
+        self.after(self.delays.fetch, fetched)
 
     def _moved(self, node: Node, head: Head) -> None:
         self._heads[head.digest] = (head, node.state)
@@ -347,7 +363,8 @@ class Swarm:
         commit = pb.Commit.FromString(body)
         digest = chain.commit_digest(body)
         votes = {v.signer for v in effect.votes if pb.Vote.FromString(v.body).commit == digest}
-        majority = chain.is_majority(len(votes & set(effect.parent.electorate)), len(effect.parent.electorate))
+        voters = effect.parent.electorate
+        majority = chain.is_majority(len(votes & set(voters)), len(voters))
         assert majority == effect.certified, "the votes do not say what the machine says"
         if effect.certified:
             known = self._certified.setdefault(effect.parent.digest, digest)
