@@ -114,6 +114,7 @@ class Neighbours:
                 bytes(entry.status.digest),
                 entry.status.state == pb.TRAINING,
                 int(entry.status.upload_bps),
+                int(entry.status.version),
             )
             for peer, entry in self.roster.entries.items()
         }
