@@ -1,0 +1,65 @@
+"""Settings: where they come from, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from atoll.daemon.config import Settings, data_dir_of, load, shard_of
+from atoll.daemon.errors import AtollError, Exit
+
+
+def test_precedence_and_origins(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('port = 1\nlabel = "file"\ndevice = "cpu"\nbootstrap = ["/ip4/127.0.0.1/tcp/1/p2p/x"]\n')
+    environ = {"ATOLL_LABEL": "env", "ATOLL_DEVICE": "cuda", "ATOLL_HOME": "/x", "PATH": "/bin"}
+    config = load(file, environ, {"device": "cuda:1", "port": None})
+    s = config.settings
+    assert (s.port, s.label, s.device, s.api_port) == (1, "env", "cuda:1", 0)
+    assert s.bootstrap == ("/ip4/127.0.0.1/tcp/1/p2p/x",)
+    origins = [config.origins[n] for n in ("port", "label", "device", "api_port")]
+    assert origins == ["config.toml", "environment", "command line", "default"]
+
+
+def test_every_setting_is_documented() -> None:
+    assert all(len(f.metadata["doc"]) > 8 for f in fields(Settings))
+
+
+@pytest.mark.parametrize(
+    ("environ", "text", "word"),
+    [
+        ({"ATOLL_PROT": "1"}, "", "'port'"),
+        ({"ATOLL_XYZZY": "1"}, "", "Known settings"),
+        ({"ATOLL_PORT": "many"}, "", "port"),
+        ({"ATOLL_PORT": "70000"}, "", "65535"),
+        ({"ATOLL_NAT_PORT_MAP": "perhaps"}, "", "nat_port_map"),
+        ({"ATOLL_BOOTSTRAP": "localhost"}, "", "multiaddr"),
+        ({"ATOLL_SHARD": "3/3"}, "", "INDEX/COUNT"),
+        ({}, "port = true", "port"),
+        ({}, "log_format = 3", "log_format"),
+        ({}, 'log_level = "loud"', "log_level"),
+        ({}, "port = ", "config.toml"),
+        ({}, "prot = 1", "'port'"),
+    ],
+)
+def test_refused(tmp_path: Path, environ: dict[str, str], text: str, word: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(AtollError) as caught:
+        load(file, environ, {})
+    assert caught.value.exit_status is Exit.USAGE
+    assert word in caught.value.sentence()
+
+
+def test_shards() -> None:
+    assert shard_of("2/3") == (2, 3)
+    assert [shard_of(t) for t in ("3/3", "-1/3", "1", "a/b", "1/")] == [None] * 5
+
+
+def test_the_data_dir() -> None:
+    assert data_dir_of("/a", {"ATOLL_HOME": "/b"}) == Path("/a")
+    assert data_dir_of(None, {"ATOLL_HOME": "/b"}) == Path("/b")
+    assert data_dir_of(None, {"XDG_DATA_HOME": "/c"}) == Path("/c/atoll")
+    assert data_dir_of(None, {"HOME": "/home/x"}) == Path("/home/x/.local/share/atoll")

@@ -1,0 +1,218 @@
+"""Files that survive power cuts, checkpoints that are believed only whole, the replay log."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.storage import checkpoint, files
+from atoll.daemon.storage.checkpoint import CheckpointError
+from atoll.daemon.storage.data_dir import DataDir
+from atoll.daemon.storage.round_log import KEEP, RoundLog, RoundLogError
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import Head
+from atoll.protocol.codecs import Int8Codec
+from atoll.protocol.schema import ChunkTable, ParameterSchema
+
+SWARM = b"s" * 32
+SCHEMA = ParameterSchema.of([("weight", (20, 30)), ("bias", (7,))])
+
+
+def head(version: int) -> Head:
+    return Head(version, bytes([version]) * 32, (b"a" * 38, b"b" * 38), version % 2 == 0, 1000 * version)
+
+
+def vectors(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return tuple(rng.standard_normal(SCHEMA.total).astype(np.float32) for _ in range(2))  # type: ignore[return-value]
+
+
+def saved(folder: Path, version: int) -> Path:
+    checkpoint.save(folder, SWARM, head(version), SCHEMA, *vectors(version))
+    return checkpoint.path_of(folder, version)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "status"),
+    [(errno.ENOSPC, "disk_full", Exit.TEMPORARY), (errno.EROFS, "disk_read_only", Exit.PREFLIGHT)],
+)
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str, status: Exit
+) -> None:
+    path = tmp_path / "file"
+    files.write_bytes(path, b"old", 0o600)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+    def no_room(file: BinaryIO) -> None:
+        file.write(b"half of the new")
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(AtollError) as caught:
+        files.write_atomic(path, no_room)
+    assert (caught.value.code, caught.value.exit_status) == (code, status)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_json_that_is_damaged_is_no_json(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    assert files.read_json(path) is None
+    files.write_json(path, {"a": [1]})
+    assert files.read_json(path) == {"a": [1]}
+    path.write_text("{")
+    assert files.read_json(path) is None
+
+
+def test_a_data_dir_is_locked_and_remembers(tmp_path: Path) -> None:
+    first, second = DataDir(tmp_path / "d"), DataDir(tmp_path / "d")
+    first.create()
+    assert not first.is_locked()
+    first.lock()
+    assert second.is_locked()
+    with pytest.raises(AtollError) as caught:
+        second.lock()
+    assert caught.value.exit_status is Exit.LOCKED
+    first.unlock()
+    second.lock()
+    second.remember(port=1)
+    second.remember(peers=["x"])
+    assert second.node_facts() == {"port": 1, "peers": ["x"]}
+    assert second.token() == second.token() and second.token_file.stat().st_mode & 0o777 == 0o600
+    second.unlock()
+
+
+def test_checkpoints_come_back_bit_for_bit_and_only_the_newest_stay(tmp_path: Path) -> None:
+    for version in range(5):
+        saved(tmp_path, version)
+    assert checkpoint.versions(tmp_path) == [4, 3]
+    parameters, momentum = np.empty(SCHEMA.total, np.float32), np.empty(SCHEMA.total, np.float32)
+    found = checkpoint.load(checkpoint.path_of(tmp_path, 4), SWARM, parameters, momentum)
+    assert found.head == head(4) and found.schema == SCHEMA
+    assert [v.tobytes() for v in (parameters, momentum)] == [v.tobytes() for v in vectors(4)]
+    assert checkpoint.verify(checkpoint.path_of(tmp_path, 4), SWARM) == found
+    assert checkpoint.schema_of(checkpoint.path_of(tmp_path, 4), SWARM, SCHEMA.digest) == SCHEMA
+
+
+def test_safetensors_reads_a_checkpoint(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    tensors = load_file(saved(tmp_path, 1))
+    assert tensors["parameters"].tobytes() == vectors(1)[0].tobytes()
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_damaged_checkpoint_is_never_believed(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = saved(tmp_path_factory.mktemp("c"), 3)
+    whole = path.read_bytes()
+    if data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(whole) - 1))
+        flip = data.draw(st.integers(1, 255))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
+    else:
+        path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    parameters, momentum = np.empty(SCHEMA.total, np.float32), np.empty(SCHEMA.total, np.float32)
+    try:
+        found = checkpoint.load(path, SWARM, parameters, momentum)
+    except CheckpointError:
+        return
+    # The flip hit what no bit of the state depends on (electorate, tokens, spaces): the bits are still right.
+    assert found.head.digest == head(3).digest
+    assert parameters.tobytes() == vectors(3)[0].tobytes()
+
+
+def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, 1)
+    small = np.empty(256, np.float32)
+    with pytest.raises(CheckpointError, match="another swarm"):
+        checkpoint.read_header(path, b"t" * 32)
+    with pytest.raises(CheckpointError, match="schema"):
+        checkpoint.schema_of(path, SWARM, b"x" * 32)
+    with pytest.raises(CheckpointError, match="values"):
+        checkpoint.load(path, SWARM, small, small.copy())
+    with pytest.raises(CheckpointError):
+        checkpoint.verify(tmp_path / "none", SWARM)
+
+
+# ---- the replay log
+
+CHUNKS = ChunkTable(1024, 512)
+
+
+def payload(seed: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 100, Int8Codec.bound(512), dtype=np.uint8).tobytes()
+
+
+def signed_commit(version: int, payloads: list[bytes]) -> pb.Signed:
+    chunks = [
+        pb.CommittedChunk(contributors=[0] if p else [], payload_digest=hashlib.sha256(p).digest())
+        for p in payloads
+    ]
+    return pb.Signed(body=pb.Commit(version=version, chunks=chunks).SerializeToString())
+
+
+def test_a_vote_needs_all_bytes_and_a_decision_keeps_them(tmp_path: Path) -> None:
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    payloads = [payload(1), payload(2)]
+    commit = signed_commit(7, payloads)
+    log.put(7, 0, payloads[0])
+    with pytest.raises(RoundLogError, match="digest"):
+        log.vote(7, commit)
+    assert not log.path(7, "vote").exists()
+    log.put(7, 1, payloads[1])
+    log.vote(7, commit)
+    assert log.path(7, "vote").exists() and log.read(7) is None
+    votes = (pb.Signed(body=b"vote"),)
+    log.decide(7, commit, votes, saved=6)
+    assert not log.path(7, "vote").exists()
+    record = RoundLog(tmp_path, CHUNKS, "int8").read(7)
+    assert record is not None and (record.commit, list(record.votes)) == (commit, list(votes))
+    assert [log.get(7, c) for c in (0, 1)] == payloads
+
+
+def test_untouched_chunks_leave_a_hole(tmp_path: Path) -> None:
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    commit = signed_commit(1, [b"", payload(3)])
+    log.put(1, 0, b"")
+    log.put(1, 1, payload(3))
+    log.vote(1, commit)
+    log.check_payload(1, pb.Commit.FromString(commit.body))
+    assert log.path(1, "payload").stat().st_size == log.payload_bytes
+
+
+def test_the_log_keeps_what_the_checkpoint_does_not_cover(tmp_path: Path) -> None:
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    for version in range(1, 21):
+        payloads = [payload(version), payload(version)]
+        for chunk in (0, 1):
+            log.put(version, chunk, payloads[chunk])
+        log.vote(version, signed_commit(version, payloads))
+        log.decide(version, signed_commit(version, payloads), (), saved=5 if version < 20 else 19)
+        if version == 19:
+            assert log.read(6) is not None and log.read(5) is None
+    assert [v for v in range(1, 21) if log.read(v)] == list(range(21 - KEEP, 21))
+    log.clear(keep_up_to=15)
+    assert [v for v in range(1, 21) if log.read(v)] == [13, 14, 15]
+
+
+def test_what_is_damaged_is_named(tmp_path: Path) -> None:
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    with pytest.raises(RoundLogError, match="bytes"):
+        log.put(1, 0, b"short")
+    with pytest.raises(RoundLogError, match="incomplete"):
+        log.get(1, 1)
+    log.path(2, "commit").write_bytes(b"\xff\xff\xff")
+    with pytest.raises(RoundLogError, match="readable"):
+        log.read(2)
