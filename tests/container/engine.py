@@ -77,7 +77,12 @@ class Engine:
         return done.stdout
 
     def _client(self, arguments: Sequence[str], timeout_s: float | None) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "DOCKER_HOST": self._socket, "DOCKER_BUILDKIT": "1"}
+        environment = {
+            **os.environ,
+            "DOCKER_HOST": self._socket,
+            "DOCKER_CONFIG": f"{self.folder}/client",
+            "DOCKER_BUILDKIT": "1",
+        }
         return subprocess.run(
             [tool("docker"), *arguments], env=environment, capture_output=True, text=True, timeout=timeout_s
         )
