@@ -149,7 +149,7 @@ class RoundMachine:
                 return session.want(event, now)
             case t.AbortReceived():
                 return self._abort_received(event, session, now)
-            case t.PlanReceived():
+            case _:
                 return [t.Dropped(event.sender, "plan sent twice")]
 
     def _own(
@@ -164,7 +164,7 @@ class RoundMachine:
                 return session.reduced(event, now)
             case t.ContributionRejected():
                 return session.refused(event, now)
-            case t.Persisted():
+            case _:
                 return session.persisted(now)
 
     # ---- leadership and the door

