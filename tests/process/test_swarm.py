@@ -26,7 +26,7 @@ def export(folder: Path) -> dict[str, bytes]:
 
 
 def test_three_nodes_one_killed_and_restarted_hold_the_same_bits(start: Start, tmp_path: Path) -> None:
-    must("init", "lab", "--data-dir", str(tmp_path / "a"), "--inner-steps", "10")
+    must("init", "lab", "--data-dir", str(tmp_path / "a"), "--inner-steps", "15", "--min-peers", "3")
     a = start("a", "run", "--rounds", str(ROUNDS))
     ticket = a.ticket()
     b = start("b", "join", ticket, "--yes", "--rounds", str(ROUNDS))

@@ -1,0 +1,187 @@
+"""Rounds with real codecs, disk and signatures: the right mean, the same bits, and what faults do to them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atoll.daemon.errors import AtollError
+from atoll.daemon.rounds.outer_state import check_record
+from atoll.daemon.storage import checkpoint
+from atoll.daemon.storage.round_log import RoundLogError
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.outer import Float32
+
+from .swarm import SCHEMA, Member, Swarm
+
+Make = Callable[..., Swarm]
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Make]:
+    swarms: list[Swarm] = []
+
+    def begin(count: int, min_peers: int | None = None) -> Swarm:
+        swarms.append(Swarm(tmp_path / "swarm", count, min_peers))
+        return swarms[-1]
+
+    yield begin
+    for swarm in swarms:
+        await swarm.close()
+
+
+def delta(seed: int) -> Float32:
+    values = np.zeros(SCHEMA.total, np.float32)
+    rng = np.random.default_rng(seed)
+    for spec in SCHEMA.tensors:
+        values[spec.offset : spec.end] = 1e-2 * rng.standard_normal(spec.size)
+    return values
+
+
+async def one_round(swarm: Swarm, seed: int) -> None:
+    target = max(m.state.head.version for m in swarm.members) + 1
+    for number, member in enumerate(swarm.members):
+        member.train(delta(10 * seed + number), 100 * (number + 1))
+    await swarm.version(target)
+
+
+async def test_the_mean_is_right_and_the_bits_are_the_same(make: Make) -> None:
+    swarm = make(3)
+    before = swarm.members[0].state.parameters.copy()
+    await one_round(swarm, 1)
+    assert len({m.bits for m in swarm.members}) == 1
+    assert len({m.state.head for m in swarm.members}) == 1
+    # Weights by tokens, none over twice the mean: 100, 200, 300.
+    mean = sum(w * delta(10 + n).astype(np.float64) for n, w in enumerate((100, 200, 300))) / 600
+    step = before - swarm.members[0].state.parameters
+    expected = 0.6 * 1.9 * mean  # first Nesterov step: lr (1 + momentum)
+    assert np.linalg.norm(step - expected) / np.linalg.norm(expected) < 0.02
+    commit = swarm.members[0].commits[0]
+    assert commit.cumulative_tokens == 600
+    assert all(list(chunk.contributors) == [0, 1, 2] for chunk in commit.chunks)
+    for member in swarm.members:
+        assert member.reports[-1].outcome == "certified" and not member.trouble
+
+
+async def test_many_rounds_and_a_restart_from_disk(make: Make, tmp_path: Path) -> None:
+    swarm = make(3)
+    for seed in range(1, 5):
+        await one_round(swarm, seed)
+    assert len({m.bits for m in swarm.members}) == 1
+    # The newest checkpoint is lost: the one before it and the replay log give the same bits.
+    folder = swarm.members[1].folder
+    newest = checkpoint.versions(folder / "checkpoints")[0]
+    checkpoint.path_of(folder / "checkpoints", newest).unlink()
+    again = Member(folder, swarm._keys[1], swarm)
+    assert again.problems == []
+    assert again.bits == swarm.members[0].bits
+    assert again.state.head == swarm.members[0].state.head
+    await again.driver.close()
+
+
+async def test_a_member_that_dies_is_left_out(make: Make) -> None:
+    swarm = make(3)
+    await one_round(swarm, 1)
+    lost = swarm.members[2]
+    for number, member in enumerate(swarm.members[:2]):
+        member.train(delta(50 + number), 100)
+    await swarm.lose(lost)
+    await swarm.version(2)
+    assert len({m.bits for m in swarm.members}) == 1
+    assert {m.reports[-1].outcome for m in swarm.members} == {"certified"}
+
+
+async def test_a_liar_is_left_out_and_named(make: Make) -> None:
+    swarm = make(3)
+    liar = swarm.members[2]
+    swarm.spoiled.add(liar.me)
+    for number, member in enumerate(swarm.members):
+        member.train(delta(number), 100)
+    honest = swarm.members[:2]
+    await swarm.until(lambda: any(m.driver.dropped for m in honest))
+    assert all("finite" in reason or "malformed" in reason for m in honest for reason in m.driver.dropped)
+    assert not any(m.trouble for m in honest)
+
+
+async def test_messages_that_are_not_signed_are_counted_and_dropped(make: Make) -> None:
+    swarm = make(2)
+    first, second = swarm.members
+    forged = pb.Signed(body=pb.Commit(version=1).SerializeToString(), signer=second.me, signature=b"x" * 64)
+    for frame in (
+        pb.Frame(commit=forged),
+        pb.Frame(plan=forged),
+        pb.Frame(vote=forged),
+        pb.Frame(result=forged),
+        pb.Frame(contribution=pb.Contribution(chunk=10_000)),
+        pb.Frame(goodbye=pb.Goodbye()),
+    ):
+        await first.driver.received(second.me, frame, b"payload")
+    assert sum(first.driver.dropped.values()) == 6
+    await one_round(swarm, 1)
+    assert first.bits == second.bits
+
+
+async def test_a_disk_that_refuses_gets_no_vote(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    swarm = make(2)
+    first, second = swarm.members
+
+    def refuse(version: int, commit: pb.Signed) -> None:
+        from atoll.daemon.errors import Exit
+
+        raise AtollError(Exit.TEMPORARY, "disk_full", "No space left.", "Free some.")
+
+    monkeypatch.setattr(second.state.rounds, "vote", refuse)
+    for number, member in enumerate(swarm.members):
+        member.train(delta(number), 100)
+    # The first commit's electorate is the genesis node alone, so it goes on; the other one says why not.
+    await swarm.until(lambda: first.driver.machine.head.version == 1)
+    await swarm.until(lambda: bool(second.trouble) and bool(second.reports))
+    assert second.trouble[0][0] == "disk_full"
+    assert second.driver.machine.head.version == 0
+    assert second.reports[-1].outcome == "missed"
+
+
+async def test_replayed_commits_are_checked(make: Make) -> None:
+    swarm = make(2)
+    await one_round(swarm, 1)
+    member = swarm.members[0]
+    record = member.state.rounds.read(1)
+    assert record is not None
+    parent = Member(member.folder.parent / "fresh", swarm._keys[1], swarm)
+    commit, certified = check_record(swarm.manifest, parent.state.head, record)
+    assert commit.version == 1 and certified
+    unvoted = pb.RoundRecord(commit=record.commit)
+    assert check_record(swarm.manifest, parent.state.head, unvoted)[1] is False
+    with pytest.raises(RoundLogError, match="version"):
+        check_record(swarm.manifest, member.state.head, record)
+    record.commit.signature = b"0" * 64
+    with pytest.raises(RoundLogError, match="signed"):
+        check_record(swarm.manifest, parent.state.head, record)
+    await parent.driver.close()
+
+
+async def test_a_pseudo_gradient_that_is_not_finite_is_named(make: Make) -> None:
+    swarm = make(1)
+    member = swarm.members[0]
+    member.snapshot[:] = member.state.parameters
+    assert await member.driver.first_non_finite() is None
+    weight = SCHEMA.tensors[1]
+    member.snapshot[weight.offset + 3] = np.nan
+    assert await member.driver.first_non_finite() == "weight"
+
+
+async def test_a_genesis_that_is_not_the_manifests_is_refused(make: Make) -> None:
+    swarm = make(1)
+    member = swarm.members[0]
+    path = checkpoint.path_of(member.folder / "checkpoints", 0)
+    head = member.state.head
+    other = member.state.parameters + 1
+    checkpoint.save(
+        member.folder / "checkpoints", swarm.manifest.swarm_id, head, SCHEMA, other, np.zeros_like(other)
+    )
+    assert path.exists()
+    with pytest.raises(AtollError, match="no usable checkpoint"):
+        member.state.restore()
