@@ -173,6 +173,8 @@ class RoundDriver:
         error = task.exception()
         if isinstance(error, AtollError):
             self._trouble(error.code, error.sentence())
+        elif isinstance(error, RoundLogError):
+            self._trouble("disk", f"The round's results are not on this disk: {error}.")
         else:
             self._trouble("bug", f"A round's task failed: {error!r}.")
             log.error("a round's task failed", exc_info=error)
@@ -262,7 +264,7 @@ class RoundDriver:
     async def _send_result(self, effect: t.SendResult) -> None:
         message = pb.ChunkResult.FromString(effect.signed.body)
         payload = b""
-        if message.contributors:
+        if message.contributors and effect.peers:
             payload = await self.on_disk(self.state.rounds.get, self.state.head.version + 1, effect.chunk)
         async with asyncio.TaskGroup() as group:
             for peer in effect.peers:
@@ -287,7 +289,12 @@ class RoundDriver:
         # The commit is decided: a disk that refuses is told and tried again, for there is no way back.
         while not await self._disk_took(self.state.decide, version, effect.commit, votes):  # noqa: ASYNC110
             await asyncio.sleep(DISK_RETRY_S)
-        head = await self.on_disk(self.state.apply, effect.commit, effect.certified)
+        try:
+            head = await self.on_disk(self.state.apply, effect.commit, effect.certified)
+        except RoundLogError as error:
+            # A step that was half taken can't be taken back here; a restart reads it all from disk again.
+            self._trouble("bug", f"The outer step failed: {error}.")
+            return
         self.feed(t.HeadChanged(head))
         await self._applied(pb.Commit.FromString(effect.commit.body), head)
         await self._disk_took(self.state.save_if_due)

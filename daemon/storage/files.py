@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 from atoll.daemon.errors import AtollError, Exit
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-DISK_CODES = ("disk_full", "disk_read_only", "disk")
+DISK_CODES = ("disk_full", "disk_not_writable", "disk")
 """Codes of the errors below; a write that works again is the end of them."""
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 def disk_error(path: Path, error: OSError) -> AtollError:
@@ -27,10 +27,10 @@ def disk_error(path: Path, error: OSError) -> AtollError:
         return AtollError(
             Exit.TEMPORARY, "disk_full", f"No space left to write {path}.", "Free some disk space."
         )
-    if error.errno in _READ_ONLY:
+    if error.errno in _NOT_WRITABLE:
         return AtollError(
             Exit.PREFLIGHT,
-            "disk_read_only",
+            "disk_not_writable",
             f"{path} can't be written: {error.strerror}.",
             "Choose a data dir that this user may write to, with --data-dir.",
         )

@@ -43,7 +43,7 @@ def saved(folder: Path, version: int) -> Path:
 
 @pytest.mark.parametrize(
     ("number", "code", "status"),
-    [(errno.ENOSPC, "disk_full", Exit.TEMPORARY), (errno.EROFS, "disk_read_only", Exit.PREFLIGHT)],
+    [(errno.ENOSPC, "disk_full", Exit.TEMPORARY), (errno.EROFS, "disk_not_writable", Exit.PREFLIGHT)],
 )
 def test_a_write_that_fails_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str, status: Exit

@@ -1,0 +1,249 @@
+"""The island: the trainer in the rhythm of the rounds, and what became of every token."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from atoll.daemon.events import Events
+from atoll.daemon.island import Island
+from atoll.daemon.trainers import Trainer
+from atoll.daemon.training import channel as ch
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.accounts import TokenAccount
+from atoll.protocol.chain import Head
+from atoll.protocol.round import types as t
+from atoll.protocol.schema import ChunkTable
+
+ME = b"me"
+CHUNKS = ChunkTable(1024, 256)
+WELCOME = ch.Welcome(1, "/none", 1024, "00", None, {}, {}, "00", 1, 1, None, "cpu")
+
+
+class FakeDriver:
+    """Notes the events; pseudo-gradients are finite unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.events: list[t.Event] = []
+        self.bad: str | None = None
+        self.state = SimpleNamespace(head=Head(3, b"d" * 32, (ME,)))
+
+    def feed(self, event: t.Event) -> None:
+        self.events.append(event)
+
+    async def first_non_finite(self) -> str | None:
+        return self.bad
+
+
+class Rig:
+    """An island whose trainer is the test itself, at the other end of a socket."""
+
+    def __init__(self, folder: Path, may_restart: bool = False, last_version: int = 0) -> None:
+        self.driver = FakeDriver()
+        self.starts = 0
+        self.island = Island(
+            10,
+            2,
+            TokenAccount(len(CHUNKS)),
+            Events(folder / "events.jsonl", lambda: 0.0),
+            ME,
+            CHUNKS,
+            lambda: (0, 1),
+            lambda: None,
+            lambda: None,
+            lambda: WELCOME,
+            self._launch,
+            may_restart,
+            last_version,
+        )
+        self.island.driver = self.driver  # type: ignore[assignment]
+
+    async def _launch(self, trainer: Trainer) -> None:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        self.reader, self.writer = await asyncio.open_unix_connection(sock=theirs)
+        await trainer.attach(ours)
+        self.starts += 1
+
+    async def hears(self) -> ch.FromDaemon:
+        async with asyncio.timeout(10):
+            return ch.decode_from_daemon(await self.reader.readline())
+
+    def says(self, message: ch.FromTrainer) -> None:
+        self.writer.write(ch.encode(message))
+
+    async def fed(self, kind: type) -> t.Event:
+        """The next event of this kind that the machine was given."""
+        async with asyncio.timeout(10):
+            while not (found := [e for e in self.driver.events if isinstance(e, kind)]):
+                await asyncio.sleep(0)
+        self.driver.events.clear()
+        return found[-1]
+
+    async def begin(self) -> None:
+        await self.island.start()
+        assert isinstance(await self.hears(), ch.Welcome)
+        self.says(ch.Hello(1, 1, "cpu", "00", 1000))
+        begun = await self.hears()
+        assert begun == ch.Begin(3, 10, (0, 1), evaluate=False)
+        self.says(ch.Merged(3, None))
+
+    async def ready(self, tokens: int) -> None:
+        self.says(ch.Progress(5, 10, 2.0, tokens // 2, 100.0))
+        self.says(ch.Ready(10, tokens, 2.5))
+        assert await self.fed(t.LocalReady) == t.LocalReady(tokens, 10)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path)
+    await rig.begin()
+    yield rig
+    rig.writer.close()
+    await rig.island.stop()
+
+
+def commit(version: int, tokens: int, chunks: list[bool]) -> pb.Commit:
+    return pb.Commit(
+        version=version,
+        contributors=[pb.Contributor(peer=ME, tokens=tokens, weight=tokens)],
+        chunks=[pb.CommittedChunk(contributors=[0] if mine else []) for mine in chunks],
+    )
+
+
+async def test_a_node_is_expected_only_once_it_has_been_ready(rig: Rig) -> None:
+    assert not rig.island.training and not any(isinstance(e, t.TrainingChanged) for e in rig.driver.events)
+    await rig.ready(400)
+    assert rig.island.training
+    assert rig.island.phase.phase_loss == 2.5 and rig.island.phase.tokens_per_s == 100.0
+
+
+async def test_accepted_tokens_are_booked_chunk_by_chunk(rig: Rig) -> None:
+    await rig.ready(400)
+    rig.island.committed(commit(4, 400, [True, True, False, True]), Head(4, b"e" * 32, (ME,)))
+    told = await rig.hears()
+    assert told == ch.Committed(4, 10, (0, 1), ((512, 768),), contributed=True, evaluate=True)
+    account = rig.island.account
+    assert (account.accepted, account.carried, account.pending) == (1200, 400, [0, 0, 400, 0])
+    assert account.balanced()
+    rig.says(ch.Merged(4, 1.25))
+    async with asyncio.timeout(10):
+        await rig.island.merged()
+    assert rig.island.val_losses == {4: 1.25}
+
+
+async def test_a_commit_of_others_is_taken_in_and_progress_stays(rig: Rig) -> None:
+    rig.says(ch.Progress(5, 10, 2.0, 200, 100.0))
+    others = pb.Commit(version=4, contributors=[pb.Contributor(peer=b"x", tokens=1, weight=1)])
+    others.chunks.extend(pb.CommittedChunk(contributors=[0]) for _ in range(4))
+    rig.island.committed(others, Head(4, b"e" * 32, (b"x",)))
+    told = await rig.hears()
+    assert isinstance(told, ch.Committed) and not told.contributed and told.keep == ((0, 1024),)
+    rig.says(ch.Merged(4, None))
+    await rig.ready(400)
+    assert rig.island.account.carried == 400 * 4
+    rig.island.missed(Head(5, b"f" * 32, (b"x",)))
+    assert isinstance(await rig.hears(), ch.Committed)
+
+
+async def test_a_pseudo_gradient_that_is_not_finite_is_not_sent(rig: Rig) -> None:
+    rig.driver.bad = "weight"
+    rig.driver.events.clear()
+    rig.says(ch.Ready(10, 400, 2.5))
+    assert isinstance(await rig.hears(), ch.Begin)
+    assert not any(isinstance(e, t.LocalReady) for e in rig.driver.events)
+    assert rig.island.account.lost == 1600 and rig.island.account.balanced()
+
+
+async def test_a_loss_that_is_not_finite_starts_over(rig: Rig) -> None:
+    rig.says(ch.Failed("loss_not_finite", "The loss of step 3 is nan."))
+    assert isinstance(await rig.hears(), ch.Begin)
+
+
+async def test_pause_and_resume_offer_the_snapshot_again(rig: Rig) -> None:
+    await rig.ready(400)
+    rig.island.pause("you asked for it")
+    assert isinstance(await rig.hears(), ch.Pause)
+    assert not rig.island.training
+    await rig.fed(t.LocalWithdrawn)
+    rig.island.resume()
+    assert isinstance(await rig.hears(), ch.Resume)
+    assert await rig.fed(t.LocalReady) == t.LocalReady(400, 10)
+
+
+async def test_a_pause_for_a_while_ends_by_itself(rig: Rig) -> None:
+    rig.island.pause("you asked for it", for_s=0.01)
+    assert isinstance(await rig.hears(), ch.Pause)
+    assert isinstance(await rig.hears(), ch.Resume)
+    assert rig.island.paused is None
+
+
+async def test_finishing_pauses_after_the_contribution(rig: Rig) -> None:
+    rig.island.finishing = True
+    await rig.ready(400)
+    rig.island.committed(commit(4, 400, [True] * 4), Head(4, b"e" * 32, (ME,)))
+    assert isinstance(await rig.hears(), ch.Committed)
+    assert isinstance(await rig.hears(), ch.Pause)
+    assert rig.island.paused is not None and "finished" in rig.island.paused
+
+
+async def test_taking_over_a_state_gives_up_local_progress(rig: Rig) -> None:
+    rig.says(ch.Progress(5, 10, 2.0, 200, 100.0))
+    await rig.ready(400)
+    rig.island.taken_over()
+    assert isinstance(await rig.hears(), ch.Begin)
+    assert rig.island.account.expired == 1600 and rig.island.account.carried == 0
+
+
+async def test_a_trainer_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atoll.daemon.island.FIRST_RESTART_S", 0.01)
+    rig = Rig(tmp_path, may_restart=True)
+    rig.island._restart_pause = 0.01
+    await rig.begin()
+    await rig.ready(400)
+    rig.writer.close()
+    async with asyncio.timeout(10):
+        while rig.starts < 2:
+            await asyncio.sleep(0)
+    assert rig.island.account.lost == 1600 and not rig.island.training
+    assert isinstance(await rig.hears(), ch.Welcome)
+    rig.writer.close()
+    await rig.island.stop()
+
+
+async def test_a_script_of_ones_own_that_ends_ends_the_node(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, may_restart=False)
+    await rig.begin()
+    rig.writer.close()
+    async with asyncio.timeout(10):
+        await rig.island.ended.wait()
+    assert rig.starts == 1
+    await rig.island.stop()
+
+
+async def test_it_pauses_at_the_version_that_was_asked_for(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, last_version=3)
+    await rig.island.start()
+    assert isinstance(await rig.hears(), ch.Welcome)
+    rig.says(ch.Hello(1, 1, "cpu", "00", 1000))
+    assert isinstance(await rig.hears(), ch.Begin)
+    assert isinstance(await rig.hears(), ch.Pause)
+    rig.writer.close()
+    await rig.island.stop()
+
+
+async def test_what_the_trainer_garbles_is_told(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, may_restart=True)
+    await rig.begin()
+    rig.writer.write(b'{"type": "nonsense"}\n')
+    async with asyncio.timeout(10):
+        while rig.island.trouble is None:
+            await asyncio.sleep(0)
+    assert "unreadable" in rig.island.trouble
+    rig.writer.close()
+    await rig.island.stop()
