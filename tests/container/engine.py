@@ -25,6 +25,7 @@ SEARCH = "/usr/bin:/usr/sbin:/usr/local/bin:/bin:/sbin"
 RELEASE = "bookworm"
 BASE_IMAGE = "atoll-test-debian"
 PIP_IMAGE = "atoll-test-base"
+PLUGINS = Path("/run/docker")
 STOP_TIMEOUT_S = 60.0
 
 
@@ -36,6 +37,8 @@ class Engine:
     """A running dockerd. `docker` runs its client."""
 
     def __init__(self) -> None:
+        # dockerd makes this one wherever its other folders are.
+        self._plugins = None if PLUGINS.exists() else PLUGINS
         self.folder = Path(tempfile.mkdtemp(prefix="atoll-engine-"))
         self._socket = f"unix://{self.folder}/docker.sock"
         self._log = (self.folder / "log").open("wb")
@@ -117,6 +120,8 @@ class Engine:
         for mount in reversed(mounts_below(self.folder)):
             subprocess.run(["umount", "--lazy", mount], check=False)
         shutil.rmtree(self.folder)
+        if self._plugins is not None:
+            shutil.rmtree(self._plugins, ignore_errors=True)
 
 
 def tool(name: str) -> str:
