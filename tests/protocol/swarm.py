@@ -238,8 +238,8 @@ class Swarm:
 
     def _look(self, node: Node) -> None:
         """Catching up, as a daemon does it: the head of the furthest peer, after a while."""
-        best = max(node.peers.values(), key=lambda v: v.version, default=None)
-        if best is None or best.version <= node.head.version or not self.catches_up:
+        best = self._better(node) if self.catches_up else None
+        if best is None:
             node.behind_since = None
             return
         if node.catching_up:
@@ -263,6 +263,16 @@ class Swarm:
             self.feed(node, t.CatchingUp(False))
 
         self.after(self.delays.fetch, fetched)
+
+    def _better(self, node: Node) -> Head | None:
+        """The head that a node should have instead of its own: a further one, or by fork choice."""
+        heads = [self._heads[v.digest][0] for v in node.peers.values() if v.digest in self._heads]
+        best = max(heads, key=lambda h: (h.version, h.certified, h.cumulative_tokens), default=node.head)
+        mine = node.head
+        if best.version != mine.version:
+            return best if best.version > mine.version else None
+        stays = mine.beats(best.certified, best.cumulative_tokens, best.digest)
+        return None if stays else best
 
     def _moved(self, node: Node, head: Head) -> None:
         self._heads[head.digest] = (head, node.state)

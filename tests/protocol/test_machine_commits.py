@@ -8,8 +8,10 @@ from dataclasses import replace
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import commit_digest
 from atoll.protocol.round import types as t
+from atoll.protocol.round.plan import make_plan
 
 from .bench import (
+    CONFIG,
     FIRST,
     HEAD,
     OUTSIDER,
@@ -20,6 +22,7 @@ from .bench import (
     commit_event,
     frames,
     of,
+    ready,
     reasons,
 )
 

@@ -390,9 +390,10 @@ def test_a_peer_that_claims_to_be_ahead_delays_a_round_but_does_not_stop_it():
 def check(swarm: Swarm) -> None:
     """After the faults: everyone converges, and every session that began has ended."""
     swarm.deliver = lambda a, b, frame: True
-    version = max(n.head.version for n in swarm.nodes if n.alive)
-    swarm.run(reached(swarm, version + 2))
     live = [n for n in swarm.nodes if n.alive]
+    version = max(n.head.version for n in live)
+    swarm.run(reached(swarm, version + 2))
+    swarm.run(lambda: len({n.head.digest for n in live}) == 1)
     for node in live:
         open_session = node.machine.session
         ended = {r.session.SerializeToString(deterministic=True) for r in node.reports}
