@@ -137,7 +137,7 @@ class Island:
             self._events.emit("trainer", "The training script has ended.")
             self.ended.set()
             return
-        self.trouble = reason
+        self.trouble = self.trouble or reason  # what the trainer said itself tells more than its exit status
         self.restart_at = time.monotonic() + self._restart_pause
         self._events.emit(
             "trainer", f"Training stopped: {reason}. It starts again in {duration(self._restart_pause)}."

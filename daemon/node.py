@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import secrets
 import socket
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from atoll import __version__
+from atoll.daemon.account_book import AccountBook
 from atoll.daemon.alerts import Alerts
 from atoll.daemon.config import Config, is_multiaddr, shard_of
 from atoll.daemon.errors import AtollError, Exit
@@ -30,12 +30,12 @@ from atoll.daemon.history import History
 from atoll.daemon.hosting import start_host
 from atoll.daemon.island import Island
 from atoll.daemon.neighbours import Hooks, Neighbours
+from atoll.daemon.page import start_page
 from atoll.daemon.recovery import Recovery
 from atoll.daemon.rounds import sync
 from atoll.daemon.rounds.driver import RoundDriver
-from atoll.daemon.rounds.outer_state import OuterState
+from atoll.daemon.rounds.outer_state import OuterState, served_file
 from atoll.daemon.status import State
-from atoll.daemon.storage import checkpoint as checkpoints
 from atoll.daemon.storage import files as disk
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.files import DISK_CODES
@@ -44,10 +44,8 @@ from atoll.daemon.training.memory import SharedMemory
 from atoll.daemon.welcome import welcome
 from atoll.dht.discovery import Discovery
 from atoll.peers import identity
-from atoll.peers.files import ServedFile
 from atoll.peers.p2pd import Host
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.accounts import AccountError, TokenAccount
 from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import RoundConfig, RoundMachine
@@ -79,6 +77,7 @@ class Node:
         addresses: tuple[str, ...] = (),
         trainer_socket: socket.socket | None = None,
         consent: Consent | None = None,
+        greet: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -102,6 +101,7 @@ class Node:
         self._given = addresses
         self._trainer_socket = trainer_socket
         self._consent = consent
+        self._greet = greet
         self._stop = asyncio.Event()
         self._stop_reason = "you asked for it"
         self._exit: Exit = Exit.OK
@@ -207,25 +207,13 @@ class Node:
 
     async def _start_page(self, undo: contextlib.AsyncExitStack) -> None:
         from atoll.daemon.view import View
-        from atoll.web_ui.server import DEFAULT_PORT, PortTaken, WebServer, WebServerError
 
-        s = self.settings
-        view = View(self)
-        ports = [s.api_port] if s.api_port else [DEFAULT_PORT, 0]
-        for port in ports:
-            self.page = WebServer(view, host=s.api_host, port=port, token=self.folder.token())
-            try:
-                await self.page.start()
-                break
-            except PortTaken as error:
-                if port == ports[-1]:
-                    raise AtollError(Exit.PREFLIGHT, "port_taken", error.message, error.fix) from error
-            except WebServerError as error:
-                raise AtollError(Exit.PREFLIGHT, error.code, error.message, error.fix) from error
+        self.page = await start_page(View(self), self.folder, self.settings)
         undo.push_async_callback(self.page.close)
         undo.callback(self.folder.api.unlink, missing_ok=True)
-        disk.write_json(self.folder.api, {"url": self.page.url, "pid": os.getpid()})
-        self.events.emit("page", f"The dashboard is at {self.page.login_url()} (the link works once).")
+        self.events.emit("page", f"The dashboard is at {self.page.url}.")
+        # The link lets its holder in, so it goes to whoever started the node and not into the log.
+        self._greet(f"Open the dashboard with {self.page.login_url()} (works once).")
 
     # ---- stage: host, DHT, finding
 
@@ -275,7 +263,7 @@ class Node:
         hooks = Hooks(
             status=self.status_message,
             addresses=lambda: self.addresses,
-            provide=self._provide,
+            provide=lambda kind, version: served_file(self.folder, self.outer, kind, version),
             changed=self._roster_changed,
             lost=self.finder.look_now,
             learned=self._learned,
@@ -335,21 +323,6 @@ class Node:
         if self.driver is not None:
             await self.driver.received(peer, frame, payload)
 
-    def _provide(self, kind: str, version: int) -> ServedFile | None:
-        """What peers may fetch from this node."""
-        folder, outer = self.folder, self.outer
-        match kind:
-            case "manifest":
-                return ServedFile(folder.manifest)
-            case "data":
-                return ServedFile(folder.data / "corpus.bin")
-            case "checkpoint" if outer is not None and outer.saved is not None:
-                newest = outer.saved.head.version
-                return ServedFile(checkpoints.path_of(folder.checkpoints, newest), newest)
-            case "commit" | "payload" if outer is not None and version <= outer.head.version:
-                return ServedFile(outer.rounds.path(version, kind), version)
-        return None
-
     # ---- stage: trainer and rounds
 
     async def _start_rounds(
@@ -368,15 +341,16 @@ class Node:
             grace_floor_s=body.rounds.grace_floor_s,
             grace_cap_s=body.rounds.grace_cap_s,
         )
+        book = AccountBook(self.folder, len(manifest.chunks), self.events, self.alerts)
         island = Island(
             body.inner.steps,
             body.rounds.validate_every,
-            self._load_account(),
+            book.account,
             self.events,
             self.keyring.peer_id,
             manifest.chunks,
             self._shard,
-            self._save_account,
+            book.save,
             self._island_changed,
             lambda: welcome(manifest, self.settings, self.folder, memory, text, self.keyring.peer_id),
             self._launch_trainer,
@@ -455,29 +429,6 @@ class Node:
         if code == "bug":
             self._failure = AtollError(Exit.BUG, code, text, "Please report it with the log.")
             self._stop.set()
-
-    def _load_account(self) -> TokenAccount:
-        assert self.manifest is not None
-        chunks = len(self.manifest.chunks)
-        kept = disk.read_json(self.folder.account)
-        try:
-            account = TokenAccount.from_json(kept) if kept is not None else TokenAccount(chunks)
-            if account.chunks != chunks:
-                raise AccountError("the token account is of another table of chunks")
-        except AccountError as error:
-            self.events.emit("disk", f"A new token account is begun: {error}.")
-            account = TokenAccount(chunks)
-        # What was carried when the last run ended was in a trainer that is gone.
-        account.drop("lost")
-        return account
-
-    def _save_account(self) -> None:
-        if self.island is not None:
-            try:
-                disk.write_json(self.folder.account, self.island.account.to_json())
-                self.alerts.clear("account_not_saved")
-            except AtollError as error:
-                self.alerts.raise_("account_not_saved", error.message, error.fix)
 
     async def _save_all(self) -> None:
         assert self.driver is not None and self.outer is not None

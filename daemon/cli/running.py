@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -140,7 +141,7 @@ def run_node(folder: DataDir, config: Config, details: dict[str, Any]) -> int:
     from atoll.daemon.node import Node
 
     async def body() -> int:
-        node = Node(folder, config, **details)
+        node = Node(folder, config, greet=lambda text: print(text, flush=True), **details)
         _on_signals(node)
         return int(await node.run())
 
@@ -150,8 +151,16 @@ def run_node(folder: DataDir, config: Config, details: dict[str, Any]) -> int:
 def _run(body: Any) -> int:
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return int(runner.run(body()))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return int(runner.run(body()))
+    except AtollError:
+        raise
+    except Exception as error:
+        logging.getLogger("atoll").error("a bug ended the node", exc_info=error)
+        raise AtollError(
+            Exit.BUG, "bug", f"A bug ended the node: {error!r}.", "Please report it with the log."
+        ) from error
 
 
 def _on_signals(node: Node | asyncio.Event) -> None:

@@ -16,7 +16,9 @@ import torch
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import checkpoint as checkpoints
 from atoll.daemon.storage.checkpoint import Checkpoint, CheckpointError
+from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLog, RoundLogError
+from atoll.peers.files import ServedFile
 from atoll.protocol import chain
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
@@ -187,3 +189,18 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
             voters.add(vote.signer)
     certified = chain.is_majority(len(voters & set(head.electorate)), len(head.electorate))
     return commit, certified
+
+
+def served_file(folder: DataDir, outer: OuterState | None, kind: str, version: int) -> ServedFile | None:
+    """What peers may fetch from this node; `outer` None while it has no state yet."""
+    match kind:
+        case "manifest":
+            return ServedFile(folder.manifest)
+        case "data":
+            return ServedFile(folder.data / "corpus.bin")
+        case "checkpoint" if outer is not None and outer.saved is not None:
+            newest = outer.saved.head.version
+            return ServedFile(checkpoints.path_of(folder.checkpoints, newest), newest)
+        case "commit" | "payload" if outer is not None and version <= outer.head.version:
+            return ServedFile(outer.rounds.path(version, kind), version)
+    return None

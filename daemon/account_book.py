@@ -1,0 +1,37 @@
+"""The token account on disk: read at the start, written whenever something became of tokens."""
+
+from __future__ import annotations
+
+from atoll.daemon.alerts import Alerts
+from atoll.daemon.errors import AtollError
+from atoll.daemon.events import Events
+from atoll.daemon.storage import files
+from atoll.daemon.storage.data_dir import DataDir
+from atoll.protocol.accounts import AccountError, TokenAccount
+
+
+class AccountBook:
+    """Owns account.json of one node. An account that is damaged is told and begun anew."""
+
+    def __init__(self, folder: DataDir, chunks: int, events: Events, alerts: Alerts) -> None:
+        self._path = folder.account
+        self._alerts = alerts
+        kept = files.read_json(self._path)
+        try:
+            account = TokenAccount.from_json(kept) if kept is not None else TokenAccount(chunks)
+            if account.chunks != chunks:
+                raise AccountError("the token account is of another table of chunks")
+        except AccountError as error:
+            events.emit("disk", f"A new token account is begun: {error}.")
+            account = TokenAccount(chunks)
+        # What was carried when the last run ended was in a trainer that is gone.
+        account.drop("lost")
+        self.account = account
+
+    def save(self) -> None:
+        """Writes the account; a disk that refuses is an alert, the account goes on in memory."""
+        try:
+            files.write_json(self._path, self.account.to_json())
+            self._alerts.clear("account_not_saved")
+        except AtollError as error:
+            self._alerts.raise_("account_not_saved", error.message, error.fix)
