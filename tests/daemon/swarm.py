@@ -216,7 +216,9 @@ class Swarm:
         await self.until(lambda: all(m.driver.machine.head.version >= version for m in self.members))
 
     async def close(self) -> None:
+        self.members, members = [], self.members  # nobody is reachable any more
         for task in list(self._tasks):
             task.cancel()
+        self.members = members
         for member in self.members:
             await member.driver.close()

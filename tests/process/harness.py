@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from atoll.daemon.cli.api import client_of
+from atoll.daemon.cli.observe import status_of
+from atoll.daemon.storage.data_dir import DataDir
+from atoll.web_ui.client import ApiError
 
 DEADLINE_S = 120.0
 POLL_S = 0.1
@@ -87,12 +91,14 @@ class Daemon:
             )
 
     def status(self) -> dict[str, Any] | None:
-        """`atoll status --json`, or None while the daemon does not answer."""
+        """What `atoll status --json` prints, asked in this process; None while nobody answers."""
         if self.process.poll() is not None:
             raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log.read_text()}")
-        done = atoll("status", "--json", "--data-dir", str(self.folder))
-        known = json.loads(done.stdout) if done.returncode == 0 else None
-        return known if known and known["api"] else None
+        try:
+            client = client_of(DataDir(self.folder))
+            return status_of(client.state()) if client else None
+        except ApiError:
+            return None
 
     def wait_for(self, condition: Callable[[dict[str, Any]], Any], what: str) -> dict[str, Any]:
         """The first status that fulfils the condition."""

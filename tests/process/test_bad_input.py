@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,9 +93,6 @@ def test_a_data_dir_in_use(start: Start, swarm: Path) -> None:
     node = start("a", "run")
     node.wait_for(lambda s: True, "the first answer")
     assert "--data-dir" in refused(13, "run", "--data-dir", str(swarm))
-    began = time.monotonic()
-    assert node.status() is not None
-    assert time.monotonic() - began < 30  # it answered although the node trains
     assert node.stop() == 0
 
 
@@ -213,7 +209,9 @@ def test_a_full_disk_is_told_and_nothing_is_lost(start: Start, swarm: Path, smal
     filler.write_bytes(b"\0" * (free - 400_000))
     node = Daemon(folder, "run")
     try:
-        node.wait_for(lambda s: any("No space" in a["text"] for a in s["alerts"]), "an alert for the full disk")
+        node.wait_for(
+            lambda s: any("No space" in a["text"] for a in s["alerts"]), "an alert for the full disk"
+        )
         filler.unlink()
         node.wait_for_version(1)
         assert node.stop() == 0

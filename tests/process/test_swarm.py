@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,11 @@ def test_pause_resume_finish_and_leave(start: Start, tmp_path: Path) -> None:
     must("init", "lab", "--data-dir", folder, "--inner-steps", "5")
     a = start("a", "run")
     a.wait_for_version(1)
+    known = json.loads(must("status", "--json", "--data-dir", folder))
+    contract = (
+        "state because next node_id swarm_id version digest peers loss tokens_per_s accepted_tokens api"
+    )
+    assert all(known[name] is not None for name in contract.split())
     assert "Paused" in must("pause", "--data-dir", folder)
     paused = a.wait_for(lambda s: s["state"] == "paused", "pause")
     assert paused["because"] and paused["next"]
