@@ -8,6 +8,7 @@ node answers, it announces this node and links up with every node of the swarm t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -22,6 +23,8 @@ from atoll.peers.p2pd import Host
 from atoll.protocol.signing import Keyring, peer_bytes, peer_text
 
 DIAL_TIMEOUT_S = 15.0
+PATIENCE_S = 2.0
+"""So long the other work waits for dials that are under way."""
 ANNOUNCE_S = 30.0
 LOOK_S = 10.0
 FIRST_PAUSE_S = 1.0
@@ -66,6 +69,7 @@ class Finder:
         self.connected: set[bytes] = set()
         self.next_try: float | None = None
         self._wake = asyncio.Event()
+        self._dials: dict[str, asyncio.Task[None]] = {}
         for text in addresses:
             self.add(text)
 
@@ -80,27 +84,46 @@ class Finder:
 
     async def run(self, swarm: bool) -> None:
         """Dials, announces and looks until cancelled. `swarm` False: only helps others (bootstrap node)."""
+        try:
+            await self._run(swarm)
+        finally:
+            for task in self._dials.values():
+                task.cancel()
+
+    async def _run(self, swarm: bool) -> None:
         pause, announced = FIRST_PAUSE_S, -ANNOUNCE_S
         while True:
-            await asyncio.gather(*(self._dial_address(a) for a in self._not_connected()))
-            if swarm and time.monotonic() - announced >= ANNOUNCE_S and self.links is not None:
-                await self._discovery.announce(self._keyring, self._announced(), time.time())
-                announced = time.monotonic()
-            if swarm:
-                await self._look()
+            await self._dial_all()
+            try:
+                if swarm and time.monotonic() - announced >= ANNOUNCE_S and self.links is not None:
+                    await self._discovery.announce(self._keyring, self._announced(), time.time())
+                    announced = time.monotonic()
+                if swarm:
+                    await self._look()
+            except (P2PDaemonError, OSError, EOFError, TimeoutError) as error:
+                # The DHT asks strangers; what one of them breaks is tried again with the others.
+                log.warning("the DHT did not answer: %s", _cause(error))
             linked = self.links is not None and bool(self.links.peers)
             pause = LOOK_S if linked else min(2 * pause, LONGEST_PAUSE_S if self.links is None else 4.0)
             await self._pause(pause * self._rng.uniform(0.75, 1.25))
 
+    async def _dial_all(self) -> None:
+        """Dials what is not connected; slow ones go on in the background, so they hold nobody up."""
+        for address in self._not_connected():
+            if address.text not in self._dials:
+                task = asyncio.create_task(self._dial_address(address))
+                self._dials[address.text] = task
+        if self._dials:
+            await asyncio.wait(list(self._dials.values()), timeout=PATIENCE_S)
+        self._dials = {text: task for text, task in self._dials.items() if not task.done()}
+
     async def _pause(self, seconds: float) -> None:
         self.next_try = time.monotonic() + seconds
         self._changed()
-        self._wake.clear()
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
+        self._wake.clear()
         self.next_try = None
 
     def _not_connected(self) -> list[Address]:

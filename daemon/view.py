@@ -207,13 +207,17 @@ class View:
             "state": self.sentence()[0].state.value if own else _STATE_WORDS.get(status.state, "unknown"),
             "version": int(status.version),
             "digest": bytes(status.digest).hex(),
-            "direct": None if own else True,
+            "direct": None if own else self._is_direct(peer),
             "rtt_ms": round(1000 * rtt_s, 2) if rtt_s is not None else None,
             "tokens_per_s": round(status.tokens_per_s, 1),
             "accepted_tokens": int(status.accepted_tokens),
             "last_seen_s": round(last_seen_s, 1),
             "self": own,
         }
+
+    def _is_direct(self, peer: bytes) -> bool | None:
+        link = self._node.neighbours.links.get(peer) if self._node.neighbours else None
+        return None if link is None else not link.relayed
 
     def _checklist(self) -> list[dict[str, Any]]:
         """The way to the first accepted round; empty when it is behind us."""

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
@@ -51,7 +52,7 @@ class Traffic:
 
 
 class Link:
-    """One established stream to `peer`. `dialled`: this node opened it."""
+    """One established stream to `peer`. `dialled`: this node opened it; `relayed`: over a third node."""
 
     def __init__(
         self,
@@ -60,10 +61,12 @@ class Link:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         dialled: bool,
+        relayed: bool = False,
     ) -> None:
         self.peer = peer
         self.hello = hello
         self.dialled = dialled
+        self.relayed = relayed
         self.sent = 0
         self.received = 0
         self.upload_bps = 0.0
@@ -234,27 +237,36 @@ class Links:
             raise LinkRefused(f"this node has {MAX_LINKS} links already")
         self._dialling.add(peer)
         try:
-            _, reader, writer = await self._p2p.call_binary_stream_handler(PeerID(peer), wire.LINK_PROTOCOL)
+            info, reader, writer = await self._p2p.call_binary_stream_handler(
+                PeerID(peer), wire.LINK_PROTOCOL
+            )
             try:
-                await self._shake(peer, reader, writer, dialled=True)
+                await self._shake(peer, info, reader, writer, dialled=True)
             except BaseException:
                 writer.close()
                 raise
         finally:
             self._dialling.discard(peer)
 
-    async def _accept(self, info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = bytes(info.peer_id.to_bytes())  # type: ignore[attr-defined]
+    async def _accept(
+        self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        peer = bytes(info.peer_id.to_bytes())
         try:
             if self._closing or (len(self._links) >= MAX_LINKS and peer not in self._links):
                 raise LinkRefused("no more links are accepted here")
-            await self._shake(peer, reader, writer, dialled=False)
+            await self._shake(peer, info, reader, writer, dialled=False)
         except (LinkRefused, wire.WireError, OSError, EOFError, TimeoutError) as error:
             log.info("refused a link: %s", error)
             writer.close()
 
     async def _shake(
-        self, peer: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dialled: bool
+        self,
+        peer: bytes,
+        info: StreamInfo,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        dialled: bool,
     ) -> None:
         """Hello each way, then the link is up. The dialled side answers, or says goodbye with its reason."""
         async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -274,7 +286,8 @@ class Links:
             if not dialled:
                 writer.write(wire.encode_frame(pb.Frame(hello=self._on.hello())))
             await writer.drain()
-        self._establish(Link(peer, frame.hello, reader, writer, dialled))
+        relayed = "/p2p-circuit" in str(info.addr)
+        self._establish(Link(peer, frame.hello, reader, writer, dialled, relayed))
 
     def _refusal(self, peer: bytes, hello: pb.Hello) -> str | None:
         if peer == self._me:
