@@ -91,9 +91,10 @@ class TokenAccount:
         """Raises AccountError for anything that is not a balanced account."""
         try:
             account = cls(**data)  # type: ignore[arg-type]
-            integers = [account.produced, account.accepted, *account.pending]
+            numbers = [account.chunks, account.produced, account.carried, *account.pending]
+            numbers += [getattr(account, name) for name in CATEGORIES]
         except TypeError as error:
             raise AccountError("the token account is unreadable") from error
-        if not all(isinstance(value, int) for value in integers) or not account.balanced():
+        if not all(isinstance(n, int) and n >= 0 for n in numbers) or not account.balanced():
             raise AccountError("the token account does not balance")
         return account

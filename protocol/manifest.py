@@ -21,6 +21,8 @@ from atoll.protocol.schema import BLOCK, MAX_VALUES, ChunkTable
 KIND = "manifest"
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_CHUNKS = 16_384
+MAX_BOOTSTRAP = 64
+MAX_ADDRESS_BYTES = 256
 CODEC_NAMES = ("fp32", "int8")
 """Names of the codecs; kept here so that reading a manifest needs no torch (a test compares the two)."""
 SCHEDULES = ("cosine", "constant", "wsd")
@@ -90,8 +92,13 @@ def _check(body: messages_pb2.Manifest) -> None:
             f"the swarm speaks protocol {body.protocol.lowest} to {body.protocol.highest}, "
             f"this software {PROTOCOL_LOWEST} to {PROTOCOL_HIGHEST}"
         )
-    if not 1 <= len(body.name.encode()) <= 64:
-        raise ManifestError("the swarm's name must have 1 to 64 bytes")
+    if not 1 <= len(body.name.encode()) <= 64 or not body.name.isprintable():
+        raise ManifestError("the swarm's name must be 1 to 64 bytes of printable text")
+    for name, text in (("data.name", body.data.name), ("model.size", body.model.size)):
+        if len(text.encode()) > 255 or not text.isprintable():
+            raise ManifestError(f"{name} must be at most 255 bytes of printable text")
+    if len(body.bootstrap) > MAX_BOOTSTRAP or any(len(a) > MAX_ADDRESS_BYTES for a in body.bootstrap):
+        raise ManifestError(f"bootstrap has more than {MAX_BOOTSTRAP} addresses, or too long ones")
     if body.model.kind not in ("gpt", "own"):
         raise ManifestError(f"model kind {body.model.kind!r} is not known here (gpt and own are)")
     if body.admission != "open":
@@ -146,5 +153,5 @@ def _check_sizes(body: messages_pb2.Manifest) -> None:
     ):
         if len(value) != size:
             raise ManifestError(f"{name} has {len(value)} bytes, not {size}")
-    if body.data.digest and len(body.data.digest) != 32:
-        raise ManifestError(f"data.digest has {len(body.data.digest)} bytes, not 32")
+    if len(body.data.digest) != (0 if body.model.kind == "own" else 32):
+        raise ManifestError(f"data.digest has {len(body.data.digest)} bytes for model kind {body.model.kind}")

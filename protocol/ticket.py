@@ -64,5 +64,7 @@ def _check(ticket: Ticket) -> None:
         raise TicketError("the ticket names no swarm")
     if not ticket.addresses:
         raise TicketError("the ticket has no address to dial: ask for one made while a node was running")
+    if not (ticket.swarm_name + ticket.label).isprintable():
+        raise TicketError("the ticket has a name that can't be shown: ask for a new one")
     if len(ticket.addresses) > MAX_ADDRESSES or any(len(a) > MAX_ADDRESS_BYTES for a in ticket.addresses):
         raise TicketError("the ticket has more or longer addresses than a ticket may have")

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from atoll.protocol.schema import BLOCK
 
+MAX_SCALE = 2.0**120
+MAX_VALUE = 127 * MAX_SCALE
+"""Largest magnitude in a payload, half of what fp32 holds: a weighted mean of payloads is always finite."""
+
 
 class CodecError(ValueError):
-    """A payload that no encoder makes: wrong length, or a scale that is not a finite number."""
+    """A payload that no encoder makes: wrong length, or a value or scale outside its range."""
 
 
 class NonFinite(ValueError):
@@ -26,6 +30,8 @@ class NonFinite(ValueError):
 
 class Codec(ABC):
     """Turns n fp32 values (n a multiple of 256) into exactly `bound(n)` bytes and back.
+
+    Finite values beyond ±MAX_VALUE are sent as ±MAX_VALUE.
 
     An instance owns scratch buffers and serves one thread at a time.
     """
@@ -46,7 +52,7 @@ class Codec(ABC):
         """Decodes `payload` [bound(n)] uint8 into `out` [n] fp32, exactly. Raises CodecError."""
 
     def check(self, payload: Tensor, n: int) -> None:
-        """Raises CodecError unless `payload` decodes to n finite values."""
+        """Raises CodecError unless `payload` decodes to n values within ±MAX_VALUE."""
         if payload.dtype != torch.uint8 or payload.numel() != self.bound(n):
             raise CodecError(f"{self.name}: {payload.numel()} bytes for {n} values, not {self.bound(n)}")
 

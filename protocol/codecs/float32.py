@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atoll.protocol.codecs.base import Codec, CodecError, NonFinite, first_non_finite, require_blocks
+from atoll.protocol.codecs.base import (
+    MAX_VALUE,
+    Codec,
+    CodecError,
+    NonFinite,
+    first_non_finite,
+    require_blocks,
+)
 
 
 class Float32Codec(Codec):
@@ -20,7 +27,9 @@ class Float32Codec(Codec):
         position = first_non_finite(values)
         if position is not None:
             raise NonFinite(position)
-        out.copy_(values.view(torch.uint8))
+        if out.numel() != self.bound(values.numel()):
+            raise CodecError(f"fp32: room for {out.numel()} bytes, {self.bound(values.numel())} needed")
+        out.copy_(values.clamp(-MAX_VALUE, MAX_VALUE).view(torch.uint8))
 
     def decode(self, payload: Tensor, out: Tensor) -> None:
         self.check(payload, out.numel())
@@ -29,5 +38,5 @@ class Float32Codec(Codec):
     def check(self, payload: Tensor, n: int) -> None:
         super().check(payload, n)
         # A payload from the wire may start at any byte; the view needs an aligned copy.
-        if first_non_finite(payload.clone().view(torch.float32)) is not None:
-            raise CodecError("fp32: a value is not finite")
+        if not bool((payload.clone().view(torch.float32).abs() <= MAX_VALUE).all()):
+            raise CodecError("fp32: a value is not finite, or too large")

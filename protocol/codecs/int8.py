@@ -4,7 +4,8 @@ Payload: the n/256 scales (bf16, little endian), then n signed bytes.
     scale = bf16↑(absmax / 127)    rounded up, so that |value / scale| ≤ 127
     q     = round_half_even(value / scale)
 Decoding, q · scale, is exact in fp32: seven bits times eight bits fit the 24 of the significand. So no
-fused multiply-add, no other instruction set, can change a bit. A block of zeros has scale 0.
+fused multiply-add, no other instruction set, can change a bit. A block of zeros has scale 0; no scale is over
+MAX_SCALE, so that what is decoded can be summed.
 Works chunk by chunk in scratch that is kept: freshly allocated memory is ten times slower.
 """
 
@@ -13,7 +14,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atoll.protocol.codecs.base import Codec, CodecError, NonFinite, first_non_finite, require_blocks
+from atoll.protocol.codecs.base import (
+    MAX_SCALE,
+    Codec,
+    CodecError,
+    NonFinite,
+    first_non_finite,
+    require_blocks,
+)
 from atoll.protocol.schema import BLOCK
 
 LEVELS = 127
@@ -42,13 +50,15 @@ class Int8Codec(Codec):
             absmax = part.abs().amax(dim=1)
             if not bool(torch.isfinite(absmax).all()):
                 raise NonFinite(start + (first_non_finite(part.reshape(-1)) or 0))
-            bits = _bf16_rounded_up(absmax.div_(LEVELS))
+            bits = _bf16_rounded_up(absmax.div_(LEVELS).clamp_(max=MAX_SCALE))
             scales[rows].copy_(bits.view(-1, 1).view(torch.uint8).view(-1, 4)[:, 2:])
             scale = bits.view(torch.float32)
             # A block of zeros: 0 / 1 instead of 0 / 0.
             divisor = torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(1)
             scratch = self._room(part)
             torch.div(part, divisor, out=scratch)
+            if bool((scale == MAX_SCALE).any()):
+                scratch.clamp_(-LEVELS, LEVELS)
             levels[rows].copy_(scratch.round_())
 
     def decode(self, payload: Tensor, out: Tensor) -> None:
@@ -66,8 +76,9 @@ class Int8Codec(Codec):
         super().check(payload, n)
         scales, levels = _parts(payload, n)
         scale = _scales_as_float(scales)
-        if not bool((torch.isfinite(scale) & (scale >= 0)).all()):
-            raise CodecError("int8: a scale is not a finite, non-negative number")
+        # Compared as numbers, so that NaN fails both; minus zero is no scale that an encoder makes.
+        if not bool(((scale >= 0) & (scale <= MAX_SCALE) & ~torch.signbit(scale)).all()):
+            raise CodecError("int8: a scale is not a number from 0 to 2^120")
         if bool((levels == -128).any()):
             raise CodecError("int8: a level is -128, which no encoder makes")
 
