@@ -89,6 +89,8 @@ class TokenAccount:
     @classmethod
     def from_json(cls, data: dict[str, object]) -> TokenAccount:
         """Raises AccountError for anything that is not a balanced account."""
+        if not data.get("pending"):
+            raise AccountError("the token account is unreadable")
         try:
             account = cls(**data)  # type: ignore[arg-type]
             numbers = [account.chunks, account.produced, account.carried, *account.pending]

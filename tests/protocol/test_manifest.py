@@ -1,0 +1,182 @@
+"""The manifest: any change makes it refused or another swarm's; every rule has its refusal."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, manifest
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.manifest import MAX_BOOTSTRAP, MAX_MANIFEST_BYTES, ManifestError, load, sign
+from atoll.protocol.schema import BLOCK
+from atoll.protocol.signing import Ed25519Keyring
+
+ORGANISER = Ed25519Keyring(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+STRANGER = Ed25519Keyring(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+
+
+def body() -> pb.Manifest:
+    """A manifest that is as good as any."""
+    return pb.Manifest(
+        format=1,
+        name="lab",
+        sequence=1,
+        created_unix_s=1_700_000_000,
+        protocol=pb.ProtocolRange(lowest=PROTOCOL_LOWEST, highest=PROTOCOL_HIGHEST),
+        seed=1,
+        model=pb.Model(kind="gpt", size="tiny", layers=1, width=32, heads=2, context=16),
+        data=pb.Data(name="builtin:shakespeare", digest=bytes(32), size_bytes=10),
+        inner=pb.Inner(
+            steps=10, lr=1e-3, total_steps=100, schedule="cosine", batch=4, clip=1.0, beta1=0.9, beta2=0.95
+        ),
+        outer=pb.Outer(momentum=0.9, lr_by_contributors=[0.4, 0.6, 0.8]),
+        rounds=pb.Rounds(
+            chunk_values=BLOCK,
+            codec="int8",
+            result_codec="fp32",
+            min_peers_to_start=1,
+            grace_floor_s=1.0,
+            grace_cap_s=60.0,
+            validate_every=1,
+        ),
+        admission="open",
+        schema_digest=bytes(32),
+        total_values=4 * BLOCK,
+        parameters=1000,
+        genesis_parameters=bytes(32),
+        genesis_node=ORGANISER.peer_id,
+    )
+
+
+def test_what_was_signed_is_what_is_loaded():
+    made = sign(body(), ORGANISER)
+    again = load(made.signed.SerializeToString(), expect_swarm=made.swarm_id)
+    assert again == made
+    assert made.body.organiser == ORGANISER.public_key
+    assert (
+        made.swarm_id == hashlib.sha256(b"atoll/1/swarm\0" + ORGANISER.public_key + made.signed.body).digest()
+    )
+    assert len(made.chunks) == 4
+    digest = hashlib.sha256(ORGANISER.public_key).hexdigest()
+    assert made.organiser_fingerprint.replace("-", "") == digest[:16]
+
+
+def test_the_outer_rate_depends_on_the_number_of_contributors():
+    made = sign(body(), ORGANISER)
+    assert [made.outer_lr(n) for n in (0, 1, 2, 3, 4, 100)] == [0.4, 0.4, 0.6, 0.8, 0.8, 0.8]
+
+
+def test_every_flipped_bit_is_refused():
+    data = sign(body(), ORGANISER).signed.SerializeToString()
+    for position in range(len(data)):
+        for bit in (1, 128):
+            changed = bytearray(data)
+            changed[position] ^= bit
+            with pytest.raises(ManifestError):
+                load(bytes(changed))
+
+
+def test_every_cut_is_refused():
+    data = sign(body(), ORGANISER).signed.SerializeToString()
+    for size in range(len(data)):
+        with pytest.raises(ManifestError):
+            load(data[:size])
+
+
+def test_a_manifest_of_another_key_is_another_swarm():
+    swarm = sign(body(), ORGANISER).swarm_id
+    forged = sign(body(), STRANGER).signed
+    with pytest.raises(ManifestError, match="is of swarm"):
+        load(forged.SerializeToString(), expect_swarm=swarm)
+    claimed = body()
+    claimed.organiser = ORGANISER.public_key
+    signed = STRANGER.sign(manifest.KIND, claimed.SerializeToString())
+    with pytest.raises(ManifestError, match="tampered"):
+        load(signed.SerializeToString())
+    signed.signer = ORGANISER.peer_id
+    with pytest.raises(ManifestError, match="tampered"):
+        load(signed.SerializeToString())
+    other_kind = ORGANISER.sign("plan", claimed.SerializeToString())
+    with pytest.raises(ManifestError, match="tampered"):
+        load(other_kind.SerializeToString())
+
+
+def test_what_is_no_manifest_is_refused():
+    with pytest.raises(ManifestError, match="is over"):
+        load(bytes(MAX_MANIFEST_BYTES + 1))
+    with pytest.raises(ManifestError, match="not readable"):
+        load(b"\xff\xff")
+    with pytest.raises(ManifestError, match="no organiser"):
+        load(b"")
+
+
+RULES: list[tuple[str, Callable[[pb.Manifest], object]]] = [
+    ("format 2", lambda m: setattr(m, "format", 2)),
+    ("speaks protocol 7 to 8", lambda m: m.protocol.MergeFrom(pb.ProtocolRange(lowest=7, highest=8))),
+    ("speaks protocol 1 to 0", lambda m: setattr(m.protocol, "highest", 0)),
+    ("name", lambda m: setattr(m, "name", "")),
+    ("name", lambda m: setattr(m, "name", "x" * 65)),
+    ("name", lambda m: setattr(m, "name", "lab\x1b[2J")),
+    ("data.name", lambda m: setattr(m.data, "name", "a\nb")),
+    ("data.name", lambda m: setattr(m.data, "name", "a" * 256)),
+    ("model.size", lambda m: setattr(m.model, "size", "\u202e")),
+    ("bootstrap", lambda m: m.bootstrap.extend(["/ip4/1.2.3.4/tcp/1"] * (MAX_BOOTSTRAP + 1))),
+    ("bootstrap", lambda m: m.bootstrap.append("/" * 257)),
+    ("model kind", lambda m: setattr(m.model, "kind", "rnn")),
+    ("admission", lambda m: setattr(m, "admission", "ticket")),
+    ("inner.steps", lambda m: setattr(m.inner, "steps", 0)),
+    ("inner.lr", lambda m: setattr(m.inner, "lr", math.nan)),
+    ("inner.lr", lambda m: setattr(m.inner, "lr", -1.0)),
+    ("inner.total_steps", lambda m: setattr(m.inner, "total_steps", 2**31 + 1)),
+    ("inner.warmup_steps", lambda m: setattr(m.inner, "warmup_steps", 2**31 + 1)),
+    ("inner.batch", lambda m: setattr(m.inner, "batch", 0)),
+    ("inner.weight_decay", lambda m: setattr(m.inner, "weight_decay", math.inf)),
+    ("inner.clip", lambda m: setattr(m.inner, "clip", -0.1)),
+    ("inner.beta1", lambda m: setattr(m.inner, "beta1", 1.1)),
+    ("inner.beta2", lambda m: setattr(m.inner, "beta2", -0.1)),
+    ("inner.schedule", lambda m: setattr(m.inner, "schedule", "step")),
+    ("outer.momentum", lambda m: setattr(m.outer, "momentum", 1.0)),
+    ("lr_by_contributors\\[1\\]", lambda m: m.outer.lr_by_contributors.__setitem__(1, 11.0)),
+    ("1 to 64 values", lambda m: m.outer.ClearField("lr_by_contributors")),
+    ("1 to 64 values", lambda m: m.outer.lr_by_contributors.extend([0.5] * 62)),
+    ("min_peers_to_start", lambda m: setattr(m.rounds, "min_peers_to_start", 0)),
+    ("grace_floor_s", lambda m: setattr(m.rounds, "grace_floor_s", -1.0)),
+    ("grace_cap_s", lambda m: setattr(m.rounds, "grace_cap_s", 0.5)),
+    ("validate_every", lambda m: setattr(m.rounds, "validate_every", 0)),
+    ("codec 'zip'", lambda m: setattr(m.rounds, "codec", "zip")),
+    ("codec ''", lambda m: setattr(m.rounds, "result_codec", "")),
+    ("whole blocks", lambda m: setattr(m, "total_values", 0)),
+    ("whole blocks", lambda m: setattr(m, "total_values", 4 * BLOCK + 1)),
+    ("whole blocks", lambda m: setattr(m, "total_values", 2**63)),
+    ("whole blocks", lambda m: setattr(m.rounds, "chunk_values", 0)),
+    ("whole blocks", lambda m: setattr(m.rounds, "chunk_values", 100)),
+    ("whole blocks", lambda m: setattr(m.rounds, "chunk_values", 2**21)),
+    ("more than 16384 chunks", lambda m: setattr(m, "total_values", 16385 * BLOCK)),
+    ("parameters do not fit", lambda m: setattr(m, "parameters", 0)),
+    ("parameters do not fit", lambda m: setattr(m, "parameters", 4 * BLOCK + 1)),
+    ("schema_digest", lambda m: setattr(m, "schema_digest", b"")),
+    ("genesis_parameters", lambda m: setattr(m, "genesis_parameters", bytes(31))),
+    ("genesis_node", lambda m: setattr(m, "genesis_node", bytes(32))),
+    ("data.digest", lambda m: setattr(m.data, "digest", bytes(31))),
+    ("data.digest", lambda m: setattr(m.data, "digest", b"")),
+    ("data.digest", lambda m: setattr(m.model, "kind", "own")),
+]
+
+
+@pytest.mark.parametrize(("reason", "change"), RULES)
+def test_a_manifest_that_breaks_a_rule_is_refused(reason: str, change: Callable[[pb.Manifest], object]):
+    made = body()
+    change(made)
+    with pytest.raises(ManifestError, match=reason):
+        sign(made, ORGANISER)
+
+
+def test_a_model_of_ones_own_has_no_text():
+    made = body()
+    made.model.kind = "own"
+    made.data.digest = b""
+    assert sign(made, ORGANISER).body.model.kind == "own"
