@@ -28,6 +28,7 @@ MAX_ADDRESS_BYTES = 256
 LIFETIME_S = 90.0
 MAX_LIFETIME_S = 600.0
 CLOCK_SKEW_S = 60.0
+_MSGPACK_BIN = (b"\xc4", b"\xc5", b"\xc6")
 
 
 class RecordError(ValueError):
@@ -71,6 +72,13 @@ def check_record(data: object, swarm_id: bytes, peer: bytes, now: float) -> pb.P
     return record
 
 
+def _packed_bytes(data: object) -> bytes:
+    """The bytes in a msgpack `bin`; nothing else is even decoded, it may nest. Raises ValueError."""
+    if not isinstance(data, bytes) or len(data) > MAX_RECORD_BYTES + 8 or data[:1] not in _MSGPACK_BIN:
+        raise RecordError("peer record that is not packed bytes")
+    return bytes(MSGPackSerializer.loads(data))
+
+
 class SwarmRecordValidator(RecordValidatorBase):  # type: ignore[misc]
     """hivemind calls `validate` before a node stores a record or believes one from another node."""
 
@@ -84,13 +92,10 @@ class SwarmRecordValidator(RecordValidatorBase):  # type: ignore[misc]
         if record.key != self._key:
             return True
         try:
-            peer = MSGPackSerializer.loads(record.subkey)
-            value = MSGPackSerializer.loads(record.value)
-            if not isinstance(peer, bytes):
-                raise RecordError("peer record without a peer id")
+            peer, value = _packed_bytes(record.subkey), _packed_bytes(record.value)
             check_record(value, self._swarm_id, peer, self._clock())
-        except (RecordError, ValueError, TypeError):
-            # msgpack's own errors are ValueErrors; whatever a stranger sent is refused and counted.
+        except ValueError:
+            # RecordError and msgpack's own errors; whatever a stranger sent is refused and counted.
             self.refused += 1
             return False
         return True

@@ -329,8 +329,11 @@ class Links:
             reason = str(error)
         except (OSError, EOFError) as error:
             log.debug("link ended: %s", error)
-        link.close(reason)
-        self._down(link)
+        finally:
+            # Whatever ended the reading, a link that nobody reads must not stay.
+            link.close(reason)
+            if not self._closing:
+                self._down(link)
 
     def _retire(self, link: Link, reason: str) -> None:
         self._past[0] += link.sent

@@ -21,7 +21,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -77,7 +77,21 @@ class Host:
         nat_port_map: bool = False,
     ) -> Host:
         """Starts p2pd with this identity, listening on these multiaddrs. Raises HostError."""
-        guards = [_claim(address) for address in listen]
+        with ExitStack() as claims:
+            for address in listen:
+                claims.enter_context(_claim(address))
+            return await cls._start(identity, listen, run_dir, announce, nat_port_map, claims)
+
+    @classmethod
+    async def _start(
+        cls,
+        identity: Path,
+        listen: Sequence[str],
+        run_dir: Path,
+        announce: Sequence[str],
+        nat_port_map: bool,
+        claims: ExitStack,
+    ) -> Host:
         folder = _socket_folder(run_dir)
         control = f"/unix{folder}/p2pd.sock"
         arguments = [
@@ -96,30 +110,16 @@ class Host:
         ]
         if announce:
             arguments.append(f"-announceAddrs={','.join(announce)}")
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                preexec_fn=die_with_parent(),
-                # Ctrl-C in a terminal is for the daemon: it closes p2pd when its goodbyes are said.
-                start_new_session=True,
-            )
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise HostError(
-                f"p2pd can't be started ({error}): reinstall hivemind for this platform"
-            ) from error
+        process = await _spawn(arguments, folder)
         try:
             await asyncio.wait_for(_until_up(process), START_TIMEOUT_S)
-            for guard in guards:
-                guard.close()
+            claims.close()
             p2p = await _attach(folder, control)
         except TimeoutError as error:
             await _end(process, folder)
             raise HostError(f"p2pd was not up after {START_TIMEOUT_S:.0f} s") from error
-        except HostError:
+        except BaseException:
+            # Cancelled, too: no process is left behind.
             await _end(process, folder)
             raise
         reader = asyncio.create_task(_drain(process), name="p2pd-output")
@@ -148,6 +148,22 @@ class Host:
         self._reader.cancel()
         await self.p2p.shutdown()
         await _end(self.process, self._folder)
+
+
+async def _spawn(arguments: Sequence[str], folder: Path) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            preexec_fn=die_with_parent(),
+            # Ctrl-C in a terminal is for the daemon: it closes p2pd when its goodbyes are said.
+            start_new_session=True,
+        )
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise HostError(f"p2pd can't be started ({error}): reinstall hivemind for this platform") from error
 
 
 def _claim(address: str) -> socket.socket:
