@@ -34,7 +34,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
-	$(BIN)/mypy --allow-untyped-calls benchmarks examples
+	$(BIN)/mypy --allow-untyped-calls --no-warn-unused-ignores benchmarks examples
 
 unit: $(READY)
 	$(BIN)/python -m pytest -m "not container" --cov --cov-report= $(ARGS)
