@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 from atoll.daemon.config import data_dir_of
 from atoll.daemon.errors import AtollError, Exit
@@ -18,6 +17,7 @@ from atoll.daemon.storage import checkpoint, files
 from atoll.daemon.storage.checkpoint import CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLog
+from atoll.daemon.storage.tensors import write_tensors
 
 _TRIES = 5
 
@@ -63,14 +63,14 @@ def _copy_of(rounds: Path, scratch: Path) -> Path:
 def export(arguments: argparse.Namespace) -> int:
     """`atoll export --out F.safetensors`"""
     state = outer_state_of(DataDir(data_dir_of(arguments.data_dir)))
-    tensors = {t.name: state.parameters[t.offset : t.end].reshape(t.shape) for t in state.schema.tensors}
+    tensors = [(t.name, state.parameters[t.offset : t.end].reshape(t.shape)) for t in state.schema.tensors]
     about = {
         "swarm": state.manifest.swarm_id.hex(),
         "version": str(state.head.version),
         "digest": state.head.digest.hex(),
     }
     target = Path(arguments.out)
-    files.write_bytes(target, save(tensors, metadata=about))
+    files.write_atomic(target, lambda file: write_tensors(file, about, tensors))
     print(f"Version {state.head.version} ({state.schema.parameters:,} parameters) is in {target}.")
     return int(Exit.OK)
 

@@ -32,6 +32,8 @@ def open_data_dir(arguments: argparse.Namespace) -> tuple[DataDir, Config]:
     config = load(folder.config, os.environ, given)
     folder.create()
     folder.lock()
+    # PyTorch makes a cache folder as soon as it is imported; it belongs into the data dir.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.run / "torch"))
     set_up_logging(config.settings.log_format, config.settings.log_level)
     return folder, config
 

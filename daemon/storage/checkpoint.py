@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from atoll.daemon.storage import files
+from atoll.daemon.storage.tensors import write_tensors
 from atoll.protocol.chain import DIGEST_BYTES, Head
 from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ParameterSchema, SchemaError
@@ -63,29 +64,20 @@ def save(
 ) -> Checkpoint:
     """Writes the checkpoint of `head` and forgets those older than the last KEEP. Raises AtollError."""
     state = state_hash(head.digest, parameters, momentum)
-    size = parameters.nbytes
-    header = {
-        "__metadata__": {
-            "format": "atoll-checkpoint-1",
-            "swarm": swarm_id.hex(),
-            "version": str(head.version),
-            "digest": head.digest.hex(),
-            "electorate": json.dumps([peer.hex() for peer in head.electorate]),
-            "certified": str(int(head.certified)),
-            "cumulative_tokens": str(head.cumulative_tokens),
-            "schema": json.dumps([[t.name, list(t.shape)] for t in schema.tensors]),
-            "state": state.hex(),
-        },
-        "parameters": {"dtype": "F32", "shape": [parameters.size], "data_offsets": [0, size]},
-        "momentum": {"dtype": "F32", "shape": [momentum.size], "data_offsets": [size, 2 * size]},
+    metadata = {
+        "format": "atoll-checkpoint-1",
+        "swarm": swarm_id.hex(),
+        "version": str(head.version),
+        "digest": head.digest.hex(),
+        "electorate": json.dumps([peer.hex() for peer in head.electorate]),
+        "certified": str(int(head.certified)),
+        "cumulative_tokens": str(head.cumulative_tokens),
+        "schema": json.dumps([[t.name, list(t.shape)] for t in schema.tensors]),
+        "state": state.hex(),
     }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
 
     def put(file: BinaryIO) -> None:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.write(parameters.data.cast("B"))
-        file.write(momentum.data.cast("B"))
+        write_tensors(file, metadata, [("parameters", parameters), ("momentum", momentum)])
 
     files.write_atomic(path_of(folder, head.version), put)
     for version in versions(folder)[KEEP:]:
