@@ -190,11 +190,18 @@ class Recovery:
         self._behind_since = None
         gap = int(best.status.version) - outer.head.version
         self._events.emit("behind", f"This node is {gap} rounds behind; it fetches what it missed.")
-        await island.merged()
-        dropped = await self._replay_or_take_over(best, outer, driver.on_disk)
-        if outer.head.digest == driver.machine.head.digest:
+        # No session may begin at a head that is about to be left.
+        driver.feed(t.CatchingUp(True))
+        try:
+            await island.merged()
+            dropped = await self._replay_or_take_over(best, outer, driver.on_disk)
+            moved = outer.head.digest != driver.machine.head.digest
+            if moved:
+                driver.feed(t.HeadChanged(outer.head))
+        finally:
+            driver.feed(t.CatchingUp(False))
+        if not moved:
             return
-        driver.feed(t.HeadChanged(outer.head))
         told()
         if dropped:
             island.taken_over()
