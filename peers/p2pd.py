@@ -31,6 +31,7 @@ from hivemind.utils.multiaddr import Multiaddr
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 _MAX_SOCKET_PATH = 100  # a Unix socket's path has at most 107 bytes
+_TEMPORARY = "atoll-p2p-"
 _PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
@@ -190,14 +191,24 @@ def _claim(address: str) -> socket.socket:
 
 
 def _socket_folder(run_dir: Path) -> Path:
-    """A private folder for sockets: in the data dir, else (too long a path) in the temporary folder."""
+    """A private folder for sockets: in the data dir, else (too long a path) in the temporary folder.
+
+    One in the temporary folder is linked from the data dir, so that the next start removes what a kill left.
+    """
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = run_dir.absolute() / "p2p"
+    if place.is_symlink():
+        left = place.readlink()
+        if left.name.startswith(_TEMPORARY) and left.parent == Path(tempfile.gettempdir()):
+            shutil.rmtree(left, ignore_errors=True)
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)
     if len(os.fsencode(run_dir.absolute())) + 40 <= _MAX_SOCKET_PATH:
-        folder = run_dir.absolute() / "p2p"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
-        return folder
-    return Path(tempfile.mkdtemp(prefix="atoll-p2p-"))
+        place.mkdir(mode=0o700)
+        return place
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+    place.symlink_to(folder)
+    return folder
 
 
 async def _until_up(process: asyncio.subprocess.Process) -> None:

@@ -1,0 +1,320 @@
+"""Links over real libp2p hosts: handshakes and refusals, both kinds of frames, deaths, hostile bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hivemind.p2p import PeerID
+
+from atoll.peers import links as links_module
+from atoll.peers.links import MAX_CONTROL_QUEUE, Callbacks, Link, LinkLost, LinkRefused, Links, read_frame
+from atoll.peers.p2pd import Host
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol import wire
+
+from .hosts import DEADLINE_S, Hosts, connect, until
+
+SWARM = b"s" * 32
+
+
+@dataclass
+class Node:
+    """A host with links, and what they told."""
+
+    host: Host
+    links: Links
+    hello: pb.Hello
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    ups: list[bytes] = field(default_factory=list)
+    downs: list[tuple[bytes, str]] = field(default_factory=list)
+    frames: list[tuple[bytes, pb.Frame, bytes]] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def id(self) -> bytes:
+        return self.host.peer_id
+
+    async def when(self, condition: Callable[[], object]) -> None:
+        await until(condition, self.changed)
+
+
+async def make(hosts: Hosts, name: str, **hello: object) -> Node:
+    host, keyring = await hosts.start(name)
+    fields = {"swarm_id": SWARM, "protocol": pb.ProtocolRange(lowest=1, highest=1), "software": name}
+    message = pb.Hello(**(fields | hello))
+
+    def refuse(peer: bytes, theirs: pb.Hello) -> str | None:
+        return None if theirs.swarm_id == message.swarm_id else "it is of another swarm"
+
+    async def frame(peer: bytes, received: pb.Frame, payload: bytes) -> None:
+        await node.gate.wait()
+        node.frames.append((peer, received, payload))
+        node.changed.set()
+
+    def up(link: Link) -> None:
+        node.ups.append(link.peer)
+        node.changed.set()
+
+    def down(peer: bytes, reason: str) -> None:
+        node.downs.append((peer, reason))
+        node.changed.set()
+
+    links = Links(host.p2p, keyring.peer_id, Callbacks(lambda: message, refuse, up, down, frame))
+    node = Node(host, links, message)
+    node.gate.set()
+    await links.listen()
+    hosts.at_the_end(lambda: links.close("the test is over"))
+    return node
+
+
+async def pair(hosts: Hosts) -> tuple[Node, Node]:
+    """Two nodes with a link, dialled by the first."""
+    a, b = await make(hosts, "a"), await make(hosts, "b")
+    await connect(a.host, b.host)
+    await dial(a, b)
+    await b.when(lambda: b.ups)
+    return a, b
+
+
+async def dial(a: Node, b: Node) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        await a.links.dial(b.id)
+
+
+def ready(tokens: int) -> pb.Frame:
+    return pb.Frame(ready=pb.Ready(tokens=tokens))
+
+
+def contribution(chunk: int) -> pb.Frame:
+    return pb.Frame(contribution=pb.Contribution(chunk=chunk))
+
+
+# ---- frames
+
+
+async def test_frames_go_both_ways_with_their_payloads(hosts: Hosts):
+    a, b = await pair(hosts)
+    assert a.links.peers == (b.id,) and b.links.peers == (a.id,)
+    link = a.links.get(b.id)
+    assert link is not None and link.dialled and link.hello.software == "b" and not link.relayed
+    payload = bytes(range(256)) * 8192
+    assert a.links.send(b.id, ready(1))
+    await a.links.send_bulk(b.id, contribution(3), payload)
+    assert b.links.send(a.id, ready(2))
+    await b.when(lambda: len(b.frames) == 2)
+    await a.when(lambda: a.frames)
+    assert [f.WhichOneof("message") for _, f, _ in b.frames] == ["ready", "contribution"]
+    assert b.frames[1][2] == payload and a.frames[0][1].ready.tokens == 2
+    assert a.links.traffic.sent > len(payload) and b.links.traffic.received > len(payload)
+    assert link.upload_bps > 0
+
+
+async def test_control_frames_overtake_bulk_frames(hosts: Hosts):
+    a, b = await pair(hosts)
+    b.gate.clear()
+    bulk = [
+        asyncio.create_task(a.links.send_bulk(b.id, contribution(chunk), bytes(wire.MAX_PAYLOAD_BYTES)))
+        for chunk in range(6)
+    ]
+    await asyncio.sleep(0)
+    a.links.send(b.id, ready(1))
+    b.gate.set()
+    await asyncio.gather(*bulk)
+    await b.when(lambda: len(b.frames) == 7)
+    kinds = [f.WhichOneof("message") for _, f, _ in b.frames]
+    assert kinds.index("ready") <= 1, "behind one bulk frame at most"
+    assert [f.contribution.chunk for _, f, _ in b.frames if f.HasField("contribution")] == list(range(6))
+
+
+async def test_there_is_nothing_to_send_to_a_stranger(hosts: Hosts):
+    a = await make(hosts, "a")
+    assert not a.links.send(b"x" * 38, ready(1))
+    with pytest.raises(LinkLost):
+        await a.links.send_bulk(b"x" * 38, contribution(1), b"")
+
+
+# ---- handshakes
+
+
+async def test_a_peer_of_another_swarm_is_refused_and_told_why(hosts: Hosts):
+    a, b = await make(hosts, "a"), await make(hosts, "b", swarm_id=b"o" * 32)
+    await connect(a.host, b.host)
+    with pytest.raises(LinkRefused, match="another swarm"):
+        await dial(a, b)
+    assert not a.ups and not b.ups and not a.links.peers
+
+
+async def test_ranges_without_a_common_version_are_both_named(hosts: Hosts):
+    a = await make(hosts, "a")
+    b = await make(hosts, "b", protocol=pb.ProtocolRange(lowest=2, highest=5))
+    await connect(a.host, b.host)
+    with pytest.raises(LinkRefused, match="the peer speaks protocol 2 to 5, this node 1 to 1"):
+        await dial(a, b)
+    await b.when(lambda: b.downs)
+    with pytest.raises(LinkRefused, match="2 to 5"):
+        await dial(b, a)
+
+
+async def test_a_peer_that_does_not_say_hello_is_refused(hosts: Hosts):
+    a, (stranger, _) = await make(hosts, "a"), await hosts.start("stranger")
+    await connect(stranger, a.host)
+    for first in (wire.encode_frame(ready(1)), b"\xff\xff\xff\xff", b"\0\0\0\1\xff"):
+        _, reader, writer = await stranger.p2p.call_binary_stream_handler(PeerID(a.id), wire.LINK_PROTOCOL)
+        writer.write(first)
+        async with asyncio.timeout(DEADLINE_S):
+            assert await reader.read() == b"", "the stream is closed"
+        writer.close()
+    assert not a.ups
+
+
+async def test_a_peer_that_says_nothing_is_refused_after_a_while(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(links_module, "HELLO_TIMEOUT_S", 0.05)
+    a, (stranger, _) = await make(hosts, "a"), await hosts.start("stranger")
+    await connect(stranger, a.host)
+    _, reader, writer = await stranger.p2p.call_binary_stream_handler(PeerID(a.id), wire.LINK_PROTOCOL)
+    async with asyncio.timeout(DEADLINE_S):
+        assert await reader.read() == b""
+    writer.close()
+    assert not a.ups
+
+
+async def test_there_are_only_so_many_links(hosts: Hosts, monkeypatch: pytest.MonkeyPatch):
+    a, b = await pair(hosts)
+    c = await make(hosts, "c")
+    await connect(a.host, c.host)
+    monkeypatch.setattr(links_module, "MAX_LINKS", 1)
+    with pytest.raises(LinkRefused, match="1 links already"):
+        await dial(a, c)
+    with pytest.raises((LinkRefused, EOFError, OSError)):
+        await dial(c, a)
+    await dial(a, b)
+    assert a.links.peers == (b.id,)
+
+
+async def test_when_both_dial_one_stream_stays(hosts: Hosts):
+    a, b = await make(hosts, "a"), await make(hosts, "b")
+    await connect(a.host, b.host)
+    await asyncio.gather(dial(a, b), dial(b, a), return_exceptions=True)
+    await until(lambda: a.links.peers and b.links.peers)
+    smaller = min(a, b, key=lambda n: n.id)
+
+    def settled() -> bool:
+        here, there = a.links.get(b.id), b.links.get(a.id)
+        return bool(here and there and here.dialled != there.dialled)
+
+    await until(settled)
+    first, second = a.links.get(b.id), b.links.get(a.id)
+    assert first is not None and second is not None
+    assert (first if smaller is a else second).dialled or len(a.ups) + len(b.ups) == 2
+    a.links.send(b.id, ready(1))
+    b.links.send(a.id, ready(2))
+    await b.when(lambda: b.frames)
+    await a.when(lambda: a.frames)
+
+
+async def test_a_second_dial_does_nothing(hosts: Hosts):
+    a, b = await pair(hosts)
+    link = a.links.get(b.id)
+    await dial(a, b)
+    assert a.links.get(b.id) is link and len(b.ups) == 1
+
+
+# ---- the end
+
+
+async def test_a_peer_that_is_killed_is_noticed_at_once(hosts: Hosts):
+    a, b = await pair(hosts)
+    b.host.process.kill()
+    await a.when(lambda: a.downs)
+    assert a.downs[0][0] == b.id
+    with pytest.raises(LinkLost):
+        await a.links.send_bulk(b.id, contribution(1), b"x")
+
+
+async def test_what_waits_to_be_sent_fails_when_the_link_ends(hosts: Hosts):
+    a, b = await pair(hosts)
+    b.gate.clear()
+    bulk = [
+        asyncio.create_task(a.links.send_bulk(b.id, contribution(chunk), bytes(wire.MAX_PAYLOAD_BYTES)))
+        for chunk in range(12)
+    ]
+    await asyncio.sleep(0)
+    a.links.cut(b.id, "it was silent")
+    results = await asyncio.gather(*bulk, return_exceptions=True)
+    assert any(isinstance(r, LinkLost) for r in results)
+    assert all(r is None or isinstance(r, LinkLost) for r in results)
+    assert a.downs == [(b.id, "it was silent")]
+    a.links.cut(b.id, "again")
+    assert len(a.downs) == 1
+
+
+async def test_goodbye_says_why(hosts: Hosts):
+    a, b = await pair(hosts)
+    await a.links.close("you asked for it")
+    await b.when(lambda: b.downs)
+    assert b.downs == [(a.id, "it left: you asked for it")]
+    assert not a.links.peers
+    await dial(a, b)
+    assert not a.links.peers, "a node that stops dials nobody"
+    with pytest.raises((LinkRefused, EOFError, OSError)):
+        await dial(b, a)
+
+
+async def test_a_peer_that_reads_nothing_is_cut_off(hosts: Hosts):
+    a, b = await pair(hosts)
+    b.gate.clear()
+    link = a.links.get(b.id)
+    assert link is not None
+    for number in range(MAX_CONTROL_QUEUE + 1):
+        link.send(ready(number))
+    assert link.closed.is_set() and link.reason == "it does not read what it is sent"
+    link.send(ready(1))
+    await a.when(lambda: a.downs)
+
+
+HOSTILE = [
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\0",
+    b"\0\0\0\3abc",
+    wire.prefixed(pb.Frame().SerializeToString() + b"\x08\x01"),
+    wire.prefixed(pb.Frame(payload_size=2**31, contribution=pb.Contribution()).SerializeToString()),
+    wire.prefixed(pb.Frame(payload_size=5, ready=pb.Ready()).SerializeToString()),
+]
+
+
+async def test_hostile_bytes_end_their_link_and_nothing_else(hosts: Hosts):
+    a, b = await pair(hosts)
+    stranger, _ = await hosts.start("stranger")
+    await connect(stranger, a.host)
+    hello = wire.encode_frame(pb.Frame(hello=a.hello))
+    for number, bad in enumerate(HOSTILE):
+        _, reader, writer = await stranger.p2p.call_binary_stream_handler(PeerID(a.id), wire.LINK_PROTOCOL)
+        writer.write(hello)
+        async with asyncio.timeout(DEADLINE_S):
+            frame, _ = await read_frame(reader)
+            assert frame.HasField("hello")
+            writer.write(bad)
+            await reader.read()
+        writer.close()
+        await a.when(lambda number=number: len(a.downs) == number + 1)
+        assert a.downs[-1][0] == stranger.peer_id
+    a.links.send(b.id, ready(1))
+    await b.when(lambda: b.frames)
+    assert a.links.peers == (b.id,)
+
+
+async def test_a_link_whose_frames_make_its_node_fail_does_not_stay_half_open(hosts: Hosts):
+    a, b = await pair(hosts)
+
+    async def broken(peer: bytes, frame: pb.Frame, payload: bytes) -> None:
+        raise RuntimeError("a bug")
+
+    object.__setattr__(a.links._on, "frame", broken)
+    b.links.send(a.id, ready(1))
+    await a.when(lambda: a.downs)
+    assert not a.links.peers
