@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,8 @@ def demo(arguments: argparse.Namespace) -> int:
         _make_swarm(members[0], arguments)
         with _view(interactive, arguments.rounds) as show:
             _start(members, arguments, show)
+            if interactive and not arguments.no_browser:
+                _open_page(members[0])
             _watch(members, arguments.rounds, show)
         wall_s = time.monotonic() - began
         summary = summarise(members, wall_s)
@@ -129,6 +132,13 @@ def _start(members: list[Member], arguments: argparse.Namespace, show: Show) -> 
     ticket = _ticket_of(first)
     for member in others:
         _launch(member, ["join", ticket, "--yes"], arguments)
+
+
+def _open_page(first: Member) -> None:
+    """Opens the dashboard where there is a screen; elsewhere its printed address has to do."""
+    client = client_of(first.folder)
+    if client is not None and any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+        webbrowser.open(client.login_link())
 
 
 def _ticket_of(member: Member) -> str:
