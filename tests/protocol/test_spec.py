@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from pathlib import Path
@@ -10,10 +11,17 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from atoll.protocol import PROTOCOL_HIGHEST, chain, manifest, signing, ticket, wire
+from atoll.daemon.storage import round_log
+from atoll.dht import records
+from atoll.peers import files, links, roster
+from atoll.protocol import PROTOCOL_HIGHEST, chain, manifest, schema, signing, ticket, wire
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.codecs import CODECS, Int8Codec
+from atoll.protocol.codecs import CODECS, Int8Codec, aggregate
+from atoll.protocol.codecs.base import MAX_SCALE
 from atoll.protocol.outer import outer_step
+from atoll.protocol.round import plan, session
+from atoll.protocol.round.plan import weights
+from atoll.protocol.round.types import RoundConfig
 from atoll.protocol.schema import ParameterSchema
 
 SPEC = (Path(__file__).parents[2] / "protocol" / "SPEC.md").read_text()
@@ -35,20 +43,37 @@ def test_ticket() -> None:
 
 
 def test_schema() -> None:
-    schema = ParameterSchema.of([("weight", (2, 3)), ("bias", (3,))])
-    assert (schema.total, schema.tensors[1].offset) == (512, 256)
-    assert schema.digest.hex() in SPEC
+    layout = ParameterSchema.of([("weight", (2, 3)), ("bias", (3,))])
+    assert (layout.total, layout.tensors[1].offset) == (512, 256)
+    assert layout.digest.hex() in SPEC
+
+
+def _blocks() -> tuple[torch.Tensor, torch.Tensor]:
+    first = torch.zeros(256)
+    first[:8] = torch.tensor([1.0, -0.5, 0.25, 127.0, -127.0, 3.3, -1e-3, 63.4])
+    return first, torch.arange(-128, 128, dtype=torch.float32) / 100
+
+
+def _int8(values: torch.Tensor) -> torch.Tensor:
+    out = torch.empty(Int8Codec.bound(256), dtype=torch.uint8)
+    Int8Codec().encode(values, out)
+    return out
 
 
 def test_int8() -> None:
-    first = torch.zeros(256)
-    first[:8] = torch.tensor([1.0, -0.5, 0.25, 127.0, -127.0, 3.3, -1e-3, 63.4])
-    second = torch.arange(-128, 128, dtype=torch.float32) / 100
-    for values in (first, second):
-        out = torch.empty(Int8Codec.bound(256), dtype=torch.uint8)
-        Int8Codec().encode(values, out)
-        payload = out.numpy().tobytes()
+    for values in _blocks():
+        payload = _int8(values).numpy().tobytes()
         assert f"`{payload[:10].hex()}` | `{hashlib.sha256(payload).hexdigest()}`" in SPEC
+
+
+def test_mean() -> None:
+    first, second = _blocks()
+    payloads = [_int8(first), _int8(second)]
+    mean, scratch = torch.empty(256), torch.empty(256)
+    aggregate(Int8Codec(), payloads, [100, 50], mean, scratch)
+    for raw, head in ((mean.numpy().tobytes(), 16), (_int8(mean).numpy().tobytes(), 10)):
+        assert raw[:head].hex() in SPEC and hashlib.sha256(raw).hexdigest() in SPEC
+    assert weights([100, 50, 1000]) == [100, 50, 766]
 
 
 def test_outer_step() -> None:
@@ -57,6 +82,38 @@ def test_outer_step() -> None:
     )
     outer_step(theta, v, d, 0.6, 0.9, np.empty(4, np.float32))
     assert theta.tobytes().hex() in SPEC and v.tobytes().hex() in SPEC
+
+
+def test_swarm_id_and_frames() -> None:
+    assert hashlib.sha256(b"atoll/1/swarm\0" + b"o" * 32 + b"manifest").hexdigest() in SPEC
+    assert wire.encode_frame(pb.Frame(goodbye=pb.Goodbye(reason="bye"))).hex() in SPEC
+    head = wire.encode_frame(pb.Frame(contribution=pb.Contribution(chunk=3)), 258)
+    assert head.hex() in SPEC
+
+
+def test_limits() -> None:
+    """Each number of the text is the code's; a changed limit is a changed text."""
+    assert (wire.MAX_FRAME_BYTES, wire.MAX_PAYLOAD_BYTES) == (1 << 20, (4 << 20) + (64 << 10))
+    assert (wire.MAX_FILE_REQUEST_BYTES, files.PIECE_BYTES) == (4 << 10, 1 << 20)
+    assert (signing.MAX_BODY_BYTES, manifest.MAX_MANIFEST_BYTES) == (1 << 20, 64 << 10)
+    assert (manifest.MAX_CHUNKS, schema.MAX_VALUES, manifest.MAX_BOOTSTRAP) == (16_384, 1 << 40, 64)
+    assert (schema.MAX_NAME_BYTES, schema.MAX_TENSORS, schema.BLOCK) == (512, 100_000, 256)
+    assert (ticket.MAX_TEXT, ticket.MAX_ADDRESSES, ticket.MAX_ADDRESS_BYTES) == (4096, 16, 256)
+    assert (records.MAX_RECORD_BYTES, records.MAX_ADDRESSES, records.MAX_ADDRESS_BYTES) == (4096, 16, 256)
+    assert (records.LIFETIME_S, records.MAX_LIFETIME_S, records.CLOCK_SKEW_S) == (90, 600, 60)
+    assert (links.MAX_LINKS, links.MAX_CONTROL_QUEUE) == (96, 2048)
+    assert (links.HELLO_TIMEOUT_S, links.WRITE_TIMEOUT_S) == (10, 60)
+    assert (roster.HEARTBEAT_S, roster.EVICT_S) == (2, 10)
+    assert (plan.MAX_TOKENS, plan.MAX_VIEW_JUMP, plan.MAX_MEMBERS, plan.MAX_PHASE_S) == (
+        1 << 40,
+        1024,
+        1024,
+        3600,
+    )
+    assert (session.WANT_AFTER, session.GIVE_UP_AFTER) == (0.1, 0.5)
+    fields = {f.name: f.default for f in dataclasses.fields(RoundConfig)}
+    assert (fields["repeat_s"], fields["stash_events"], fields["stash_bytes"]) == (5, 4096, 64 << 20)
+    assert MAX_SCALE == 2.0**120 and round_log.KEEP == 8
 
 
 def test_chain() -> None:
