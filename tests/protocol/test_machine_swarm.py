@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from atoll.protocol import messages_pb2 as pb
@@ -401,10 +401,10 @@ def check(swarm: Swarm) -> None:
         assert set(node.seen) == ended | now_open
 
 
-SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+WHOLE_SWARMS = settings(max_examples=settings.default.max_examples)
 
 
-@SLOW
+@WHOLE_SWARMS
 @given(seed=st.integers(0, 2**32), size=st.integers(2, 5), skew=st.floats(0.0, 1.2))
 def test_any_order_of_deliveries_certifies_everything(seed: int, size: int, skew: float):
     """Plans, contributions, results, commits and votes overtake each other; none is later than it may be."""
@@ -415,7 +415,7 @@ def test_any_order_of_deliveries_certifies_everything(seed: int, size: int, skew
         assert set(node.outcomes()) == {"certified"}
 
 
-@SLOW
+@WHOLE_SWARMS
 @given(
     seed=st.integers(0, 2**32),
     size=st.integers(3, 5),
