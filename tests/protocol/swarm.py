@@ -257,8 +257,11 @@ class Swarm:
         self.feed(node, t.CatchingUp(True))
 
         def fetched() -> None:
-            head, node.state = self._heads[best.digest]
-            self._moved(node, head)
+            # The swarm went on meanwhile; a node follows commit by commit until it is there.
+            newest = self._better(node)
+            if newest is not None:
+                head, node.state = self._heads[newest.digest]
+                self._moved(node, head)
             node.catching_up = False
             self.feed(node, t.CatchingUp(False))
 
