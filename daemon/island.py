@@ -218,7 +218,10 @@ class Island:
         assert self.driver is not None
         self._produced(message.tokens)
         self.phase.step, self.phase.phase_loss = self.phase.steps, message.loss
+        anchor = self.driver.state.head.digest
         bad = await self.driver.first_non_finite()
+        if self.driver.state.head.digest != anchor:
+            return  # a commit came meanwhile; the trainer was told, and says Ready anew after its next phase
         if bad is not None:
             self._events.emit("trainer", f"The pseudo-gradient of {bad} is not finite; it is not sent.")
             self.account.drop("lost")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import checkpoint as checkpoints
@@ -173,7 +174,11 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
     signed = record.commit
     if not verify("commit", signed):
         raise RoundLogError("the commit is not signed")
-    commit = pb.Commit.FromString(signed.body)
+    try:
+        commit = pb.Commit.FromString(signed.body)
+        votes = [(vote, pb.Vote.FromString(vote.body)) for vote in record.votes if verify("vote", vote)]
+    except DecodeError as error:
+        raise RoundLogError("the commit or a vote for it is not readable") from error
     if commit.swarm_id != manifest.swarm_id or commit.version != head.version + 1:
         raise RoundLogError("the commit is of another version")
     if commit.session.parent != head.digest or commit.session.leader != signed.signer:
@@ -183,10 +188,7 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
     if any(i >= len(commit.contributors) for chunk in commit.chunks for i in chunk.contributors):
         raise RoundLogError("the commit names contributors that it does not list")
     digest = chain.commit_digest(signed.body)
-    voters = set()
-    for vote in record.votes:
-        if verify("vote", vote) and pb.Vote.FromString(vote.body).commit == digest:
-            voters.add(vote.signer)
+    voters = {vote.signer for vote, said in votes if said.commit == digest}
     certified = chain.is_majority(len(voters & set(head.electorate)), len(head.electorate))
     return commit, certified
 

@@ -160,6 +160,23 @@ async def test_a_pseudo_gradient_that_is_not_finite_is_not_sent(rig: Rig) -> Non
     assert rig.island.account.lost == 1600 and rig.island.account.balanced()
 
 
+async def test_a_snapshot_that_a_commit_overtook_is_not_offered(rig: Rig) -> None:
+    looked = asyncio.Event()
+
+    async def while_looking() -> str | None:
+        rig.driver.state.head = Head(4, b"e" * 32, (ME,))
+        looked.set()
+        return None
+
+    rig.driver.first_non_finite = while_looking  # type: ignore[method-assign]
+    rig.driver.events.clear()
+    rig.says(ch.Ready(10, 400, 2.5))
+    async with asyncio.timeout(10):
+        await looked.wait()
+    await asyncio.sleep(0)
+    assert not any(isinstance(e, t.LocalReady) for e in rig.driver.events)
+
+
 async def test_a_loss_that_is_not_finite_starts_over(rig: Rig) -> None:
     rig.says(ch.Failed("loss_not_finite", "The loss of step 3 is nan."))
     assert isinstance(await rig.hears(), ch.Begin)

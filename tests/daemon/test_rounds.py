@@ -158,6 +158,9 @@ async def test_replayed_commits_are_checked(make: Make) -> None:
     assert check_record(swarm.manifest, parent.state.head, unvoted)[1] is False
     with pytest.raises(RoundLogError, match="version"):
         check_record(swarm.manifest, member.state.head, record)
+    garbled = pb.RoundRecord(commit=swarm._keys[1].sign("commit", b"\xff\xff\xff"))
+    with pytest.raises(RoundLogError, match="readable"):
+        check_record(swarm.manifest, parent.state.head, garbled)
     record.commit.signature = b"0" * 64
     with pytest.raises(RoundLogError, match="signed"):
         check_record(swarm.manifest, parent.state.head, record)
