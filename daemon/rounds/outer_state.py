@@ -114,18 +114,24 @@ class OuterState:
         self.head, self.saved = found.head, found
 
     def _replay(self) -> list[str]:
-        """Applies decided commits that follow the checkpoint."""
+        """Applies the commits that follow the checkpoint, and at the end one that was only voted for."""
         while True:
             version = self.head.version + 1
             try:
                 record = self.rounds.read(version)
+                decided = record is not None
+                record = record or self.rounds.voted(version)
                 if record is None:
                     return []
                 commit, certified = check_record(self.manifest, self.head, record)
                 self.rounds.check_payload(version, commit)
             except RoundLogError as error:
                 return [f"commit {version} can't be replayed: {error}"]
-            self.apply(record.commit, certified)
+            if decided:
+                self.apply(record.commit, certified)
+            else:
+                # The vote was sent, or may have been: others may hold a majority. Never vote twice.
+                self.replay(record, certified)
 
     # ---- forward
 

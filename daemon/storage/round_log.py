@@ -5,8 +5,9 @@ For version v (the one a commit makes):
     v.vote      the signed commit, fsynced with the payload before this node votes for it
     v.commit    the same with the votes, once the commit is certified or adopted as provisional
 
-A start replays v.commit files on top of the newest checkpoint; a v.vote alone is only a promise that its
-bytes are here. Peers that missed a commit fetch v.commit and v.payload. The last KEEP versions stay.
+A start replays v.commit files on top of the newest checkpoint. A v.vote alone is a promise: others may have
+counted it, so a node that starts again keeps to it and adopts the commit as provisional. Peers that missed a
+commit fetch v.commit and v.payload. The last KEEP versions stay.
 All methods block; they run on the daemon's disk thread, in order.
 """
 
@@ -120,9 +121,15 @@ class RoundLog:
 
     def read(self, version: int) -> pb.RoundRecord | None:
         """The decided commit that makes `version`, or None. Raises RoundLogError."""
-        path = self.path(version, "commit")
+        return self._read(version, "commit")
+
+    def voted(self, version: int) -> pb.RoundRecord | None:
+        """The commit for `version` that was voted for and not seen decided. Raises RoundLogError."""
+        return self._read(version, "vote")
+
+    def _read(self, version: int, kind: str) -> pb.RoundRecord | None:
         try:
-            return parse_record(path.read_bytes())
+            return parse_record(self.path(version, kind).read_bytes())
         except FileNotFoundError:
             return None
 

@@ -73,6 +73,7 @@ async def test_many_rounds_and_a_restart_from_disk(make: Make, tmp_path: Path) -
     assert len({m.bits for m in swarm.members}) == 1
     # The newest checkpoint is lost: the one before it and the replay log give the same bits.
     folder = swarm.members[1].folder
+    await swarm.members[1].driver.on_disk(swarm.members[1].state.save_if_due, True)
     newest = checkpoint.versions(folder / "checkpoints")[0]
     checkpoint.path_of(folder / "checkpoints", newest).unlink()
     again = Member(folder, swarm._keys[1], swarm)
@@ -143,6 +144,25 @@ async def test_a_disk_that_refuses_gets_no_vote(make: Make, monkeypatch: pytest.
     assert second.trouble[0][0] == "disk_full"
     assert second.driver.machine.head.version == 0
     assert second.reports[-1].outcome == "missed"
+
+
+async def test_a_vote_is_kept_to_after_a_restart(make: Make) -> None:
+    swarm = make(2)
+    await one_round(swarm, 1)
+    first, second = swarm.members
+    log = second.state.rounds
+    await second.driver.on_disk(second.state.save_if_due, True)
+    # As if the node had been killed between its vote and the decision.
+    record = log.read(1)
+    assert record is not None
+    log.path(1, "vote").write_bytes(pb.RoundRecord(commit=record.commit).SerializeToString())
+    log.path(1, "commit").unlink()
+    checkpoint.path_of(second.folder / "checkpoints", 1).unlink()
+    again = Member(second.folder, swarm._keys[1], swarm)
+    assert again.bits == first.bits
+    assert again.state.head.digest == first.state.head.digest and not again.state.head.certified
+    assert log.read(1) is not None and log.voted(1) is None
+    await again.driver.close()
 
 
 async def test_replayed_commits_are_checked(make: Make) -> None:
