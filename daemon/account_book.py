@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from atoll.daemon.alerts import Alerts
 from atoll.daemon.errors import AtollError
 from atoll.daemon.events import Events
@@ -27,11 +29,21 @@ class AccountBook:
         # What was carried when the last run ended was in a trainer that is gone.
         account.drop("lost")
         self.account = account
+        self._changed = False
 
-    def save(self) -> None:
-        """Writes the account; a disk that refuses is an alert, the account goes on in memory."""
+    def note(self) -> None:
+        """The account has changed; `save` is due."""
+        self._changed = True
+
+    async def save(self) -> None:
+        """Writes the account if it changed; a disk that refuses is an alert, and it is tried again."""
+        if not self._changed:
+            return
+        self._changed = False
         try:
-            files.write_json(self._path, self.account.to_json())
+            # Off the event loop: an fsync can take as long as the disk likes.
+            await asyncio.to_thread(files.write_json, self._path, self.account.to_json())
             self._alerts.clear("account_not_saved")
         except AtollError as error:
+            self._changed = True
             self._alerts.raise_("account_not_saved", error.message, error.fix)

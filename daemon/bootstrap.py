@@ -23,7 +23,8 @@ from atoll.peers import identity
 async def run_bootstrap(folder: DataDir, config: Config, stop: asyncio.Event) -> None:
     """Serves until `stop` is set. Prints its addresses, one a line. Raises AtollError."""
     settings = config.settings
-    keyring = identity.load_or_create(folder.identity)
+    keyring = folder.keyring(folder.identity)
+    folder.remember(role="bootstrap")
     events = Events(folder.events, time.time)
     host = await start_host(folder, settings)
     discovery = await Discovery.create(host.p2p, None)

@@ -30,6 +30,7 @@ LOOK_S = 10.0
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 MAX_ADDRESSES = 64
+REFUSED_S = 120.0
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Finder:
         self._own = peer_text(keyring.peer_id)
         self.addresses: dict[str, Address] = {}
         self.links: Links | None = None
-        self.refused: dict[bytes, str] = {}
+        self._refused: dict[bytes, tuple[str, float]] = {}
         self.connected: set[bytes] = set()
         self.next_try: float | None = None
         self._wake = asyncio.Event()
@@ -77,6 +78,13 @@ class Finder:
         """One more address to dial; this node's own and those beyond MAX_ADDRESSES are left out."""
         if not text.endswith(self._own) and len(self.addresses) < MAX_ADDRESSES:
             self.addresses.setdefault(text, Address(text))
+
+    @property
+    def refused(self) -> dict[bytes, str]:
+        """Why links were refused lately, by peer; who went away is forgotten after REFUSED_S."""
+        now = time.monotonic()
+        self._refused = {p: (why, at) for p, (why, at) in self._refused.items() if now - at < REFUSED_S}
+        return {peer: why for peer, (why, _) in self._refused.items()}
 
     def look_now(self) -> None:
         """Cuts the present pause short."""
@@ -164,9 +172,9 @@ class Finder:
             return
         try:
             await self.links.dial(peer)
-            self.refused.pop(peer, None)
+            self._refused.pop(peer, None)
         except LinkRefused as error:
-            self.refused[peer] = str(error)
+            self._refused[peer] = (str(error), time.monotonic())
         except (P2PDaemonError, OSError, EOFError, TimeoutError) as error:
             # A stock DHT node knows no links; that is no fault of it.
             log.debug("no link to a connected peer: %s", _cause(error))

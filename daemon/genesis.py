@@ -22,7 +22,6 @@ from atoll.daemon.training import corpus
 from atoll.daemon.training.errors import CorpusError
 from atoll.daemon.training.genesis import builtin_genesis
 from atoll.daemon.training.model import SIZES
-from atoll.peers import identity
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
@@ -82,8 +81,8 @@ def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManif
         )
     model, schema, parameters = _own_model(wanted) if wanted.genesis else _built_in(wanted)
     data = pb.Data() if wanted.genesis else _text(folder, wanted)
-    node = identity.load_or_create(folder.identity)
-    organiser = identity.load_or_create(folder.organiser)
+    node = folder.keyring(folder.identity)
+    organiser = folder.keyring(folder.organiser)
     body = pb.Manifest(
         format=1,
         name=wanted.name,

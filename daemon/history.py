@@ -6,7 +6,6 @@ from collections import Counter, deque
 from typing import Any
 
 from atoll.peers.identity import readable_name
-from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.round.types import SessionReport
 from atoll.protocol.signing import peer_text
@@ -21,7 +20,6 @@ class History:
     def __init__(self) -> None:
         self.rounds: deque[dict[str, Any]] = deque(maxlen=KEEP)
         self.outcomes: Counter[str] = Counter()
-        self.tokens_by_peer: dict[bytes, int] = {}
 
     def ended(
         self, report: SessionReport, now: float, sent: int, received: int, loss: float | None
@@ -54,17 +52,12 @@ class History:
         self.outcomes[report.outcome] += 1
         return entry
 
-    def applied(self, commit: pb.Commit, head: Head) -> None:
-        """Joins the digest to the report, and counts the tokens of each contributor."""
+    def applied(self, head: Head) -> None:
+        """Joins the digest to the report of the round that made it."""
         for entry in reversed(self.rounds):
             if entry["version"] == head.version and entry["outcome"] in ("certified", "provisional"):
                 entry["digest"] = head.digest.hex()
                 break
-        used = {i for chunk in commit.chunks for i in chunk.contributors}
-        for index in used:
-            peer = bytes(commit.contributors[index].peer)
-            known = self.tokens_by_peer.get(peer, 0)
-            self.tokens_by_peer[peer] = known + int(commit.contributors[index].tokens)
 
 
 def _texts(peers: tuple[bytes, ...]) -> list[str]:

@@ -37,7 +37,8 @@ async def start_host(folder: DataDir, settings: Settings) -> Host:
             ) from error
         addresses = await host.addresses()
         listening = next((a for a in addresses if "/tcp/" in a), None)
-        if listening is not None:
+        if listening is not None and not settings.announce:
+            # What is announced may be the port of a router; only one that is listened on is worth keeping.
             port = int(listening.split("/tcp/")[1].split("/")[0])
         folder.remember(addresses=addresses, port=port)
         return host

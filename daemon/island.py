@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from atoll.daemon.events import Events
 from atoll.daemon.rounds.driver import RoundDriver
@@ -21,7 +22,7 @@ from atoll.daemon.status import duration, size
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training import channel as ch
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.accounts import TokenAccount
+from atoll.protocol.accounts import AccountError, TokenAccount
 from atoll.protocol.chain import Head
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ChunkTable
@@ -61,6 +62,7 @@ class Island:
         make_welcome: Callable[[], ch.Welcome],
         launch: Callable[[Trainer], Awaitable[None]],
         may_restart: bool,
+        bug: Callable[[str], None],
         last_version: int = 0,
     ) -> None:
         self.account = account
@@ -87,10 +89,13 @@ class Island:
         self._make_welcome = make_welcome
         self._launch = launch
         self._may_restart = may_restart
+        self._bug = bug
         self._last_version = last_version
         self._trainer: Trainer | None = None
         self._tokens = 0
         self._ready: tuple[int, int] | None = None
+        self._generation = 0  # of the trainer: a snapshot belongs to the one that wrote it
+        self._offered: int | None = None  # generation whose snapshot may be in the session under way
         self._tasks: set[asyncio.Task[None]] = set()
         self._restart_pause = FIRST_RESTART_S
         self._stopping = False
@@ -101,6 +106,7 @@ class Island:
 
     async def start(self) -> None:
         """Starts the trainer; it is told what to train at once."""
+        self._generation += 1
         self._trainer = Trainer(self._heard, self._trainer_ended)
         await self._launch(self._trainer)
         self._trainer.send(self._make_welcome())
@@ -147,14 +153,23 @@ class Island:
 
     async def _restart(self, pause: float) -> None:
         await asyncio.sleep(pause)
-        if not self._stopping:
-            self.restart_at = None
+        if self._stopping:
+            return
+        self.restart_at = None
+        try:
             await self.start()
+        except OSError as error:
+            self._trainer_ended(f"the trainer can't be started: {error}")
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._task_over)
+
+    def _task_over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._bug(f"A task of the trainer's side failed: {task.exception()!r}.")
 
     def retire(self) -> None:
         """This node is about to stop: it is no longer expected in rounds."""
@@ -218,10 +233,11 @@ class Island:
         assert self.driver is not None
         self._produced(message.tokens)
         self.phase.step, self.phase.phase_loss = self.phase.steps, message.loss
-        anchor = self.driver.state.head.digest
+        before = (self.driver.state.head.digest, self._generation, self.begun)
         bad = await self.driver.first_non_finite()
-        if self.driver.state.head.digest != anchor:
-            return  # a commit came meanwhile; the trainer was told, and says Ready anew after its next phase
+        if before != (self.driver.state.head.digest, self._generation, self.begun):
+            # A commit came meanwhile, and the trainer says Ready anew after its next phase; or it is gone.
+            return
         if bad is not None:
             self._events.emit("trainer", f"The pseudo-gradient of {bad} is not finite; it is not sent.")
             self.account.drop("lost")
@@ -234,6 +250,7 @@ class Island:
 
     def _offer(self) -> None:
         assert self.driver is not None and self._ready is not None
+        self._offered = self._generation
         self._set_training(True)
         self.driver.feed(t.LocalReady(*self._ready))
 
@@ -267,31 +284,30 @@ class Island:
 
     # ---- commits
 
-    def committed(self, commit: pb.Commit, head: Head) -> None:
-        """The outer step was taken: books the tokens and lets the trainer take it in."""
-        index = next((i for i, c in enumerate(commit.contributors) if c.peer == self._me), None)
-        mine = [
-            n for n, chunk in enumerate(commit.chunks) if index is not None and index in chunk.contributors
-        ]
-        if mine and index is not None:
-            contributor = commit.contributors[index]
-            self.account.accept(int(contributor.tokens), mine)
-            self._accepted(commit, contributor, len(mine))
-            self._tokens -= min(self._tokens, int(contributor.tokens))
-            self.phase.step = 0
+    def committed(self, commits: Sequence[pb.Commit], head: Head) -> None:
+        """Outer steps were taken, by a round or by replay: books the tokens and lets the trainer know.
+
+        Of several commits only the first can hold this node's contribution to its last anchor.
+        """
+        mine = {chunk for commit in commits for chunk in self._book(commit)}
+        # A snapshot of a trainer that is gone means nothing to the one that runs now.
+        contributed = bool(mine) and self._offered == self._generation
+        self._offered = None
         # Whether it contributed or came too late, the trainer says Ready anew at the end of its next phase.
         self._ready = None
         self._save_account()
         if not self.begun:
             return
-        keep = self._spans([n for n in range(len(commit.chunks)) if n not in set(mine)])
+        if contributed:
+            self.phase.step = 0
+        others = [n for n in range(len(self._chunks)) if n not in mine or not contributed]
         self._send(
             ch.Committed(
                 version=head.version,
                 steps=self._steps,
                 shard=self._shard(),
-                keep=keep,
-                contributed=bool(mine),
+                keep=self._spans(others),
+                contributed=contributed,
                 evaluate=self._evaluates(head.version),
             )
         )
@@ -300,17 +316,27 @@ class Island:
             self.pause("it has finished: its last contribution was accepted")
         self._pause_at_the_end(head.version)
 
+    def _book(self, commit: pb.Commit) -> list[int]:
+        """Chunks in which a commit holds this node's contribution; its tokens are accepted."""
+        index = next((i for i, c in enumerate(commit.contributors) if c.peer == self._me), None)
+        mine = [
+            n for n, chunk in enumerate(commit.chunks) if index is not None and index in chunk.contributors
+        ]
+        if index is None or not mine:
+            return []
+        contributor = commit.contributors[index]
+        try:
+            self.account.accept(int(contributor.tokens), mine)
+        except AccountError as error:
+            self._events.emit("account", f"The token account can't follow version {commit.version}: {error}.")
+        if self._offered == self._generation:
+            self._tokens -= min(self._tokens, int(contributor.tokens))
+        self._accepted(commit, contributor, len(mine))
+        return mine
+
     def _pause_at_the_end(self, version: int) -> None:
         if self._last_version and version >= self._last_version and self.paused is None:
             self.pause(f"version {version} is reached, as you asked")
-
-    def missed(self, head: Head) -> None:
-        """Commits of others were replayed: local progress stays, measured against the new anchor."""
-        self._ready = None
-        if self.begun:
-            everything = (0, self._chunks.total)
-            evaluate = self._evaluates(head.version)
-            self._send(ch.Committed(head.version, self._steps, self._shard(), (everything,), False, evaluate))
 
     def _accepted(self, commit: pb.Commit, mine: pb.Contributor, chunks: int) -> None:
         self.first_accepted = True
@@ -338,6 +364,7 @@ class Island:
     def taken_over(self) -> None:
         """Another node's state was taken over: local progress against the old anchor is given up."""
         self.account.drop("expired")
+        self._offered = None
         self._save_account()
         if self.begun:
             self.begin()

@@ -7,6 +7,10 @@ import logging
 import sys
 import time
 
+from atoll.protocol.text import plain
+
+MAX_LINE = 4000
+
 
 class JsonLines(logging.Formatter):
     """One JSON object a line; an event's own fields are kept."""
@@ -30,7 +34,8 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        line = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{record.getMessage()}"
+        at = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{at} {level}{plain(record.getMessage(), MAX_LINE)}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

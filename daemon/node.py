@@ -16,7 +16,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from atoll import __version__
@@ -38,7 +38,7 @@ from atoll.daemon.rounds.outer_state import OuterState, served_file
 from atoll.daemon.status import State
 from atoll.daemon.storage import files as disk
 from atoll.daemon.storage.data_dir import DataDir
-from atoll.daemon.storage.files import DISK_CODES
+from atoll.daemon.storage.files import TROUBLE_CODES
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training.memory import SharedMemory
 from atoll.daemon.welcome import welcome
@@ -62,7 +62,7 @@ FINISH_SESSION_S = 4.0
 """A node that is stopped still gives the session under way so long: others count on its chunks."""
 SOFTWARE = f"atoll {__version__}"
 
-Consent = Callable[[SwarmManifest], bool]
+Consent = Callable[[SwarmManifest], Awaitable[bool]]
 
 
 class Node:
@@ -90,6 +90,8 @@ class Node:
         self.swarm_id = swarm_id
         self.history = History()
         self.loop_lag_s = 0.0
+        self._book: AccountBook | None = None
+        self._learned_addresses: list[str] = []
         self.island: Island | None = None
         self.driver: RoundDriver | None = None
         self.outer: OuterState | None = None
@@ -126,20 +128,22 @@ class Node:
             done, _ = await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
             self.enter(State.STOPPING, self._stop_reason)
             stopped.cancel()
-            if work in done:
-                work.result()
-            else:
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
-            await self._wind_down()
+            try:
+                if work in done:
+                    work.result()
+                else:
+                    work.cancel()
+                    await asyncio.gather(work, return_exceptions=True)
+            finally:
+                await self._wind_down()
         if self._failure is not None:
             raise self._failure
         return self._exit
 
     async def _stages(self, undo: contextlib.AsyncExitStack) -> None:
-        self.keyring = identity.load_or_create(self.folder.identity)
+        self.keyring = self.folder.keyring(self.folder.identity)
         self.name = identity.readable_name(self.keyring.peer_id)
-        self.folder.remember(node_id=peer_text(self.keyring.peer_id))
+        self.folder.remember(node_id=peer_text(self.keyring.peer_id), role="node")
         self.events.emit("start", f"{SOFTWARE}: node {self.name} starts in {self.folder.root}.")
         if self.folder.manifest.exists():
             self.manifest = self.folder.load_manifest()
@@ -148,7 +152,7 @@ class Node:
         await self._start_host(undo)
         if self.manifest is None:
             self.manifest = await self._obtain_manifest()
-        if self._consent is not None and not await asyncio.to_thread(self._consent, self.manifest):
+        if self._consent is not None and not await self._consent(self.manifest):
             self.stop("the terms were not accepted")
             return
         disk.write_bytes(self.folder.manifest, self.manifest.signed.SerializeToString())
@@ -273,7 +277,7 @@ class Node:
             self.host, self.keyring.peer_id, self.manifest, SOFTWARE, self.events, hooks
         )
         self.recovery = Recovery(
-            self.folder, self.manifest, self.host, self.neighbours, self.events, self.enter
+            self.folder, self.manifest, self.host, self.neighbours, self.events, self.alerts, self.enter
         )
         undo.push_async_callback(self._say_goodbye)
         await self.neighbours.listen()
@@ -308,9 +312,17 @@ class Node:
         """A peer's address, for the next start."""
         if len(address) > MAX_ADDRESS_BYTES or not is_multiaddr(address):
             return
-        known = [a for a in self.folder.node_facts().get("peers", []) if a != address]
+        self._learned_addresses = [address, *self._learned_addresses][:MAX_PEER_ADDRESSES]
+
+    async def _save_learned(self) -> None:
+        """Writes down, off the event loop, which addresses were learned."""
+        learned, self._learned_addresses = self._learned_addresses, []
+        if not learned:
+            return
+        known = self.folder.node_facts().get("peers", [])
+        peers = list(dict.fromkeys([*learned, *known]))[:MAX_PEER_ADDRESSES]
         try:
-            self.folder.remember(peers=[address, *known][:MAX_PEER_ADDRESSES])
+            await asyncio.to_thread(self.folder.remember, peers=peers)
         except AtollError as error:
             self.alerts.raise_(error.code, error.message, error.fix)
 
@@ -350,11 +362,12 @@ class Node:
             self.keyring.peer_id,
             manifest.chunks,
             self._shard,
-            book.save,
+            book.note,
             self._island_changed,
             lambda: welcome(manifest, self.settings, self.folder, memory, text, self.keyring.peer_id),
             self._launch_trainer,
             may_restart=self._trainer_socket is None,
+            bug=lambda text: self._trouble("bug", text),
             last_version=self.settings.rounds,
         )
         self.driver = RoundDriver(
@@ -372,6 +385,7 @@ class Node:
         undo.push_async_callback(self.driver.close)
         self.island = island
         island.driver = self.driver
+        self._book = book
         undo.push_async_callback(self._save_all)
         undo.push_async_callback(island.stop)
         self._roster_changed()
@@ -402,10 +416,10 @@ class Node:
     async def _applied(self, commit: pb.Commit, head: Head) -> None:
         assert self.island is not None and self.neighbours is not None
         self.neighbours.tell_everyone()
-        for code in DISK_CODES:
+        for code in TROUBLE_CODES:
             self.alerts.clear(code)
-        self.history.applied(commit, head)
-        self.island.committed(commit, head)
+        self.history.applied(head)
+        self.island.committed([commit], head)
         self.events.changed()
 
     def _session_ended(self, report: t.SessionReport) -> None:
@@ -431,7 +445,8 @@ class Node:
             self._stop.set()
 
     async def _save_all(self) -> None:
-        assert self.driver is not None and self.outer is not None
+        assert self.driver is not None and self.outer is not None and self._book is not None
+        await self._book.save()
         try:
             await self.driver.on_disk(self.outer.save_if_due, True)
         except AtollError as error:
@@ -448,6 +463,9 @@ class Node:
             await asyncio.sleep(LAG_PROBE_S)
             late = time.monotonic() - before - LAG_PROBE_S
             self.loop_lag_s = max(0.98 * self.loop_lag_s, late)
+            await self._save_learned()
+            if self._book is not None:
+                await self._book.save()
             await self.recovery.keep_up(self.outer, self.driver, self.island, neighbours.tell_everyone)
             roster = neighbours.roster.entries.values()
             refused = self.finder.refused if self.finder else {}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from atoll.daemon.alerts import Alerts
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.island import Island
@@ -28,6 +29,7 @@ from atoll.daemon.training.errors import CorpusError, SharedMemoryError
 from atoll.daemon.training.memory import SharedMemory
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import RosterEntry
+from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ParameterSchema
@@ -37,6 +39,7 @@ BEHIND_S = 3.0
 REPLAY_LIMIT = 3
 """More steps behind than this, local progress is dropped (ROUND: local progress)."""
 RETRY_S = 2.0
+DISTRUST_S = 60.0
 
 Enter = Callable[[State, str], None]
 
@@ -51,6 +54,7 @@ class Recovery:
         host: Host,
         neighbours: Neighbours,
         events: Events,
+        alerts: Alerts,
         enter: Enter,
     ) -> None:
         self.fetched: tuple[int, int] | None = None
@@ -60,7 +64,9 @@ class Recovery:
         self._host = host
         self._neighbours = neighbours
         self._events = events
+        self._alerts = alerts
         self._enter = enter
+        self._distrusted: dict[bytes, float] = {}
         self._behind_since: float | None = None
 
     def _progress(self, here: int, total: int) -> None:
@@ -125,6 +131,8 @@ class Recovery:
                 for problem in await asyncio.to_thread(outer.restore):
                     self._events.emit("disk", f"Not used: {problem}.")
             except AtollError as error:
+                if error.code != "no_checkpoint":
+                    raise
                 self._events.emit("disk", error.sentence())
                 await self._fetch_checkpoint()
                 continue
@@ -166,7 +174,9 @@ class Recovery:
 
     def _better(self, outer: OuterState) -> RosterEntry | None:
         """The peer whose head this node should have, if any."""
-        best, head = self._neighbours.roster.best_head(), outer.head
+        now = time.monotonic()
+        self._distrusted = {peer: until for peer, until in self._distrusted.items() if until > now}
+        best, head = self._neighbours.roster.best_head(self._distrusted), outer.head
         if best is None or best.status.digest == head.digest:
             return None
         status = best.status
@@ -192,30 +202,50 @@ class Recovery:
         self._events.emit("behind", f"This node is {gap} rounds behind; it fetches what it missed.")
         # No session may begin at a head that is about to be left.
         driver.feed(t.CatchingUp(True))
+        replayed: list[pb.Commit] = []
+        whole = False
         try:
             await island.merged()
-            dropped = await self._replay_or_take_over(best, outer, driver.on_disk)
+            whole = await self._replay_or_take_over(best, outer, driver.on_disk, replayed)
+        except (AtollError, OSError, TimeoutError) as error:
+            self._told_trouble(error)
+        finally:
             moved = outer.head.digest != driver.machine.head.digest
             if moved:
                 driver.feed(t.HeadChanged(outer.head))
-        finally:
             driver.feed(t.CatchingUp(False))
         if not moved:
             return
         told()
-        if dropped:
+        if whole or len(replayed) > REPLAY_LIMIT:
             island.taken_over()
         else:
-            island.missed(outer.head)
-        await driver.on_disk(outer.save_if_due)
+            island.committed(replayed, outer.head)
         self._events.emit("behind", f"Caught up with version {outer.head.version}.")
+        try:
+            await driver.on_disk(outer.save_if_due)
+        except AtollError as error:
+            self._told_trouble(error)
+
+    def _told_trouble(self, error: AtollError | OSError | TimeoutError) -> None:
+        """What stops catching up is told; it is tried again as long as the swarm is ahead."""
+        if isinstance(error, AtollError):
+            self._alerts.raise_(error.code, error.message, error.fix)
+        else:
+            why = "the trainer does not answer" if isinstance(error, TimeoutError) else str(error)
+            self._alerts.raise_("disk", f"Catching up failed: {why}.", "See the log.")
 
     async def _replay_or_take_over(
-        self, best: RosterEntry, outer: OuterState, on_disk: Callable[..., Awaitable[object]]
+        self,
+        best: RosterEntry,
+        outer: OuterState,
+        on_disk: Callable[..., Awaitable[object]],
+        replayed: list[pb.Commit],
     ) -> bool:
-        """Moves this head as far as it goes; whether local progress has to be dropped."""
+        """Moves this head as far as it goes; whether a whole state was taken over."""
         try:
-            return await sync.catch_up(self._host, best, outer, on_disk) > REPLAY_LIMIT
+            await sync.catch_up(self._host, best, outer, on_disk, replayed)
+            return False
         except sync.SyncFailed as error:
             self._events.emit("behind", f"Replay is not possible ({error}); the whole state is fetched.")
         try:
@@ -224,6 +254,8 @@ class Recovery:
             )
             await on_disk(self._take_over, outer, path)
         except (sync.SyncFailed, CheckpointError) as error:
+            # Somebody who can't show what it claims is not believed again for a while.
+            self._distrusted[best.peer] = time.monotonic() + DISTRUST_S
             self._events.emit("behind", f"The state can't be fetched: {error}.")
             return False
         finally:

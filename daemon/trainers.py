@@ -17,10 +17,12 @@ from collections.abc import Callable
 from atoll.daemon.training import channel
 from atoll.daemon.training.channel import Begin, Committed, FromDaemon, FromTrainer, Merged
 from atoll.daemon.training.errors import ChannelError
-from atoll.peers.p2pd import die_with_parent
+from atoll.peers.process import die_with_parent
 
 STOP_TIMEOUT_S = 12.0
-MERGE_TIMEOUT_S = 300.0
+MERGE_TIMEOUT_S = 60.0
+EXIT_TIMEOUT_S = 5.0
+"""So long a trainer whose channel has ended may take to exit by itself."""
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Trainer:
             sock=connected, limit=channel.MAX_LINE_BYTES
         )
         self._reader = asyncio.create_task(self._read(reader), name="trainer-channel")
+        self._reader.add_done_callback(self._reader_over)
 
     def send(self, message: FromDaemon) -> None:
         """Sends a message; after the channel's end it goes nowhere, and `ended` has said so."""
@@ -87,20 +90,43 @@ class Trainer:
         reason = "the trainer closed its channel"
         try:
             while line := await reader.readline():
-                message = channel.decode_from_trainer(line)
+                try:
+                    message = channel.decode_from_trainer(line)
+                except ChannelError as error:
+                    reason = f"the trainer sent something unreadable: {error}"
+                    break
                 if isinstance(message, Merged):
                     self._unmerged = max(0, self._unmerged - 1)
                     if not self._unmerged:
                         self._merged.set()
                 self._message(message)
-        except (ChannelError, ValueError) as error:
-            reason = f"the trainer sent something unreadable: {error}"
+        except ValueError:  # the reader's own limit
+            reason = "the trainer sent a line that is too long"
         except OSError as error:
             reason = f"the trainer's channel broke: {error}"
+        await self._over(reason)
+
+    def _reader_over(self, task: asyncio.Task[None]) -> None:
+        """A bug on our side of the channel must not leave the trainer unheard."""
+        if not task.cancelled() and task.exception() is not None:
+            log.error("the trainer's channel failed", exc_info=task.exception())
+            self._merged.set()
+            if self._process is not None and self._process.returncode is None:
+                self._process.kill()
+            if not self._stopping:
+                self._ended(f"its channel failed: {task.exception()!r}")
+
+    async def _over(self, reason: str) -> None:
+        """The channel has ended: nobody reads `committed` any more, and the process ends too."""
         self._merged.set()
         if self._process is not None:
-            status = await self._process.wait()
-            reason = f"the trainer ended with {_status(status)}" if status else "the trainer ended"
+            try:
+                status = await asyncio.wait_for(self._process.wait(), EXIT_TIMEOUT_S)
+            except TimeoutError:
+                self._process.kill()
+                status = await self._process.wait()
+            if status:
+                reason = f"{reason}; it ended with {_status(status)}"
         if not self._stopping:
             self._ended(reason)
 

@@ -49,11 +49,18 @@ def create(path: Path) -> Ed25519Keyring:
     """Writes a new key to `path`, which must not exist, and returns it."""
     key = Ed25519PrivateKey.generate()
     body = _HEADER + key.private_bytes_raw() + key.public_key().public_bytes_raw()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        # Whole or not at all; and never over a key that is there.
+        os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return Ed25519Keyring(key)
 
 

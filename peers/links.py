@@ -23,6 +23,7 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
+from atoll.protocol.text import plain
 
 HELLO_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 60.0
@@ -275,7 +276,7 @@ class Links:
             frame, _ = await read_frame(reader)
             kind = frame.WhichOneof("message")
             if kind == "goodbye":
-                raise LinkRefused(frame.goodbye.reason[:200])
+                raise LinkRefused(plain(frame.goodbye.reason))
             if kind != "hello":
                 raise LinkRefused(f"the peer began with {kind}, not with hello")
             reason = self._refusal(peer, frame.hello)
@@ -322,7 +323,7 @@ class Links:
             while not link.closed.is_set():
                 frame, payload = await link.read()
                 if frame.WhichOneof("message") == "goodbye":
-                    reason = f"it left: {frame.goodbye.reason[:100]}"
+                    reason = f"it left: {plain(frame.goodbye.reason)}"
                     break
                 await self._on.frame(link.peer, frame, payload)
         except wire.WireError as error:

@@ -11,16 +11,13 @@ Fails with HostError: the binary is missing, the port is taken, or p2pd said som
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import logging
 import os
 import shutil
-import signal
 import socket
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -28,11 +25,12 @@ from pathlib import Path
 from hivemind.p2p import P2P, PeerID
 from hivemind.utils.multiaddr import Multiaddr
 
+from atoll.peers.process import die_with_parent
+
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 _MAX_SOCKET_PATH = 100  # a Unix socket's path has at most 107 bytes
 _TEMPORARY = "atoll-p2p-"
-_PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
 
@@ -43,18 +41,6 @@ class HostError(RuntimeError):
     def __init__(self, message: str, port_taken: bool = False) -> None:
         super().__init__(message)
         self.port_taken = port_taken
-
-
-def die_with_parent() -> Callable[[], None] | None:
-    """What a child runs before exec so that it is killed with its parent (Linux; else None)."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be imported
-
-    def set_signal() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    return set_signal
 
 
 class Host:

@@ -6,6 +6,7 @@ EVICT_S: a stopped process keeps its connection, but says nothing.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from atoll.protocol import messages_pb2 as pb
@@ -65,9 +66,9 @@ class Roster:
         """Peers that have said nothing for EVICT_S."""
         return [peer for peer, entry in self.entries.items() if now - entry.last_seen > EVICT_S]
 
-    def best_head(self) -> RosterEntry | None:
+    def best_head(self, without: Collection[bytes] = ()) -> RosterEntry | None:
         """The peer that is furthest along: by version, then certified, then tokens, then smaller digest."""
-        holders = [e for e in self.entries.values() if e.status.state != pb.JOINING]
+        holders = [e for e in self.entries.values() if e.status.state != pb.JOINING and e.peer not in without]
         if not holders:
             return None
         return max(

@@ -51,14 +51,21 @@ class TokenAccount:
         self.pending = [p + tokens for p in self.pending]
 
     def accept(self, tokens: int, chunks: Iterable[int]) -> None:
-        """`tokens` of this node were averaged into a commit in these chunks."""
+        """`tokens` of this node were averaged into a commit in these chunks.
+
+        They were carried; or they had been given up (the trainer died, the node was restarted) while the
+        contribution was on its way, and now come back from there. Raises AccountError for more than that.
+        """
         chosen = set(chunks)
+        back = sum(max(0, tokens - self.pending[chunk]) for chunk in chosen)
+        if tokens < 0 or back > self.lost + self.expired:
+            raise AccountError(f"{tokens} tokens accepted in {len(chosen)} chunks, more than were produced")
         for chunk in chosen:
-            if tokens > self.pending[chunk]:
-                raise AccountError(f"chunk {chunk}: {tokens} tokens accepted, {self.pending[chunk]} carried")
-        for chunk in chosen:
-            self.pending[chunk] -= tokens
-            self.accepted += tokens
+            self.pending[chunk] -= min(tokens, self.pending[chunk])
+        from_lost = min(back, self.lost)
+        self.lost -= from_lost
+        self.expired -= back - from_lost
+        self.accepted += tokens * len(chosen)
 
     def orphan(self, tokens: int, chunks: int) -> None:
         """A commit with `tokens` accepted in so many chunks lost to a fork."""

@@ -32,6 +32,10 @@ class ManifestError(ValueError):
     """The manifest is unreadable, unsigned, of another swarm, or asks for something impossible."""
 
 
+class IncompatibleManifest(ManifestError):
+    """The swarm and this software have no wire version in common; both ranges are named."""
+
+
 @dataclass(frozen=True)
 class SwarmManifest:
     """A checked manifest with the bytes it came in."""
@@ -88,7 +92,7 @@ def _check(body: messages_pb2.Manifest) -> None:
     if body.format != 1:
         raise ManifestError(f"manifest format {body.format} is not known here (1 is)")
     if body.protocol.lowest > PROTOCOL_HIGHEST or body.protocol.highest < PROTOCOL_LOWEST:
-        raise ManifestError(
+        raise IncompatibleManifest(
             f"the swarm speaks protocol {body.protocol.lowest} to {body.protocol.highest}, "
             f"this software {PROTOCOL_LOWEST} to {PROTOCOL_HIGHEST}"
         )

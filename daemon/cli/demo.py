@@ -25,6 +25,7 @@ from typing import Any
 from atoll.daemon.cli.api import client_of
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.peers.process import die_with_parent
 from atoll.web_ui.client import ApiClient, ApiError
 
 STOP_TIMEOUT_S = 18.0
@@ -44,6 +45,8 @@ class Member:
     process: subprocess.Popen[bytes] | None = None
     state: dict[str, Any] = field(default_factory=dict)
     login: str = ""
+    val_losses: dict[int, float] = field(default_factory=dict)
+    """By version, from all polls: the node itself shows the newest rounds only."""
 
     @property
     def log(self) -> Path:
@@ -64,6 +67,8 @@ class Member:
             if client is not None:
                 self.state = client.state()
                 self.login = self.login or client.login_link()
+                rounds = self.state["rounds"]
+                self.val_losses |= {r["version"]: r["val_loss"] for r in rounds if r["val_loss"] is not None}
         except (ApiError, OSError):
             # It may be starting, or too busy for the moment; a lasting silence is a stall, with a deadline.
             return
@@ -104,6 +109,7 @@ def demo(arguments: argparse.Namespace) -> int:
     finally:
         # A second Ctrl-C must not leave a child behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         stop_all(members)
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -179,6 +185,7 @@ def _launch(member: Member, command: list[str], arguments: argparse.Namespace) -
             stderr=subprocess.STDOUT,
             # Ctrl-C reaches the demo alone, which then stops its nodes in order.
             start_new_session=True,
+            preexec_fn=die_with_parent(),
         )
 
 
@@ -212,12 +219,7 @@ def _watch(members: list[Member], rounds: int, show: Show) -> None:
 
 
 def _evaluated(member: Member, version: int) -> bool:
-    return version in _val_losses(member)
-
-
-def _val_losses(member: Member) -> dict[int, float]:
-    rounds = member.state.get("rounds", [])
-    return {r["version"]: r["val_loss"] for r in rounds if r["val_loss"] is not None}
+    return version in member.val_losses
 
 
 def summarise(members: list[Member], wall_s: float) -> dict[str, Any]:
@@ -226,7 +228,7 @@ def summarise(members: list[Member], wall_s: float) -> dict[str, Any]:
     versions = [m.version for m in members]
     losses: dict[int, float] = {}
     for member in reversed(members):
-        losses |= _val_losses(member)
+        losses |= member.val_losses
     return {
         "swarm_id": first["swarm_id"],
         "peers": len(members),

@@ -16,9 +16,11 @@ from atoll.daemon.errors import Exit
 from atoll.daemon.events import read_log
 from atoll.daemon.status import Facts, State, describe, duration, size
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.protocol.text import plain
 from atoll.web_ui.client import ApiRefused, ApiUnreachable
 
 _LOG_TAIL = 1 << 20
+_LINE = 2000
 _STATUS_FIELDS = (
     "state", "because", "next", "sentence", "since_s", "node_id", "name", "label", "swarm_id", "swarm_name",
     "version", "digest", "certified", "loss", "val_loss", "tokens_per_s", "swarm_tokens_per_s",
@@ -42,10 +44,15 @@ def status_of(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stopped(folder: DataDir) -> dict[str, Any]:
-    """The status of a data dir in which no daemon runs: what is known without loading anything heavy."""
-    sentence = describe(Facts(State.STOPPED))
-    empty: dict[str, Any] = dict.fromkeys(_STATUS_FIELDS)
+    """The status of a data dir whose daemon does not answer: stopped, starting, or a bootstrap node."""
     facts = folder.node_facts()
+    if not folder.is_locked():
+        sentence = describe(Facts(State.STOPPED))
+    elif facts.get("role") == "bootstrap":
+        sentence = describe(Facts(State.SERVING, "nodes find each other through this one"))
+    else:
+        sentence = describe(Facts(State.STARTING))
+    empty: dict[str, Any] = dict.fromkeys(_STATUS_FIELDS)
     return {
         **empty,
         "state": sentence.state.value,
@@ -69,13 +76,13 @@ def status(arguments: argparse.Namespace) -> int:
         print(json.dumps(known))
         return int(Exit.OK)
     print(known["sentence"])
-    if known["state"] != State.STOPPED:
+    if known["api"]:
         print(f"Node {known['name']} of swarm {known['swarm_name'] or '?'}, {known['peers']} peers.")
         loss = "none yet" if known["val_loss"] is None else f"{known['val_loss']:.4f}"
         print(f"Version {known['version']} ({known['digest'][:12]}), validation loss {loss}.")
         print(f"{known['tokens_per_s']:.0f} tokens/s; {known['accepted_tokens']} tokens accepted.")
         for alert in known["alerts"]:
-            print(f"! {alert['text']} {alert['fix']}")
+            print(plain(f"! {alert['text']} {alert['fix']}", _LINE))
         print(f"Page and API: {known['api']}")
     return int(Exit.OK)
 
@@ -96,7 +103,7 @@ def peers(arguments: argparse.Namespace) -> int:
     rows = [
         (
             p["name"] + (" (this node)" if p["self"] else ""),
-            _printable(p["label"] or ""),
+            plain(p["label"] or ""),
             p["state"],
             p["version"],
             f"{p['tokens_per_s']:.0f}",
@@ -107,11 +114,6 @@ def peers(arguments: argparse.Namespace) -> int:
     ]
     _table(("NAME", "LABEL", "STATE", "VERSION", "TOKENS/S", "RTT", "ID"), rows)
     return int(Exit.OK)
-
-
-def _printable(text: str) -> str:
-    """A peer's own words without what could move a terminal's cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def rounds(arguments: argparse.Namespace) -> int:
@@ -129,7 +131,7 @@ def rounds(arguments: argparse.Namespace) -> int:
             duration(r["duration_s"]) if r["duration_s"] >= 1 else f"{r['duration_s']:.2f}s",
             size(r["bytes_sent"]),
             "" if r["val_loss"] is None else f"{r['val_loss']:.4f}",
-            r["reason"],
+            plain(r["reason"]),
         )
         for r in found
     ]
@@ -167,7 +169,7 @@ def _print_event(event: dict[str, Any], as_json: bool) -> None:
     import time
 
     at = time.strftime("%H:%M:%S", time.localtime(float(event.get("time", 0))))
-    print(f"{at} {_printable(str(event.get('text', '')))}", flush=True)
+    print(f"{at} {plain(str(event.get('text', '')), _LINE)}", flush=True)
 
 
 def config(arguments: argparse.Namespace) -> int:

@@ -119,11 +119,19 @@ def consent_card(manifest: SwarmManifest) -> str:
 """
 
 
-def _consent(manifest: SwarmManifest, dry_run: bool) -> bool:
+async def _consent(manifest: SwarmManifest, dry_run: bool) -> bool:
     print(consent_card(manifest))
     if dry_run:
         return False
     print("Take part? [y/N] ", end="", flush=True)
+    # Not in a thread: one that waits for a line would hold up the end after Ctrl-C.
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

@@ -283,7 +283,8 @@ class RoundDriver:
             self.feed(t.Persisted(effect.session))
 
     async def _apply(self, effect: t.Apply) -> None:
-        await self._before_apply()
+        while not await self._trainer_lets():
+            self._trouble("trainer_silent", "The trainer has not taken in the last version yet.")
         version = effect.parent.version + 1
         votes = effect.votes
         # The commit is decided: a disk that refuses is told and tried again, for there is no way back.
@@ -298,6 +299,14 @@ class RoundDriver:
         self.feed(t.HeadChanged(head))
         await self._applied(pb.Commit.FromString(effect.commit.body), head)
         await self._disk_took(self.state.save_if_due)
+
+    async def _trainer_lets(self) -> bool:
+        """Whether the trainer has stopped reading the committed parameters."""
+        try:
+            await self._before_apply()
+        except TimeoutError:
+            return False
+        return True
 
     async def _disk_took(self, work: Callable[..., Any], *arguments: Any) -> bool:
         """Whether the disk did it; if not, that is an alert."""

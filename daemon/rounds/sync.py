@@ -114,12 +114,13 @@ def confirm(found: checkpoints.Checkpoint, holders: Sequence[RosterEntry]) -> No
 OnDisk = Callable[..., Awaitable[Any]]
 
 
-async def catch_up(host: Host, holder: RosterEntry, state: OuterState, on_disk: OnDisk) -> int:
-    """Fetches and applies the commits between this head and the holder's. How many were applied.
+async def catch_up(
+    host: Host, holder: RosterEntry, state: OuterState, on_disk: OnDisk, applied: list[pb.Commit]
+) -> None:
+    """Fetches and applies the commits between this head and the holder's; each applied one joins `applied`.
 
     Raises SyncFailed where the holder's log does not reach back, or its commits do not follow this head.
     """
-    applied = 0
     if holder.status.version - state.head.version > KEEP:
         raise SyncFailed("the gap is longer than the log that peers keep")
     while state.head.version < holder.status.version:
@@ -131,8 +132,7 @@ async def catch_up(host: Host, holder: RosterEntry, state: OuterState, on_disk: 
         except (*TRANSFER_ERRORS, RoundLogError) as error:
             raise SyncFailed(f"commit {version}: {error}") from error
         await on_disk(state.replay, record, certified)
-        applied += 1
-    return applied
+        applied.append(commit)
 
 
 async def _fetch_commit(

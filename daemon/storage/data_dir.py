@@ -14,12 +14,18 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import files
+from atoll.peers import identity
 from atoll.protocol import manifest
+from atoll.protocol.signing import Ed25519Keyring
+
+_LOCK_TRIES = 5
+_LOCK_PAUSE_S = 0.1
 
 
 class DataDir:
@@ -59,7 +65,7 @@ class DataDir:
         except OSError as error:
             raise files.disk_error(self.root / "lock", error) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take(descriptor)
         except BlockingIOError as error:
             os.close(descriptor)
             raise AtollError(
@@ -69,6 +75,15 @@ class DataDir:
                 "Stop it first (atoll leave), or give this one its own --data-dir.",
             ) from error
         self._lock = descriptor
+
+    def _take(self, descriptor: int) -> None:
+        """Locks, with a little patience: another command may be looking whether somebody has the lock."""
+        for _ in range(_LOCK_TRIES):
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE_S)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -85,6 +100,15 @@ class DataDir:
         except BlockingIOError:
             return True
         return False
+
+    def keyring(self, path: Path) -> Ed25519Keyring:
+        """The key in `path` (identity or organiser), made at the first start. Raises AtollError."""
+        try:
+            return identity.load_or_create(path)
+        except identity.IdentityError as error:
+            raise AtollError(Exit.PREFLIGHT, "identity_damaged", f"{error}.", "") from error
+        except OSError as error:
+            raise files.disk_error(path, error) from error
 
     def token(self) -> str:
         """The bearer token of the API, made at first use."""
@@ -105,6 +129,13 @@ class DataDir:
             ) from error
         try:
             return manifest.load(data)
+        except manifest.IncompatibleManifest as error:
+            raise AtollError(
+                Exit.INCOMPATIBLE,
+                "incompatible",
+                f"This software does not speak the swarm's language: {error}.",
+                "Install the version that the organiser names.",
+            ) from error
         except manifest.ManifestError as error:
             raise AtollError(
                 Exit.PREFLIGHT,

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 from atoll.daemon.errors import AtollError, Exit
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-DISK_CODES = ("disk_full", "disk_not_writable", "disk")
-"""Codes of the errors below; a write that works again is the end of them."""
+TROUBLE_CODES = ("disk_full", "disk_not_writable", "disk", "trainer_silent")
+"""Alerts that an outer step which was taken is the end of."""
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 

@@ -72,7 +72,10 @@ class RoundLog:
             return self._open[1]
         self.release()
         path = self.path(version, "payload")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise files.disk_error(path, error) from error
         self._open = (version, descriptor)
         return descriptor
 

@@ -25,6 +25,7 @@ from atoll.protocol.round.door import Door, Verdict
 from atoll.protocol.round.session import Session
 from atoll.protocol.round.stash import Early, Stash, session_of
 from atoll.protocol.signing import Keyring
+from atoll.protocol.text import plain
 
 _PAST_HEADS = 64
 
@@ -312,7 +313,9 @@ class RoundMachine:
 
     def _abort_received(self, event: t.AbortReceived, session: Session, now: float) -> list[t.Effect]:
         if event.sender == session.id.leader:
-            return session.aborted(event.message.reason, now, list(event.message.missing))
+            members = session.exchange.members
+            missing = [peer for peer in event.message.missing[: len(members)] if peer in members]
+            return session.aborted(plain(event.message.reason), now, missing)
         if event.sender not in session.exchange.members:
             return [t.Dropped(event.sender, "abort of a node outside the session")]
         # Whoever declines is planned with again when it has said Ready again.

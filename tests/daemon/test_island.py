@@ -46,6 +46,7 @@ class Rig:
     def __init__(self, folder: Path, may_restart: bool = False, last_version: int = 0) -> None:
         self.driver = FakeDriver()
         self.starts = 0
+        self.bugs: list[str] = []
         self.island = Island(
             10,
             2,
@@ -59,6 +60,7 @@ class Rig:
             lambda: WELCOME,
             self._launch,
             may_restart,
+            self.bugs.append,
             last_version,
         )
         self.island.driver = self.driver  # type: ignore[assignment]
@@ -125,7 +127,7 @@ async def test_a_node_is_expected_only_once_it_has_been_ready(rig: Rig) -> None:
 
 async def test_accepted_tokens_are_booked_chunk_by_chunk(rig: Rig) -> None:
     await rig.ready(400)
-    rig.island.committed(commit(4, 400, [True, True, False, True]), Head(4, b"e" * 32, (ME,)))
+    rig.island.committed([commit(4, 400, [True, True, False, True])], Head(4, b"e" * 32, (ME,)))
     told = await rig.hears()
     assert told == ch.Committed(4, 10, (0, 1), ((512, 768),), contributed=True, evaluate=True)
     account = rig.island.account
@@ -141,14 +143,67 @@ async def test_a_commit_of_others_is_taken_in_and_progress_stays(rig: Rig) -> No
     rig.says(ch.Progress(5, 10, 2.0, 200, 100.0))
     others = pb.Commit(version=4, contributors=[pb.Contributor(peer=b"x", tokens=1, weight=1)])
     others.chunks.extend(pb.CommittedChunk(contributors=[0]) for _ in range(4))
-    rig.island.committed(others, Head(4, b"e" * 32, (b"x",)))
+    rig.island.committed([others], Head(4, b"e" * 32, (b"x",)))
     told = await rig.hears()
     assert isinstance(told, ch.Committed) and not told.contributed and told.keep == ((0, 1024),)
     rig.says(ch.Merged(4, None))
     await rig.ready(400)
     assert rig.island.account.carried == 400 * 4
-    rig.island.missed(Head(5, b"f" * 32, (b"x",)))
+    rig.island.committed([], Head(5, b"f" * 32, (b"x",)))
     assert isinstance(await rig.hears(), ch.Committed)
+
+
+async def test_a_replayed_commit_with_ones_own_contribution_counts_once(rig: Rig) -> None:
+    await rig.ready(400)
+    others = pb.Commit(version=5, contributors=[pb.Contributor(peer=b"x", tokens=1, weight=1)])
+    others.chunks.extend(pb.CommittedChunk(contributors=[0]) for _ in range(4))
+    rig.island.committed([commit(4, 400, [True] * 4), others], Head(5, b"e" * 32, (b"x",)))
+    told = await rig.hears()
+    assert isinstance(told, ch.Committed) and told.contributed and told.keep == ()
+    account = rig.island.account
+    assert (account.accepted, account.carried) == (1600, 0) and account.balanced()
+
+
+async def test_a_contribution_outlives_its_trainer(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, may_restart=True)
+    rig.island._restart_pause = 0.01
+    await rig.begin()
+    await rig.ready(400)
+    rig.writer.close()
+    async with asyncio.timeout(10):
+        while rig.starts < 2:
+            await asyncio.sleep(0)
+    assert rig.island.account.lost == 1600
+    assert isinstance(await rig.hears(), ch.Welcome)
+    rig.says(ch.Hello(1, 1, "cpu", "00", 1000))
+    assert isinstance(await rig.hears(), ch.Begin)
+    rig.says(ch.Merged(3, None))
+    rig.island.committed([commit(4, 400, [True] * 4)], Head(4, b"e" * 32, (ME,)))
+    told = await rig.hears()
+    assert isinstance(told, ch.Committed) and not told.contributed and told.keep == ((0, 1024),)
+    assert rig.island.account.accepted == 1600 and rig.island.account.lost == 0
+    assert rig.island.account.balanced() and not rig.bugs
+    rig.writer.close()
+    await rig.island.stop()
+
+
+async def test_a_snapshot_of_a_trainer_that_died_meanwhile_is_not_offered(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, may_restart=True)
+    await rig.begin()
+
+    async def while_looking() -> str | None:
+        rig.island._trainer_ended("it was killed")
+        return None
+
+    rig.driver.first_non_finite = while_looking  # type: ignore[method-assign]
+    rig.says(ch.Ready(10, 400, 2.5))
+    async with asyncio.timeout(10):
+        while rig.island.trouble is None:
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not any(isinstance(e, t.LocalReady) for e in rig.driver.events) and not rig.island.training
+    rig.writer.close()
+    await rig.island.stop()
 
 
 async def test_a_pseudo_gradient_that_is_not_finite_is_not_sent(rig: Rig) -> None:
@@ -203,7 +258,7 @@ async def test_a_pause_for_a_while_ends_by_itself(rig: Rig) -> None:
 async def test_finishing_pauses_after_the_contribution(rig: Rig) -> None:
     rig.island.finishing = True
     await rig.ready(400)
-    rig.island.committed(commit(4, 400, [True] * 4), Head(4, b"e" * 32, (ME,)))
+    rig.island.committed([commit(4, 400, [True] * 4)], Head(4, b"e" * 32, (ME,)))
     assert isinstance(await rig.hears(), ch.Committed)
     assert isinstance(await rig.hears(), ch.Pause)
     assert rig.island.paused is not None and "finished" in rig.island.paused
