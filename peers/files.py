@@ -25,6 +25,8 @@ from atoll.protocol import wire
 PIECE_BYTES = 1 << 20
 STALL_S = 20.0
 MAX_STREAMS = 16
+MAX_OPEN = 64
+"""Streams that may be open at once, those that have asked for nothing yet included."""
 KINDS = ("manifest", "checkpoint", "commit", "payload", "data")
 
 log = logging.getLogger(__name__)
@@ -73,28 +75,34 @@ class FileServer:
         self._swarm_id = swarm_id
         self._provider = provider
         self._places = asyncio.Semaphore(MAX_STREAMS)
+        self._open = 0
         self.sent_bytes = 0
 
     async def listen(self) -> None:
         await self._p2p.add_binary_stream_handler(wire.FILES_PROTOCOL, self._accept)
 
     async def _accept(self, info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
         try:
+            if self._open > MAX_OPEN:
+                raise wire.WireError("too many file streams are open")
+            async with asyncio.timeout(STALL_S):
+                request = await _read_request(reader)
             if self._places.locked():
                 await _send(writer, pb.FileHeader(error="busy"))
-                return
-            async with self._places, asyncio.timeout(STALL_S):
-                request = await _read_request(reader)
-            async with self._places:
-                await self._answer(request, reader, writer)
+            else:
+                async with self._places:
+                    await self._answer(request, writer)
+            # A stream's end closes both directions at once: wait until the other side has read it all.
+            async with asyncio.timeout(STALL_S):
+                await reader.read(1)
         except (OSError, EOFError, TimeoutError, wire.WireError) as error:
             log.debug("a file request ended early: %s", error)
         finally:
+            self._open -= 1
             writer.close()
 
-    async def _answer(
-        self, request: pb.FileRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _answer(self, request: pb.FileRequest, writer: asyncio.StreamWriter) -> None:
         served = self._find(request)
         if served is None:
             await _send(writer, pb.FileHeader(error="not_found"))
@@ -111,9 +119,6 @@ class FileServer:
                 self.sent_bytes += len(piece)
                 async with asyncio.timeout(STALL_S):
                     await writer.drain()
-        # A stream's end closes both directions at once: wait until the other side has read it all.
-        async with asyncio.timeout(STALL_S):
-            await reader.read(1)
 
     def _find(self, request: pb.FileRequest) -> ServedFile | None:
         if request.swarm_id != self._swarm_id or request.kind not in KINDS:
