@@ -175,11 +175,11 @@ def pip_layer(context: Path, settings: Mapping[str, str]) -> None:
                 shutil.copy(wheel, context / "wheels")
         else:
             remote.append(place)
-    lines.append(f"find-links = {' '.join([*remote, '/opt/wheels'])}")
+    lines.append(f"find-links = {' '.join([*remote, '/ci-wheels'])}")
     (context / "pip.conf").write_text("\n".join(lines) + "\n")
     (context / "Dockerfile").write_text(
         f"FROM {BASE_IMAGE}\n"
         "COPY ca.crt /etc/ssl/certs/ca-certificates.crt\n"
         "COPY pip.conf /etc/pip.conf\n"
-        "COPY wheels /opt/wheels\n"
+        "COPY wheels /ci-wheels\n"
     )
