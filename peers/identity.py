@@ -6,6 +6,7 @@ id, so everyone calls a node the same without any registry.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -57,8 +58,10 @@ def create(path: Path) -> Ed25519Keyring:
             file.write(body)
             file.flush()
             os.fsync(file.fileno())
-        # Whole or not at all; and never over a key that is there.
-        os.link(temporary, path)
+        # Whole or not at all; and never over a key that is there (the data dir is locked meanwhile).
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
     return Ed25519Keyring(key)
