@@ -83,8 +83,15 @@ def status(arguments: argparse.Namespace) -> int:
         print(f"{known['tokens_per_s']:.0f} tokens/s; {known['accepted_tokens']} tokens accepted.")
         for alert in known["alerts"]:
             print(plain(f"! {alert['text']} {alert['fix']}", _LINE))
-        print(f"Page and API: {known['api']}")
+        print(f"Page and API: {known['api']}; open it with {_login_link(folder)} (works once).")
     return int(Exit.OK)
+
+
+def _login_link(folder: DataDir) -> str:
+    try:
+        return running(folder).login_link()
+    except (ApiRefused, ApiUnreachable) as error:
+        raise refused(error) from error
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:

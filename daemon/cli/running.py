@@ -51,11 +51,17 @@ def join(arguments: argparse.Namespace) -> int:
 
     text = arguments.ticket or ticket_from(os.environ)
     try:
-        ticket = tickets.decode(text, time.time())
+        ticket = tickets.decode(text)
     except tickets.TicketError as error:
-        expired = "expired" in str(error)
-        status = Exit.NOT_A_MEMBER if expired else Exit.USAGE
-        raise AtollError(status, "ticket_invalid", f"The ticket can't be used: {error}.") from error
+        raise AtollError(Exit.USAGE, "ticket_invalid", f"The ticket can't be used: {error}.") from error
+    # A ticket matters for the first time only: whoever is in already is never locked out by its age.
+    if not DataDir(data_dir_of(arguments.data_dir)).manifest.exists():
+        try:
+            tickets.decode(text, time.time())
+        except tickets.TicketError as error:
+            raise AtollError(
+                Exit.NOT_A_MEMBER, "ticket_expired", f"The ticket can't be used: {error}."
+            ) from error
     folder, config = open_data_dir(arguments)
     if folder.manifest.exists() and folder.load_manifest().swarm_id != ticket.swarm_id:
         raise AtollError(

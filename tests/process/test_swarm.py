@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from atoll.protocol import ticket as tickets
+
 from .harness import Daemon, atoll, is_alive, must, wait_until
 
 pytestmark = pytest.mark.process
@@ -62,9 +64,14 @@ def test_a_node_goes_on_from_its_checkpoint_after_a_stop(start: Start, tmp_path:
     must("init", "lab", "--data-dir", str(tmp_path / "a"), "--inner-steps", "5")
     first = start("a", "run", "--rounds", "2")
     before = first.wait_for(lambda s: s["state"] == "paused", "two rounds")
+    ticket = first.ticket()
+    assert "login?key=" in must("status", "--data-dir", str(tmp_path / "a"))
     assert first.stop() == 0
     assert (tmp_path / "a" / "trainer" / "optimizer.safetensors").exists()
-    second = start("a", "run", "--rounds", "2")
+    # Its old ticket, long expired, does not lock a member out.
+    old = tickets.decode(ticket)
+    old.expires_unix_s = 1_000_000_000
+    second = start("a", "join", tickets.encode(old), "--yes", "--rounds", "2")
     after = second.wait_for(lambda s: s["state"] == "paused", "the same version")
     assert (after["version"], after["digest"]) == (before["version"], before["digest"])
     assert after["node_id"] == before["node_id"]
@@ -121,8 +128,6 @@ def test_a_text_of_ones_own_travels_to_those_who_join(start: Start, tmp_path: Pa
 def test_two_nodes_find_each_other_through_a_stock_hivemind_dht(
     start: Start, tmp_path: Path, stock_dht: str
 ) -> None:
-    from atoll.protocol import ticket as tickets
-
     must("init", "far", "--data-dir", str(tmp_path / "a"), "--bootstrap", stock_dht, "--inner-steps", "5")
     a = start("a", "run")
     ticket = tickets.decode(a.ticket())
@@ -135,8 +140,6 @@ def test_two_nodes_find_each_other_through_a_stock_hivemind_dht(
 
 
 def test_atoll_bootstrap_introduces_two_nodes(start: Start, tmp_path: Path) -> None:
-    from atoll.protocol import ticket as tickets
-
     helper = start("helper", "bootstrap")
     address = wait_until(
         lambda: next((line for line in helper.log.read_text().splitlines() if "/p2p/" in line), None),
