@@ -112,7 +112,8 @@ def test_one_phase_of_the_real_process(daemon, about, start):
     assert ready.loss < before
     assert not np.array_equal(daemon.memory.snapshot, daemon.memory.committed)
     daemon.memory.committed[:] = daemon.memory.snapshot
-    daemon.say(Committed(1, 30, (0, 2), (), True, True))
+    endless = 10**6  # the next phase is still under way when it is told to stop
+    daemon.say(Committed(1, endless, (0, 2), (), True, True))
     after = daemon.hear(Merged)
     assert after.version == 1
     assert after.val_loss == pytest.approx(direct_loss(daemon.memory.committed), abs=1e-4)
