@@ -192,8 +192,28 @@ class PeerRecord(_message.Message):
     expires_unix_s: int
     def __init__(self, swarm_id: _Optional[bytes] = ..., peer: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., expires_unix_s: _Optional[int] = ...) -> None: ...
 
+class ChainLink(_message.Message):
+    __slots__ = ("version", "digest", "certified", "cumulative_tokens")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CERTIFIED_FIELD_NUMBER: _ClassVar[int]
+    CUMULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    digest: bytes
+    certified: bool
+    cumulative_tokens: int
+    def __init__(self, version: _Optional[int] = ..., digest: _Optional[bytes] = ..., certified: bool = ..., cumulative_tokens: _Optional[int] = ...) -> None: ...
+
+class HeldState(_message.Message):
+    __slots__ = ("version", "state")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    state: bytes
+    def __init__(self, version: _Optional[int] = ..., state: _Optional[bytes] = ...) -> None: ...
+
 class NodeStatus(_message.Message):
-    __slots__ = ("state", "version", "digest", "certified", "cumulative_tokens", "accepted_tokens", "tokens_per_s", "step", "steps", "upload_bps", "download_bps", "checkpoint_version", "checkpoint_state", "label", "reason")
+    __slots__ = ("state", "version", "digest", "certified", "cumulative_tokens", "accepted_tokens", "tokens_per_s", "step", "steps", "upload_bps", "download_bps", "checkpoint_version", "checkpoint_state", "label", "reason", "chain", "linked", "held")
     STATE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +229,9 @@ class NodeStatus(_message.Message):
     CHECKPOINT_STATE_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    LINKED_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     state: NodeState
     version: int
     digest: bytes
@@ -224,7 +247,10 @@ class NodeStatus(_message.Message):
     checkpoint_state: bytes
     label: str
     reason: str
-    def __init__(self, state: _Optional[_Union[NodeState, str]] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., certified: bool = ..., cumulative_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., checkpoint_version: _Optional[int] = ..., checkpoint_state: _Optional[bytes] = ..., label: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    chain: _containers.RepeatedCompositeFieldContainer[ChainLink]
+    linked: _containers.RepeatedScalarFieldContainer[bytes]
+    held: _containers.RepeatedCompositeFieldContainer[HeldState]
+    def __init__(self, state: _Optional[_Union[NodeState, str]] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., certified: bool = ..., cumulative_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., checkpoint_version: _Optional[int] = ..., checkpoint_state: _Optional[bytes] = ..., label: _Optional[str] = ..., reason: _Optional[str] = ..., chain: _Optional[_Iterable[_Union[ChainLink, _Mapping]]] = ..., linked: _Optional[_Iterable[bytes]] = ..., held: _Optional[_Iterable[_Union[HeldState, _Mapping]]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("swarm_id", "protocol", "software", "schema_digest", "data_digest", "status", "addresses")
@@ -305,7 +331,7 @@ class Contributor(_message.Message):
     def __init__(self, peer: _Optional[bytes] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s")
+    __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s", "continues")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -318,6 +344,7 @@ class Plan(_message.Message):
     SCATTER_S_FIELD_NUMBER: _ClassVar[int]
     REDUCE_S_FIELD_NUMBER: _ClassVar[int]
     VOTE_S_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     session: SessionId
     version: int
@@ -330,7 +357,8 @@ class Plan(_message.Message):
     scatter_s: float
     reduce_s: float
     vote_s: float
-    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., followers: _Optional[_Iterable[bytes]] = ..., owners: _Optional[_Iterable[int]] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., scatter_s: _Optional[float] = ..., reduce_s: _Optional[float] = ..., vote_s: _Optional[float] = ...) -> None: ...
+    continues: SessionId
+    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., followers: _Optional[_Iterable[bytes]] = ..., owners: _Optional[_Iterable[int]] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., scatter_s: _Optional[float] = ..., reduce_s: _Optional[float] = ..., vote_s: _Optional[float] = ..., continues: _Optional[_Union[SessionId, _Mapping]] = ...) -> None: ...
 
 class Contribution(_message.Message):
     __slots__ = ("session", "chunk")
@@ -359,6 +387,14 @@ class Want(_message.Message):
     session: SessionId
     chunks: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., chunks: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Holding(_message.Message):
+    __slots__ = ("session", "commit")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    session: SessionId
+    commit: bool
+    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., commit: bool = ...) -> None: ...
 
 class CommittedChunk(_message.Message):
     __slots__ = ("contributors", "payload_digest")
@@ -406,8 +442,30 @@ class Abort(_message.Message):
     missing: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., reason: _Optional[str] = ..., missing: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
+class Forward(_message.Message):
+    __slots__ = ("origin", "target", "envelope")
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    origin: bytes
+    target: bytes
+    envelope: Signed
+    def __init__(self, origin: _Optional[bytes] = ..., target: _Optional[bytes] = ..., envelope: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
+
+class Forwarded(_message.Message):
+    __slots__ = ("target", "frame", "payload_digest", "sequence")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    target: bytes
+    frame: bytes
+    payload_digest: bytes
+    sequence: int
+    def __init__(self, target: _Optional[bytes] = ..., frame: _Optional[bytes] = ..., payload_digest: _Optional[bytes] = ..., sequence: _Optional[int] = ...) -> None: ...
+
 class Frame(_message.Message):
-    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort")
+    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding")
     PAYLOAD_SIZE_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
@@ -420,6 +478,8 @@ class Frame(_message.Message):
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     VOTE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_FIELD_NUMBER: _ClassVar[int]
+    HOLDING_FIELD_NUMBER: _ClassVar[int]
     payload_size: int
     hello: Hello
     heartbeat: Heartbeat
@@ -432,19 +492,27 @@ class Frame(_message.Message):
     commit: Signed
     vote: Signed
     abort: Abort
-    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
+    forward: Forward
+    holding: Holding
+    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ...) -> None: ...
 
 class FileRequest(_message.Message):
-    __slots__ = ("swarm_id", "kind", "version", "offset")
+    __slots__ = ("swarm_id", "kind", "version", "offset", "pieces", "content", "header_only")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    HEADER_ONLY_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     kind: str
     version: int
     offset: int
-    def __init__(self, swarm_id: _Optional[bytes] = ..., kind: _Optional[str] = ..., version: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+    pieces: int
+    content: bytes
+    header_only: bool
+    def __init__(self, swarm_id: _Optional[bytes] = ..., kind: _Optional[str] = ..., version: _Optional[int] = ..., offset: _Optional[int] = ..., pieces: _Optional[int] = ..., content: _Optional[bytes] = ..., header_only: bool = ...) -> None: ...
 
 class FileHeader(_message.Message):
     __slots__ = ("error", "size_bytes", "version", "piece_bytes", "piece_digests")
