@@ -1,0 +1,138 @@
+"""Fork choice: which of two chains a node follows. Pure functions.
+
+Two heads either lie on one chain, and the shorter one catches up, or their chains differ from some commit on.
+That commit decides, whatever came after it: certified beats provisional, then more cumulative accepted
+tokens, then the smaller digest. So the choice does not change while both sides go on, and nodes that know the
+same commits choose the same. That a commit is certified is known to some nodes earlier than to others, and
+never taken back: callers add to a chain what any peer knows.
+
+Nodes tell each other the last WINDOW commits. Chains that differ by more are compared at the oldest commit
+that both name; where no version is in both, the longer one is followed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import DIGEST_BYTES, Head
+
+WINDOW = 16
+
+
+@dataclass(frozen=True)
+class Link:
+    """One commit of a chain: the version it makes, its digest, and what fork choice compares."""
+
+    version: int
+    digest: bytes
+    certified: bool
+    cumulative_tokens: int
+
+
+Chain = tuple[Link, ...]
+"""Newest first, versions without a gap, at most WINDOW of them, at least one."""
+
+
+class Choice(enum.Enum):
+    """What another chain is to the one in hand."""
+
+    SAME = "same"
+    BEHIND = "behind"  # a part of ours
+    AHEAD = "ahead"  # it continues ours
+    LOSES = "loses"  # a fork, and ours stays
+    WINS = "wins"  # a fork, and it is to be followed
+
+    @property
+    def follow(self) -> bool:
+        """Whether the other chain is to be taken over."""
+        return self in (Choice.AHEAD, Choice.WINS)
+
+    @property
+    def fork(self) -> bool:
+        """Whether the two chains differ in a commit."""
+        return self in (Choice.LOSES, Choice.WINS)
+
+
+def link_of(head: Head) -> Link:
+    """The commit that made a head."""
+    return Link(head.version, head.digest, head.certified, head.cumulative_tokens)
+
+
+def extend(chain: Chain, link: Link) -> Chain:
+    """A chain with one more commit, or one that was certified since."""
+    kept = chain[1:] if chain and chain[0].version == link.version else chain
+    if kept and kept[0].version != link.version - 1:
+        kept = ()  # a state was taken over: what was before it is not known
+    return (link, *kept)[:WINDOW]
+
+
+def certify(chain: Chain, known: Collection[bytes]) -> Chain:
+    """The chain with what others know to be certified."""
+    return tuple(
+        Link(link.version, link.digest, link.certified or link.digest in known, link.cumulative_tokens)
+        for link in chain
+    )
+
+
+def compare(mine: Chain, theirs: Chain) -> Choice:
+    """What `theirs` is to `mine`. Both at least one commit (or the genesis) long."""
+    ours = {link.version: link for link in mine}
+    shared = [(ours[link.version], link) for link in theirs if link.version in ours]
+    if not shared:
+        return Choice.AHEAD if theirs[0].version > mine[0].version else Choice.BEHIND
+    if shared[0][0].digest == shared[0][1].digest:
+        if theirs[0].version == mine[0].version:
+            return Choice.SAME
+        return Choice.AHEAD if theirs[0].version > mine[0].version else Choice.BEHIND
+    # Shared versions are newest first; below the first differing commit all digests agree.
+    own, other = next(pair for pair in reversed(shared) if pair[0].digest != pair[1].digest)
+    return Choice.WINS if _rank(other) > _rank(own) else Choice.LOSES
+
+
+def _rank(link: Link) -> tuple[bool, int, bytes]:
+    return link.certified, link.cumulative_tokens, bytes(255 - b for b in link.digest)
+
+
+def common_version(mine: Chain, theirs: Chain) -> int | None:
+    """The newest version at which two chains agree; None where none is known."""
+    digests = {(link.version, link.digest) for link in mine}
+    return next((link.version for link in theirs if (link.version, link.digest) in digests), None)
+
+
+def best(mine: Chain, others: Iterable[Chain]) -> Chain:
+    """The chain to follow among `mine` and `others`: the winner of every fork, the longest of its like."""
+    chosen = mine
+    for chain in others:
+        if compare(chosen, chain).follow:
+            chosen = chain
+    return chosen
+
+
+def parse_chain(links: Sequence[pb.ChainLink], version: int, digest: bytes) -> Chain:
+    """A peer's chain as it says in its status. Raises ValueError where it makes no sense."""
+    if not 1 <= len(links) <= WINDOW:
+        raise ValueError(f"chain of {len(links)} commits")
+    chain = tuple(Link(m.version, bytes(m.digest), m.certified, m.cumulative_tokens) for m in links)
+    if (chain[0].version, chain[0].digest) != (version, digest):
+        raise ValueError("chain that does not end at the head")
+    if any(link.version != version - back for back, link in enumerate(chain)):
+        raise ValueError("chain with a gap")
+    if any(len(link.digest) != DIGEST_BYTES for link in chain):
+        raise ValueError("chain with a digest of another length")
+    return chain
+
+
+def write_chain(chain: Chain) -> list[pb.ChainLink]:
+    """The chain as a message."""
+    return [
+        pb.ChainLink(
+            version=link.version,
+            digest=link.digest,
+            certified=link.certified,
+            cumulative_tokens=link.cumulative_tokens,
+        )
+        for link in chain
+    ]
