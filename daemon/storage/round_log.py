@@ -14,15 +14,13 @@ All methods block; they run on the daemon's disk thread, in order.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from atoll.daemon.storage import files
+from atoll.daemon.storage.disk import Disk, RealDisk
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.codecs import CODECS
 from atoll.protocol.schema import ChunkTable
@@ -37,13 +35,13 @@ class RoundLogError(ValueError):
 
 
 class RoundLog:
-    """Commits of one swarm in one folder."""
+    """Commits of one swarm in one folder of a disk (this machine's by default)."""
 
-    def __init__(self, folder: Path, chunks: ChunkTable, result_codec: str) -> None:
+    def __init__(self, folder: Path, chunks: ChunkTable, result_codec: str, disk: Disk | None = None) -> None:
         self.folder = folder
         self._chunks = chunks
         self._bound = CODECS[result_codec].bound
-        self._open: tuple[int, int] | None = None  # version and descriptor of the payload being written
+        self._disk = RealDisk() if disk is None else disk
 
     def path(self, version: int, kind: str) -> Path:
         return self.folder / f"{version:010d}.{kind}"
@@ -62,34 +60,17 @@ class RoundLog:
         expected = self._bound(self._chunks.size(chunk))
         if payload and len(payload) != expected:
             raise RoundLogError(f"chunk {chunk}: {len(payload)} bytes, not {expected}")
-        try:
-            os.pwrite(self._descriptor(version), payload, self._offset(chunk))
-        except OSError as error:
-            raise files.disk_error(self.path(version, "payload"), error) from error
-
-    def _descriptor(self, version: int) -> int:
-        if self._open is not None and self._open[0] == version:
-            return self._open[1]
-        self.release()
-        path = self.path(version, "payload")
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise files.disk_error(path, error) from error
-        self._open = (version, descriptor)
-        return descriptor
+        self._disk.pwrite(self.path(version, "payload"), payload, self._offset(chunk))
 
     def release(self) -> None:
-        """Closes the payload file that was written last."""
-        if self._open is not None:
-            os.close(self._open[1])
-            self._open = None
+        """Lets go of the payload file that was used last: it may be replaced."""
+        self._disk.release()
 
     def get(self, version: int, chunk: int) -> bytes:
         """The kept result of a chunk. Raises RoundLogError."""
         size = self._bound(self._chunks.size(chunk))
         try:
-            payload = os.pread(self._descriptor(version), size, self._offset(chunk))
+            payload = self._disk.pread(self.path(version, "payload"), size, self._offset(chunk))
         except OSError as error:
             raise RoundLogError(f"the results of version {version} can't be read") from error
         if len(payload) != size:
@@ -101,15 +82,12 @@ class RoundLog:
 
         Raises AtollError, and RoundLogError if a result is not here as the commit names it.
         """
-        descriptor = self._descriptor(version)
-        try:
-            os.ftruncate(descriptor, self.payload_bytes)
-            os.fsync(descriptor)
-        except OSError as error:
-            raise files.disk_error(self.path(version, "payload"), error) from error
+        path = self.path(version, "payload")
+        self._disk.truncate(path, self.payload_bytes)
+        self._disk.fsync(path)
         self.check_payload(version, pb.Commit.FromString(commit.body))
         record = pb.RoundRecord(commit=commit)
-        files.write_bytes(self.path(version, "vote"), record.SerializeToString())
+        self._disk.write(self.path(version, "vote"), record.SerializeToString())
 
     def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...], saved: int) -> None:
         """The commit is this node's next version; nothing after checkpoint `saved` is forgotten.
@@ -117,9 +95,9 @@ class RoundLog:
         Raises AtollError.
         """
         record = pb.RoundRecord(commit=commit, votes=votes)
-        files.write_bytes(self.path(version, "commit"), record.SerializeToString())
+        self._disk.write(self.path(version, "commit"), record.SerializeToString())
         self.release()
-        self.path(version, "vote").unlink(missing_ok=True)
+        self._disk.unlink(self.path(version, "vote"))
         self._forget(lambda v: v <= min(version - KEEP, saved))
 
     def read(self, version: int) -> pb.RoundRecord | None:
@@ -132,7 +110,7 @@ class RoundLog:
 
     def _read(self, version: int, kind: str) -> pb.RoundRecord | None:
         try:
-            return parse_record(self.path(version, kind).read_bytes())
+            return parse_record(self._disk.read(self.path(version, kind)))
         except FileNotFoundError:
             return None
 
@@ -149,11 +127,10 @@ class RoundLog:
         self._forget(lambda v: v > keep_up_to)
 
     def _forget(self, condition: Callable[[int], bool]) -> None:
-        for path in self.folder.iterdir():
-            match = _NAME.match(path.name)
+        for name in self._disk.names(self.folder):
+            match = _NAME.match(name)
             if match and condition(int(match.group(1))):
-                with suppress(FileNotFoundError):
-                    path.unlink()
+                self._disk.unlink(self.folder / name)
 
 
 def parse_record(data: bytes) -> pb.RoundRecord:
