@@ -5,10 +5,10 @@ Events go in with the time, requests come out; no sockets, no clock, no disk. Th
 A holder has a window that follows from its measured speed, each request goes to whoever would have it done
 first, and what is in flight is bounded for each and for all. Of a holder that breaks off or sends nothing for
 too long (its own speed says how long that is) the pieces are taken back; it is asked again after a pause, and
-dropped when that did not help. One that refuses, or sends a piece without its digest, is dropped at once. When
-a faster holder would be idle, it is asked for a piece that a slower one sits on, too; where there is no room
-left for that, the slower one's request is taken back. A transfer ends `Done`, or `Failed` with a reason for
-every holder when none is left.
+dropped when that did not help. One that refuses, or sends a piece without its digest, is dropped at once.
+When a faster holder would be idle, it is asked for a piece that a slower one sits on, too; where there is no
+room left for that, the slower one's request is taken back. A transfer ends `Done`, or `Failed` with a reason
+for every holder when none is left.
 """
 
 from __future__ import annotations
@@ -211,9 +211,9 @@ class _Holder:
             self.measured_s /= 2
 
     def stall_s(self) -> float:
-        if not self.known:
-            return STALL_START_S
-        return min(STALL_CAP_S, max(STALL_FLOOR_S, STALL_FACTOR * self.in_flight / self.speed))
+        """How long it may be silent; longer after a strike, which may have been unjust."""
+        expected = STALL_FACTOR * self.in_flight / self.speed if self.known else STALL_START_S
+        return min(STALL_CAP_S, max(STALL_FLOOR_S, expected) * 2**self.strikes)
 
 
 class Transfer:

@@ -110,7 +110,8 @@ class World:
                 case tr.Ask():
                     self._ask(effect)
                 case tr.Cancel():
-                    self._live.pop(effect.request, None)
+                    if (holder := self._live.pop(effect.request, None)) is not None:
+                        self._busy_until[holder] = self.now
                 case tr.Keep():
                     self.kept[effect.piece] += 1
                 case tr.Dropped():
