@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from atoll.daemon.alerts import Alerts
 from atoll.daemon.errors import AtollError
 from atoll.daemon.events import Events
 from atoll.daemon.storage import files
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.accounts import AccountError, TokenAccount
+from atoll.protocol.round.commit import contribution_of
 
 
 class AccountBook:
@@ -30,6 +33,13 @@ class AccountBook:
         account.drop("lost")
         self.account = account
         self._changed = False
+
+    def recover(self, me: bytes, commits: Iterable[pb.Commit]) -> None:
+        """Books what commits accepted of this node's that a crash kept from being booked; oldest first."""
+        for commit in commits:
+            tokens, chunks = contribution_of(commit, me)
+            if chunks and self.account.recover(tokens, chunks, int(commit.version)):
+                self._changed = True
 
     def note(self) -> None:
         """The account has changed; `save` is due."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from atoll.daemon.events import Events
 from atoll.peers.roster import RosterEntry
-from atoll.protocol.chain import Head
+from atoll.protocol import forks
 
 
 class Alerts:
@@ -43,11 +43,10 @@ class Alerts:
             self.clear(code)
 
     def check(
-        self, head: Head, training: bool, peers: Iterable[RosterEntry], refused: Mapping[bytes, str]
+        self, chain: forks.Chain, training: bool, peers: Iterable[RosterEntry], refused: Mapping[bytes, str]
     ) -> None:
         """Raises and clears what follows from the facts."""
         entries = list(peers)
-        others = [e.status.digest for e in entries if e.status.version == head.version and e.status.digest]
         self._set(
             training and not entries,
             "training_alone",
@@ -55,10 +54,10 @@ class Alerts:
             "Nothing has to be done; give others a ticket with `atoll ticket`.",
         )
         self._set(
-            any(digest != head.digest for digest in others),
+            any(entry.chain and forks.compare(chain, entry.chain).fork for entry in entries),
             "fork_suspected",
-            f"Two heads of version {head.version} are known.",
-            "The nodes settle it by themselves: certified first, then more tokens.",
+            "The nodes hold two different histories.",
+            "They settle it by themselves: what a majority holds stays, then what has more tokens.",
         )
         self._set(
             self._events.failed is not None,

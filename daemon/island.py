@@ -25,6 +25,7 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.accounts import AccountError, TokenAccount
 from atoll.protocol.chain import Head
 from atoll.protocol.round import types as t
+from atoll.protocol.round.commit import contribution_of
 from atoll.protocol.schema import ChunkTable
 
 log = logging.getLogger(__name__)
@@ -318,28 +319,25 @@ class Island:
 
     def _book(self, commit: pb.Commit) -> list[int]:
         """Chunks in which a commit holds this node's contribution; its tokens are accepted."""
-        index = next((i for i, c in enumerate(commit.contributors) if c.peer == self._me), None)
-        mine = [
-            n for n, chunk in enumerate(commit.chunks) if index is not None and index in chunk.contributors
-        ]
-        if index is None or not mine:
+        tokens, mine = contribution_of(commit, self._me)
+        if not mine:
             return []
-        contributor = commit.contributors[index]
         try:
-            self.account.accept(int(contributor.tokens), mine)
+            self.account.accept(tokens, mine, int(commit.version))
         except AccountError as error:
             self._events.emit("account", f"The token account can't follow version {commit.version}: {error}.")
         if self._offered == self._generation:
-            self._tokens -= min(self._tokens, int(contributor.tokens))
-        self._accepted(commit, contributor, len(mine))
+            self._tokens -= min(self._tokens, tokens)
+        self._accepted(commit, len(mine))
         return mine
 
     def _pause_at_the_end(self, version: int) -> None:
         if self._last_version and version >= self._last_version and self.paused is None:
             self.pause(f"version {version} is reached, as you asked")
 
-    def _accepted(self, commit: pb.Commit, mine: pb.Contributor, chunks: int) -> None:
+    def _accepted(self, commit: pb.Commit, chunks: int) -> None:
         self.first_accepted = True
+        mine = next(c for c in commit.contributors if c.peer == self._me)
         share = mine.weight / sum(c.weight for c in commit.contributors)
         payload = size(1.01 * self._chunks.total)
         self._events.emit(
@@ -360,6 +358,13 @@ class Island:
             else:
                 spans.append((span.start, span.stop))
         return tuple(spans)
+
+    def orphaned(self, after: int) -> None:
+        """The swarm took another way after version `after`: what this node gave later is in no chain any more."""
+        gone = self.account.orphan(after) // self.account.chunks
+        if gone:
+            self._events.emit("account", f"{gone} tokens were accepted in a branch that was left.")
+        self._save_account()
 
     def taken_over(self) -> None:
         """Another node's state was taken over: local progress against the old anchor is given up."""

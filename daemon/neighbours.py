@@ -19,7 +19,7 @@ from atoll.peers.identity import readable_name
 from atoll.peers.links import Callbacks, Link, Links
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import EVICT_S, HEARTBEAT_S, Roster
-from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST
+from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
@@ -33,6 +33,7 @@ class Hooks:
     """What the neighbours ask of the node, and tell it."""
 
     status: Callable[[], pb.NodeStatus]
+    chain: Callable[[], forks.Chain]
     addresses: Callable[[], list[str]]
     provide: Provider
     changed: Callable[[], None]
@@ -109,12 +110,13 @@ class Neighbours:
 
     def views(self) -> dict[bytes, t.PeerView]:
         """The roster as the round machine wants it."""
+        ahead = self.roster.ahead(self._hooks.chain())
         return {
             peer: t.PeerView(
                 bytes(entry.status.digest),
                 entry.status.state == pb.TRAINING,
                 int(entry.status.upload_bps),
-                int(entry.status.version),
+                ahead=peer in ahead,
             )
             for peer, entry in self.roster.entries.items()
         }

@@ -45,6 +45,7 @@ from atoll.daemon.welcome import welcome
 from atoll.dht.discovery import Discovery
 from atoll.peers import identity
 from atoll.peers.p2pd import Host
+from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
@@ -266,6 +267,7 @@ class Node:
         assert self.host is not None and self.finder is not None and self.manifest is not None
         hooks = Hooks(
             status=self.status_message,
+            chain=self._chain,
             addresses=lambda: self.addresses,
             provide=lambda kind, version: served_file(self.folder, self.outer, kind, version),
             changed=self._roster_changed,
@@ -299,6 +301,7 @@ class Node:
         status.state = pb.TRAINING if island is not None and island.training else pb.FOLLOWING
         status.version, status.digest, status.certified = head.version, head.digest, head.certified
         status.cumulative_tokens = head.cumulative_tokens
+        status.chain.extend(forks.write_chain(outer.chain))
         if outer.saved is not None:
             status.checkpoint_version = outer.saved.head.version
             status.checkpoint_state = outer.saved.state
@@ -325,6 +328,9 @@ class Node:
             await asyncio.to_thread(self.folder.remember, peers=peers)
         except AtollError as error:
             self.alerts.raise_(error.code, error.message, error.fix)
+
+    def _chain(self) -> forks.Chain:
+        return self.outer.chain if self.outer is not None else ()
 
     def _roster_changed(self) -> None:
         if self.driver is not None and self.neighbours is not None:
@@ -354,6 +360,7 @@ class Node:
             grace_cap_s=body.rounds.grace_cap_s,
         )
         book = AccountBook(self.folder, len(manifest.chunks), self.events, self.alerts)
+        book.recover(self.keyring.peer_id, self.outer.kept_commits())
         island = Island(
             body.inner.steps,
             body.rounds.validate_every,
@@ -415,6 +422,7 @@ class Node:
 
     async def _applied(self, commit: pb.Commit, head: Head) -> None:
         assert self.island is not None and self.neighbours is not None
+        self._roster_changed()
         self.neighbours.tell_everyone()
         for code in TROUBLE_CODES:
             self.alerts.clear(code)
@@ -469,5 +477,5 @@ class Node:
             await self.recovery.keep_up(self.outer, self.driver, self.island, neighbours.tell_everyone)
             roster = neighbours.roster.entries.values()
             refused = self.finder.refused if self.finder else {}
-            self.alerts.check(self.outer.head, self.island.training, roster, refused)
+            self.alerts.check(self.outer.chain, self.island.training, roster, refused)
         self.stop("the training script has ended")

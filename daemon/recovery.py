@@ -29,6 +29,7 @@ from atoll.daemon.training.errors import CorpusError, SharedMemoryError
 from atoll.daemon.training.memory import SharedMemory
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import RosterEntry
+from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
@@ -176,14 +177,7 @@ class Recovery:
         """The peer whose head this node should have, if any."""
         now = time.monotonic()
         self._distrusted = {peer: until for peer, until in self._distrusted.items() if until > now}
-        best, head = self._neighbours.roster.best_head(self._distrusted), outer.head
-        if best is None or best.status.digest == head.digest:
-            return None
-        status = best.status
-        if status.version != head.version:
-            return best if status.version > head.version else None
-        stays = head.beats(status.certified, status.cumulative_tokens, bytes(status.digest))
-        return None if stays else best
+        return self._neighbours.roster.to_follow(outer.chain, self._distrusted)
 
     async def keep_up(
         self, outer: OuterState, driver: RoundDriver, island: Island, told: Callable[[], None]
@@ -198,25 +192,34 @@ class Recovery:
         if now - self._behind_since < BEHIND_S:
             return
         self._behind_since = None
+        before = outer.chain
+        forked = forks.compare(before, best.chain) is forks.Choice.WINS
         gap = int(best.status.version) - outer.head.version
-        self._events.emit("behind", f"This node is {gap} rounds behind; it fetches what it missed.")
+        what = "The swarm took another way" if forked else f"This node is {gap} rounds behind"
+        self._events.emit("behind", f"{what}; it fetches what it missed.")
         # No session may begin at a head that is about to be left.
         driver.feed(t.CatchingUp(True))
         replayed: list[pb.Commit] = []
         whole = False
         try:
             await island.merged()
-            whole = await self._replay_or_take_over(best, outer, driver.on_disk, replayed)
+            if not forked:
+                whole = await self._replay_or_take_over(best, outer, driver.on_disk, replayed)
+            else:
+                whole = await self._take_state_of(best, outer, driver.on_disk)
         except (AtollError, OSError, TimeoutError) as error:
             self._told_trouble(error)
         finally:
             moved = outer.head.digest != driver.machine.head.digest
             if moved:
                 driver.feed(t.HeadChanged(outer.head))
+                driver.feed(t.RosterChanged(self._neighbours.views()))
             driver.feed(t.CatchingUp(False))
         if not moved:
             return
         told()
+        if forked:
+            island.orphaned(forks.common_version(before, outer.chain) or 0)
         if whole or len(replayed) > REPLAY_LIMIT:
             island.taken_over()
         else:
@@ -248,11 +251,17 @@ class Recovery:
             return False
         except sync.SyncFailed as error:
             self._events.emit("behind", f"Replay is not possible ({error}); the whole state is fetched.")
+            return await self._take_state_of(best, outer, on_disk)
+
+    async def _take_state_of(
+        self, best: RosterEntry, outer: OuterState, on_disk: Callable[..., Awaitable[object]]
+    ) -> bool:
+        """Takes a peer's whole state over; whether that went well."""
         try:
             path = await sync.fetch_checkpoint(
                 self._host, [best], self._manifest, self._folder.checkpoints, self._progress
             )
-            await on_disk(self._take_over, outer, path)
+            await on_disk(self._take_over, outer, path, best.chain)
         except (sync.SyncFailed, CheckpointError) as error:
             # Somebody who can't show what it claims is not believed again for a while.
             self._distrusted[best.peer] = time.monotonic() + DISTRUST_S
@@ -262,8 +271,10 @@ class Recovery:
             self.fetched = None
         return True
 
-    def _take_over(self, outer: OuterState, path: Path) -> None:
+    def _take_over(self, outer: OuterState, path: Path, chain: forks.Chain) -> None:
         """Another chain's checkpoint becomes ours. On the disk thread."""
         outer.adopt(path)
         outer.rounds.clear()
+        # What led to it is not on this disk; the peer's word for it is good enough to find a common commit.
+        outer.chain = forks.tail(chain, outer.head.version, outer.head.digest) or outer.chain
         path.replace(checkpoints.path_of(self._folder.checkpoints, outer.head.version))

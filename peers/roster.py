@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 
 HEARTBEAT_S = 2.0
@@ -17,12 +18,14 @@ EVICT_S = 10.0
 
 @dataclass(frozen=True)
 class RosterEntry:
-    """One live peer. Times on the roster's clock, `rtt_s` None until measured."""
+    """One live peer. Times on the roster's clock, `rtt_s` None until measured; `chain` empty where it has no
+    state, or tells nonsense."""
 
     peer: bytes
     status: pb.NodeStatus
     since: float
     last_seen: float
+    chain: forks.Chain = ()
     software: str = ""
     rtt_s: float | None = None
 
@@ -35,19 +38,23 @@ class Roster:
 
     def up(self, peer: bytes, hello: pb.Hello, now: float) -> None:
         """A link to `peer` is established."""
-        self.entries[peer] = RosterEntry(peer, hello.status, now, now, hello.software[:64])
+        status = hello.status
+        self.entries[peer] = RosterEntry(peer, status, now, now, _chain_of(status), hello.software[:64])
 
     def down(self, peer: bytes) -> bool:
         """The link to `peer` ended; whether it was in the roster."""
         return self.entries.pop(peer, None) is not None
 
     def heard(self, peer: bytes, status: pb.NodeStatus, now: float) -> bool:
-        """A heartbeat came; whether it changes what the rounds depend on (head or readiness)."""
+        """A heartbeat came; whether it changes what the rounds depend on (chain or readiness)."""
         entry = self.entries.get(peer)
         if entry is None:
             return False
-        self.entries[peer] = replace(entry, status=status, last_seen=now)
-        return (entry.status.digest, entry.status.state) != (status.digest, status.state)
+        chain = entry.chain
+        if list(entry.status.chain) != list(status.chain) or entry.status.state != status.state:
+            chain = _chain_of(status)
+        self.entries[peer] = replace(entry, status=status, last_seen=now, chain=chain)
+        return (chain, status.digest, status.state) != (entry.chain, entry.status.digest, entry.status.state)
 
     def seen(self, peer: bytes, now: float) -> None:
         """Any frame is a sign of life."""
@@ -66,17 +73,39 @@ class Roster:
         """Peers that have said nothing for EVICT_S."""
         return [peer for peer, entry in self.entries.items() if now - entry.last_seen > EVICT_S]
 
-    def best_head(self, without: Collection[bytes] = ()) -> RosterEntry | None:
-        """The peer that is furthest along: by version, then certified, then tokens, then smaller digest."""
-        holders = [e for e in self.entries.values() if e.status.state != pb.JOINING and e.peer not in without]
-        if not holders:
-            return None
-        return max(
-            holders,
-            key=lambda e: (
-                e.status.version,
-                e.status.certified,
-                e.status.cumulative_tokens,
-                bytes(255 - b for b in e.status.digest),
-            ),
-        )
+    # ---- fork choice
+
+    def _certified(self) -> set[bytes]:
+        """Commits that any peer knows to be certified."""
+        return {link.digest for entry in self.entries.values() for link in entry.chain if link.certified}
+
+    def ahead(self, mine: forks.Chain) -> set[bytes]:
+        """Peers whose chain is to be followed instead of `mine`."""
+        known = self._certified()
+        own = forks.certify(mine, known)
+        return {
+            peer
+            for peer, entry in self.entries.items()
+            if entry.chain and forks.compare(own, forks.certify(entry.chain, known)).follow
+        }
+
+    def to_follow(self, mine: forks.Chain, without: Collection[bytes] = ()) -> RosterEntry | None:
+        """The peer with the chain to have instead of `mine`; None where that is the best."""
+        known = self._certified()
+        best, found = forks.certify(mine, known), None
+        for entry in sorted(self.entries.values(), key=lambda e: e.peer):
+            if not entry.chain or entry.peer in without:
+                continue
+            chain = forks.certify(entry.chain, known)
+            if forks.compare(best, chain).follow:
+                best, found = chain, entry
+        return found
+
+
+def _chain_of(status: pb.NodeStatus) -> forks.Chain:
+    if status.state == pb.JOINING:
+        return ()
+    try:
+        return forks.parse_chain(status.chain, status.version, status.digest)
+    except ValueError:
+        return ()

@@ -102,6 +102,11 @@ def common_version(mine: Chain, theirs: Chain) -> int | None:
     return next((link.version for link in theirs if (link.version, link.digest) in digests), None)
 
 
+def tail(chain: Chain, version: int, digest: bytes) -> Chain:
+    """The part of a chain that ends at this commit; empty if it is not in it."""
+    return next((chain[k:] for k, x in enumerate(chain) if (x.version, x.digest) == (version, digest)), ())
+
+
 def best(mine: Chain, others: Iterable[Chain]) -> Chain:
     """The chain to follow among `mine` and `others`: the winner of every fork, the longest of its like."""
     chosen = mine

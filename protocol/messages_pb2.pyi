@@ -388,13 +388,19 @@ class Want(_message.Message):
     chunks: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., chunks: _Optional[_Iterable[int]] = ...) -> None: ...
 
-class Holding(_message.Message):
-    __slots__ = ("session", "commit")
+class Inquiry(_message.Message):
+    __slots__ = ("session",)
     SESSION_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_FIELD_NUMBER: _ClassVar[int]
     session: SessionId
-    commit: bool
-    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., commit: bool = ...) -> None: ...
+    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ...) -> None: ...
+
+class Holding(_message.Message):
+    __slots__ = ("session", "chunks")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    session: SessionId
+    chunks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., chunks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CommittedChunk(_message.Message):
     __slots__ = ("contributors", "payload_digest")
@@ -465,7 +471,7 @@ class Forwarded(_message.Message):
     def __init__(self, target: _Optional[bytes] = ..., frame: _Optional[bytes] = ..., payload_digest: _Optional[bytes] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding")
+    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding", "inquiry")
     PAYLOAD_SIZE_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
@@ -480,6 +486,7 @@ class Frame(_message.Message):
     ABORT_FIELD_NUMBER: _ClassVar[int]
     FORWARD_FIELD_NUMBER: _ClassVar[int]
     HOLDING_FIELD_NUMBER: _ClassVar[int]
+    INQUIRY_FIELD_NUMBER: _ClassVar[int]
     payload_size: int
     hello: Hello
     heartbeat: Heartbeat
@@ -494,7 +501,8 @@ class Frame(_message.Message):
     abort: Abort
     forward: Forward
     holding: Holding
-    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ...) -> None: ...
+    inquiry: Inquiry
+    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ...) -> None: ...
 
 class FileRequest(_message.Message):
     __slots__ = ("swarm_id", "kind", "version", "offset", "pieces", "content", "header_only")

@@ -144,7 +144,7 @@ class RoundDriver:
                         frame.CopyFrom(effect.frame)
                         self._links.send(peer, frame)
                 case t.Scatter():
-                    self._start(self._scatter(effect.plan))
+                    self._start(self._scatter(effect))
                 case t.Reduce():
                     self._start(self._reduce(effect))
                 case t.StoreResult():
@@ -206,19 +206,17 @@ class RoundDriver:
 
     # ---- effects
 
-    async def _scatter(self, plan: pb.Plan) -> None:
+    async def _scatter(self, effect: t.Scatter) -> None:
         """Encodes chunk by chunk, beginning elsewhere than the other members, and streams to the owners."""
-        me = self._keyring.peer_id
+        plan, me = effect.plan, self._keyring.peer_id
         index = next(i for i, c in enumerate(plan.contributors) if c.peer == me)
-        count = len(self._chunks)
-        first = index * count // len(plan.contributors)
+        first = index * len(effect.chunks) // len(plan.contributors)
         places = asyncio.Semaphore(SEND_AHEAD)
         async with asyncio.TaskGroup() as group:
-            for step in range(count):
-                chunk = (first + step) % count
+            for chunk in effect.chunks[first:] + effect.chunks[:first]:
                 span = self._chunks.span(chunk)
-                if not self._is_current(plan.session):
-                    return
+                if not self._is_due(plan, chunk):
+                    continue
                 await places.acquire()
                 payload = await self.on_codec(
                     self._codec.encode, self.state.parameters[span], self._snapshot[span]
@@ -241,9 +239,12 @@ class RoundDriver:
         finally:
             places.release()
 
-    def _is_current(self, session: pb.SessionId) -> bool:
-        current = self.machine.session
-        return current is not None and current.id == session
+    def _is_due(self, plan: pb.Plan, chunk: int) -> bool:
+        """Whether the session, or one that continues it, still has this chunk at the plan's owner."""
+        session = self.machine.session
+        if session is None or not session.exchange.knows(plan.session):
+            return False
+        return session.exchange.owner(chunk) == plan.contributors[plan.owners[chunk]].peer
 
     async def _reduce(self, effect: t.Reduce) -> None:
         payload = b""
@@ -351,6 +352,10 @@ class RoundDriver:
                 self.feed(t.VoteReceived(sender, vote, frame.vote))
             case "abort":
                 self.feed(t.AbortReceived(sender, frame.abort))
+            case "inquiry":
+                self.feed(t.InquiryReceived(sender, frame.inquiry))
+            case "holding":
+                self.feed(t.HoldingReceived(sender, frame.holding))
             case other:
                 raise ValueError(f"{other} is not a message of a round")
 

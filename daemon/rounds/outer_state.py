@@ -20,7 +20,7 @@ from atoll.daemon.storage.checkpoint import Checkpoint, CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLog, RoundLogError
 from atoll.peers.files import ServedFile
-from atoll.protocol import chain
+from atoll.protocol import chain, forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.codecs import CODECS
@@ -69,6 +69,7 @@ class OuterState:
         self.parameters = parameters
         self.momentum: Float32 = np.zeros_like(parameters)
         self.head = genesis_head(manifest)
+        self.chain: forks.Chain = (forks.link_of(self.head),)
         self.saved: Checkpoint | None = None
         self.rounds = rounds
         self._folder = folder
@@ -112,6 +113,40 @@ class OuterState:
             if found.head.digest != genesis_head(self.manifest).digest:
                 raise CheckpointError("the genesis checkpoint is of another chain")
         self.head, self.saved = found.head, found
+        self.chain = self._chain_behind(found.head)
+
+    def _chain_behind(self, head: Head) -> forks.Chain:
+        """The commits that led to a head, newest first, as far as this disk knows all about them."""
+        links = [forks.link_of(head)]
+        commits = self.kept_commits()[::-1]
+        for newer, commit, older in zip(commits, commits[1:], [*commits[2:], None], strict=False):
+            record, version = self._kept(commit.version), int(commit.version)
+            voters = electorate(older) if older else genesis_head(self.manifest).electorate
+            if record is None or (older is None and version != 1):
+                break
+            digest = bytes(newer.session.parent)
+            links.append(
+                forks.Link(version, digest, is_certified(voters, record), int(commit.cumulative_tokens))
+            )
+        return tuple(links)
+
+    def kept_commits(self) -> list[pb.Commit]:
+        """The last commits that led to this head and are on this disk, oldest first."""
+        commits: list[pb.Commit] = []
+        digest, version = self.head.digest, self.head.version
+        while (record := self._kept(version)) is not None:
+            commit = pb.Commit.FromString(record.commit.body)
+            if chain.next_digest(commit.session.parent, record.commit.body) != digest:
+                break
+            commits.append(commit)
+            digest, version = bytes(commit.session.parent), version - 1
+        return commits[::-1]
+
+    def _kept(self, version: int) -> pb.RoundRecord | None:
+        try:
+            return self.rounds.read(version) if version > 0 else None
+        except RoundLogError:
+            return None
 
     def _replay(self) -> list[str]:
         """Applies the commits that follow the checkpoint, and at the end one that was only voted for."""
@@ -151,6 +186,7 @@ class OuterState:
             )
             outer_step(self.parameters[span], self.momentum[span], mean, commit.outer_lr, beta, scratch)
         self.head = next_head(self.head, commit, signed.body, certified)
+        self.chain = forks.extend(self.chain, forks.link_of(self.head))
         return self.head
 
     def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
@@ -182,7 +218,8 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
         raise RoundLogError("the commit is not signed")
     try:
         commit = pb.Commit.FromString(signed.body)
-        votes = [(vote, pb.Vote.FromString(vote.body)) for vote in record.votes if verify("vote", vote)]
+        for vote in record.votes:
+            pb.Vote.FromString(vote.body)
     except DecodeError as error:
         raise RoundLogError("the commit or a vote for it is not readable") from error
     if commit.swarm_id != manifest.swarm_id or commit.version != head.version + 1:
@@ -193,10 +230,18 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
         raise RoundLogError("the commit has another table of chunks")
     if any(i >= len(commit.contributors) for chunk in commit.chunks for i in chunk.contributors):
         raise RoundLogError("the commit names contributors that it does not list")
-    digest = chain.commit_digest(signed.body)
-    voters = {vote.signer for vote, said in votes if said.commit == digest}
-    certified = chain.is_majority(len(voters & set(head.electorate)), len(head.electorate))
-    return commit, certified
+    return commit, is_certified(head.electorate, record)
+
+
+def is_certified(voters: tuple[bytes, ...], record: pb.RoundRecord) -> bool:
+    """Whether the votes in a record are a majority of `voters`. Signatures are checked."""
+    digest = chain.commit_digest(record.commit.body)
+    said = {
+        bytes(vote.signer)
+        for vote in record.votes
+        if verify("vote", vote) and pb.Vote.FromString(vote.body).commit == digest
+    }
+    return chain.is_majority(len(said & set(voters)), len(voters))
 
 
 def served_file(folder: DataDir, outer: OuterState | None, kind: str, version: int) -> ServedFile | None:

@@ -21,6 +21,15 @@ def accepted_tokens(commit: pb.Commit) -> int:
     return int(total // max(1, len(commit.chunks)))
 
 
+def contribution_of(commit: pb.Commit, peer: bytes) -> tuple[int, list[int]]:
+    """Tokens of a node's contribution, and the chunks of the commit that hold it."""
+    index = next((i for i, c in enumerate(commit.contributors) if c.peer == peer), None)
+    if index is None:
+        return 0, []
+    chunks = [n for n, chunk in enumerate(commit.chunks) if index in chunk.contributors]
+    return int(commit.contributors[index].tokens), chunks
+
+
 def electorate(commit: pb.Commit) -> tuple[bytes, ...]:
     """Who certifies the next commit: everyone who is in at least one chunk of this one."""
     used = {i for chunk in commit.chunks for i in chunk.contributors}

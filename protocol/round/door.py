@@ -8,14 +8,12 @@ Pure bookkeeping: no messages, no effects.
 
 from __future__ import annotations
 
-import statistics
-from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.round.pace import Pace
 
-HISTORY = 64
 MAX_READY = 4096
 """Peers whose Ready is kept; a node holds far fewer connections."""
 
@@ -33,10 +31,9 @@ class Door:
     """Collects Ready messages by peer; each peer's newest counts, if it names the parent asked for."""
 
     def __init__(self, grace_floor_s: float, grace_cap_s: float) -> None:
-        self._floor = grace_floor_s
         self._cap = grace_cap_s
         self._ready: dict[bytes, tuple[pb.Ready, float]] = {}
-        self._lags: deque[float] = deque(maxlen=HISTORY)
+        self._grace = Pace(grace_floor_s, grace_cap_s)
 
     def put(self, peer: bytes, ready: pb.Ready, now: float) -> bool:
         """Notes a Ready; a repeated one keeps its first arrival. False where there is no room for it."""
@@ -87,12 +84,8 @@ class Door:
         """Learns from the arrivals of a round that begins with these contributors."""
         arrivals = [self._ready[p][1] for p in contributors if p in self._ready]
         first = min(arrivals, default=0.0)
-        self._lags.extend(at - first for at in arrivals)
+        self._grace.saw(at - first for at in arrivals)
 
     def grace_s(self) -> float:
         """Seconds after the first arrival that the rest is given once a quorum is there."""
-        if len(self._lags) < 4:
-            return self._cap
-        median = statistics.median(self._lags)
-        mad = statistics.median(abs(lag - median) for lag in self._lags)
-        return min(self._cap, max(self._floor, median + 3 * 1.4826 * mad))
+        return self._grace.patience_s()

@@ -2,6 +2,10 @@
 
 Pure bookkeeping on a plan. An owner reduces a chunk when every contributor came, was refused, or is lost,
 or when its deadline passed; late contributions are noted and ignored.
+
+A plan may continue an earlier one with the same contributors (an owner or the leader has left). Then what was
+reduced stays, signed for the session in which it was; what an owner has collected of a chunk that stays its
+own stays too; only the rest is sent again.
 """
 
 from __future__ import annotations
@@ -24,20 +28,37 @@ class OwnedChunk:
         return not self.waiting and not self.reducing
 
 
-class Exchange:
-    """One session as member `me` sees it."""
+def session_key(session: pb.SessionId) -> tuple[int, bytes]:
+    """What tells sessions of one parent apart."""
+    return session.view, session.leader
 
-    def __init__(self, plan: pb.Plan, me: bytes) -> None:
+
+class Exchange:
+    """One session as member `me` sees it; `previous`: the one that its plan continues, if that is known."""
+
+    def __init__(self, plan: pb.Plan, me: bytes, previous: Exchange | None = None) -> None:
         self.plan = plan
         self.index = {c.peer: i for i, c in enumerate(plan.contributors)}
         self.me = self.index.get(me)
-        everyone = set(range(len(plan.contributors)))
-        self.owned = {
-            chunk: OwnedChunk(set(everyone)) for chunk, owner in enumerate(plan.owners) if owner == self.me
+        self.plans: dict[tuple[int, bytes], pb.Plan] = {**previous.plans} if previous else {}
+        self.plans[session_key(plan.session)] = plan
+        self.results: dict[int, tuple[pb.ChunkResult, pb.Signed]] = {**previous.results} if previous else {}
+        self.late: set[bytes] = {*previous.late} if previous else set()
+        self.rejected: dict[bytes, str] = {**previous.rejected} if previous else {}
+        collected: dict[int, OwnedChunk] = previous.owned if previous else {}
+        everyone = range(len(plan.contributors))
+        self.owned: dict[int, OwnedChunk] = {
+            chunk: collected.get(chunk) or OwnedChunk(set(everyone))
+            for chunk, owner in enumerate(plan.owners)
+            if owner == self.me and chunk not in self.results
         }
-        self.results: dict[int, tuple[pb.ChunkResult, pb.Signed]] = {}
-        self.late: set[bytes] = set()
-        self.rejected: dict[bytes, str] = {}
+        unsent = (c for c in range(len(plan.owners)) if not previous or previous.owner(c) != self.owner(c))
+        self.to_send = tuple(c for c in unsent if c not in self.results)
+        """Chunks that this member has to send to their (new) owners."""
+
+    def knows(self, session: pb.SessionId) -> bool:
+        """Whether this is the session, or one that it continues."""
+        return session_key(session) in self.plans
 
     @property
     def members(self) -> set[bytes]:
@@ -53,7 +74,8 @@ class Exchange:
         if index is None or owned is None:
             return "contribution to a chunk that is not owned here"
         if index in owned.arrived:
-            return "contribution sent twice"
+            # A member that did not know the session before this one can't know what has come.
+            return None if self.plan.HasField("continues") else "contribution sent twice"
         if index not in owned.waiting:
             self.late.add(sender)
             return "late contribution"
@@ -95,10 +117,17 @@ class Exchange:
                 result.append((chunk, contributions))
         return result
 
-    def add_result(self, message: pb.ChunkResult, signed: pb.Signed) -> str | None:
-        """Notes a chunk's result. The reason if it is not one of this plan's, or another is known."""
+    def add_result(
+        self, message: pb.ChunkResult, signed: pb.Signed, commit: pb.Commit | None = None
+    ) -> str | None:
+        """Notes a chunk's result. The reason if it is not one of this plan's, or another is known.
+
+        What `commit` names is taken from anybody: its leader has vouched for it.
+        """
         chunk, contributors = message.chunk, list(message.contributors)
-        if chunk >= len(self.plan.owners) or signed.signer != self.owner(chunk):
+        if chunk >= len(self.plan.owners) or not (
+            self._is_by_owner(message, signed) or (commit is not None and _names(commit, message))
+        ):
             return "result that is not by the owner of the chunk"
         if contributors != sorted(set(contributors)) or any(i >= len(self.index) for i in contributors):
             return "result with impossible contributors"
@@ -107,6 +136,10 @@ class Exchange:
             return None if known[0] == message else "second, different result of a chunk"
         self.results[chunk] = (message, signed)
         return None
+
+    def _is_by_owner(self, message: pb.ChunkResult, signed: pb.Signed) -> bool:
+        plan = self.plans.get(session_key(message.session))
+        return plan is not None and signed.signer == plan.contributors[plan.owners[message.chunk]].peer
 
     def missing_results(self) -> list[int]:
         return [chunk for chunk in range(len(self.plan.owners)) if chunk not in self.results]
@@ -118,10 +151,8 @@ class Exchange:
         """Chunks of a commit that are not held here as the commit has them."""
         return [
             chunk
-            for chunk, committed in enumerate(commit.chunks)
-            if chunk not in self.results
-            or self.results[chunk][0].payload_digest != committed.payload_digest
-            or list(self.results[chunk][0].contributors) != list(committed.contributors)
+            for chunk in range(len(commit.chunks))
+            if chunk not in self.results or not _names(commit, self.results[chunk][0])
         ]
 
     def forget(self, chunks: Collection[int]) -> set[int]:
@@ -132,3 +163,10 @@ class Exchange:
         """Members in at least one result."""
         used = {i for message, _ in self.results.values() for i in message.contributors}
         return {bytes(self.plan.contributors[i].peer) for i in used}
+
+
+def _names(commit: pb.Commit, result: pb.ChunkResult) -> bool:
+    """Whether a commit holds this result of its chunk."""
+    committed = commit.chunks[result.chunk]
+    same = list(committed.contributors) == list(result.contributors)
+    return bool(same and committed.payload_digest == result.payload_digest)

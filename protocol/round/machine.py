@@ -4,11 +4,11 @@ Owns the head it is told, its own readiness, what others said of theirs, and the
 It has no clock, no socket and no randomness: `handle` and `tick` take the time, everything else follows.
 
 What can fail and what then happens: a leader that leaves or stays silent is passed over (suspects) and the
-next in rank leads; an owner that leaves or is too slow ends the session and owns nothing in the next view;
-a member that can't follow a plan declines it, so that nobody waits for it; of two plans of one view, by two
-nodes that both think they lead, the one of the higher leader in rank stays; a node that knows itself behind
-begins no round; messages for another head or a past view are counted and dropped; messages that come early
-are kept (stash).
+next in rank leads; what an owner that left or is too slow had to do goes to others, and a leader that leaves
+in mid-session is followed by the next, both under a plan that continues the session; a member that can't
+follow a plan declines it, so that nobody waits for it; of two plans of one view, by two nodes that both think
+they lead, the one of the higher leader in rank stays; a node that knows itself behind begins no round;
+messages for another head or a past view are counted and dropped; messages that come early are kept (stash).
 """
 
 from __future__ import annotations
@@ -16,18 +16,28 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head, leader_of
 from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 from atoll.protocol.round.door import Door, Verdict
+from atoll.protocol.round.pace import Pace
 from atoll.protocol.round.session import Session
 from atoll.protocol.round.stash import Early, Stash, session_of
 from atoll.protocol.signing import Keyring
 from atoll.protocol.text import plain
 
 _PAST_HEADS = 64
+_ORDINARY_WHEN_LATE = (
+    t.VoteReceived
+    | t.ResultArrived
+    | t.WantReceived
+    | t.AbortReceived
+    | t.HoldingReceived
+    | t.InquiryReceived
+)
 
 
 class RoundMachine:
@@ -41,6 +51,11 @@ class RoundMachine:
         self.session: Session | None = None
         self.applying = False
         self._door = Door(config.grace_floor_s, config.grace_cap_s)
+        caps = {"scatter": config.scatter_s, "reduce": config.reduce_s, "vote": config.vote_s}
+        self._paces = {
+            leg: Pace(min(config.leg_floor_s, cap), cap, margin=2.0, deviations=6.0)
+            for leg, cap in caps.items()
+        }
         keep_s = config.scatter_s + config.reduce_s
         self._stash = Stash(config.stash_events, config.stash_bytes, keep_s)
         self._peers: Mapping[bytes, t.PeerView] = {}
@@ -120,8 +135,15 @@ class RoundMachine:
         """A message that belongs to a session: for the present one, early, or stale."""
         session = session_of(event)
         running = self._running()
-        if running is not None and session == running.id:
+        if running is not None and running.exchange.knows(session):
             return self._in_session(event, running, now)
+        if isinstance(event, t.HoldingReceived) and session.parent == self.head.digest and not self.applying:
+            # Whoever sent it thinks that this node goes on with a session; it can't.
+            abort = pb.Abort(session=session, reason="this node is not in the session")
+            return [t.Send((event.sender,), pb.Frame(abort=abort))]
+        voting = running is not None and running.commit is not None and session.parent == running.id.parent
+        if voting and running is not None and isinstance(event, t.ResultArrived):
+            return running.result(event, now)  # of a session that this node was not in
         if isinstance(event, t.PlanReceived) and session.parent == self.head.digest and not self.applying:
             return self._plan_received(event, now)
         past = session.parent in self._past
@@ -129,7 +151,7 @@ class RoundMachine:
             kept = self._stash.put(event, now, since)
             return [] if kept else [t.Dropped(event.sender, "too many early messages")]
         # Of a session that is over, these are the ordinary end.
-        ordinary = isinstance(event, t.VoteReceived | t.ResultArrived | t.WantReceived | t.AbortReceived)
+        ordinary = isinstance(event, _ORDINARY_WHEN_LATE)
         return [] if ordinary else [t.Dropped(event.sender, "message of a past session")]
 
     def _running(self) -> Session | None:
@@ -150,6 +172,10 @@ class RoundMachine:
                 return session.want(event, now)
             case t.AbortReceived():
                 return self._abort_received(event, session, now)
+            case t.InquiryReceived():
+                return session.inquiry(event, now)
+            case t.HoldingReceived():
+                return session.holding(event, now)
             case _:
                 return [t.Dropped(event.sender, "plan sent twice")]
 
@@ -158,7 +184,7 @@ class RoundMachine:
     ) -> list[t.Effect]:
         """The driver's answer to an effect; late ones of an ended session mean nothing any more."""
         session = self.session
-        if session is None or event.session != session.id:
+        if session is None or not session.exchange.knows(event.session):
             return []
         match event:
             case t.ChunkReduced():
@@ -199,7 +225,7 @@ class RoundMachine:
         return self._ready_since + self._config.grace_cap_s + 2 * self._config.repeat_s
 
     def _is_behind(self) -> bool:
-        return any(view.version > self.head.version for view in self._peers.values())
+        return any(view.ahead for view in self._peers.values())
 
     def _hold_ends(self) -> float:
         """Until when a node that is behind begins no round: it is catching up, and would fork."""
@@ -214,6 +240,8 @@ class RoundMachine:
         while True:
             if self.session is None and not self.applying and not self._catching_up:
                 effects = effects + self._begin(now)
+            if self.session is not None and self.session.resume is not None:
+                effects = effects + self._continue(self.session, self.session.resume, now)
             if self.session is None or self.session.report is None:
                 return effects
             effects = effects + self._session_over(self.session, now)
@@ -242,11 +270,32 @@ class RoundMachine:
         here = {self._me} | {p for p, view in self._peers.items() if view.digest == self.head.digest}
         furthest = max(r.next_view for r in ready.values())
         view = max(self._next_view, min(furthest, self._next_view + plans.MAX_VIEW_JUMP))
-        plan = plans.make_plan(self._config, self.head, self._me, ready, here, view, self._no_owners)
+        plan = plans.make_plan(
+            self._config, self.head, self._me, ready, here, view, self._durations(), self._no_owners
+        )
         self._door.closed(self.head.digest, ready)
+        return [*self._announce(plan), *self._accept(plan, now)]
+
+    def _announce(self, plan: pb.Plan) -> list[t.Effect]:
         signed = self._keyring.sign("plan", plan.SerializeToString(deterministic=True))
         others = tuple(sorted(plans.members_of(plan) - {self._me}))
-        return [t.Send(others, pb.Frame(plan=signed)), *self._accept(plan, now)]
+        return [t.Send(others, pb.Frame(plan=signed))]
+
+    def _durations(self) -> tuple[float, float, float]:
+        scatter, reduce, vote = (self._paces[leg].patience_s() for leg in ("scatter", "reduce", "vote"))
+        return scatter, reduce, vote
+
+    def _continue(self, session: Session, held: Mapping[int, bytes], now: float) -> list[t.Effect]:
+        """Goes on with a session whose leader or owner has left, under a plan of this node's."""
+        lacking = set(session.exchange.missing_results()) - held.keys()
+        open_chunks = {chunk for chunk in lacking if session.exchange.owner(chunk) not in session.able}
+        able = session.able or {self._me}
+        view = self._next_view
+        plan = plans.continue_plan(session.plan, self._me, view, able, open_chunks, self._durations())
+        missing = session.exchange.index.keys() - session.able
+        effects = session.end("aborted", _goes_on(session, view), now, missing)
+        self._learn(session)
+        return effects + self._announce(plan) + self._accept(plan, now, session, held)
 
     def _ready(self) -> pb.Ready:
         assert self._local is not None
@@ -275,20 +324,34 @@ class RoundMachine:
         if self._catching_up:
             return self._decline(event, "plan while another head is being fetched")
         if session is not None and session.commit is not None:
-            return self._decline(event, "newer plan while a commit is being voted on")
+            # Whoever leads now goes on with that commit.
+            commit = t.Send((event.sender,), pb.Frame(commit=session.commit[1]))
+            return [commit, *self._decline(event, "newer plan while a commit is being voted on")]
         lowest = self._next_view
         if session is not None and plans.outranks(plan.session, session.id):
             lowest = session.id.view
         tokens = self._local.tokens if self._local else None
         try:
             plans.check_plan(self._config, self.head, self._me, tokens, lowest, plan)
+            if session is not None and plan.HasField("continues"):
+                self._check_continuation(session, plan)
         except plans.PlanError as error:
             return self._decline(event, str(error))
-        effects: list[t.Effect] = []
-        if session is not None:
-            give_up = session.abort if session.leads else session.aborted
-            effects = give_up("a newer plan came", now)
-        return effects + self._accept(plan, now)
+        if session is None:
+            return self._accept(plan, now)
+        if plan.HasField("continues") and session.exchange.knows(plan.continues):
+            effects = session.aborted(_goes_on(session, plan.session.view), now)
+            self._learn(session)
+            return effects + self._accept(plan, now, session)
+        give_up = session.abort if session.leads else session.aborted
+        return give_up("a newer plan came", now) + self._accept(plan, now)
+
+    def _check_continuation(self, session: Session, plan: pb.Plan) -> None:
+        if not session.exchange.knows(plan.continues):
+            return
+        plans.check_continuation(session.plan, plan)
+        if plan.session.leader != session.id.leader and session.leader == session.id.leader:
+            raise plans.PlanError("plan that continues a session whose leader is here")
 
     def _decline(self, event: t.PlanReceived, reason: str) -> list[t.Effect]:
         """Refuses a plan, and says so to whoever would wait for this node."""
@@ -299,11 +362,28 @@ class RoundMachine:
         abort = pb.Abort(session=event.message.session, reason=reason)
         return [dropped, t.Send(tuple(sorted(members & self._peers.keys())), pb.Frame(abort=abort))]
 
-    def _accept(self, plan: pb.Plan, now: float) -> list[t.Effect]:
+    def _accept(
+        self,
+        plan: pb.Plan,
+        now: float,
+        previous: Session | None = None,
+        held: Mapping[int, bytes] | None = None,
+    ) -> list[t.Effect]:
         self._next_view = plan.session.view + 1
-        self.session = Session(self._config, self._keyring, self.head, plan, self._peers, now)
-        effects = self.session.start(now)
+        self.session = Session(self._config, self._keyring, self.head, plan, self._peers, now, previous)
+        effects = self.session.start(now, held)
         return effects + self._replay(now)
+
+    def _learn(self, session: Session) -> None:
+        """The next plans give the legs what they took in this session."""
+        assert session.report is not None
+        complete = {
+            "scatter": not session.exchange.late,
+            "reduce": not session.hurried,
+            "vote": session.report.outcome != "provisional",
+        }
+        for leg, pace in self._paces.items():
+            pace.saw(session.arrivals[leg], complete[leg])
 
     def _replay(self, now: float) -> list[t.Effect]:
         effects: list[t.Effect] = []
@@ -312,6 +392,8 @@ class RoundMachine:
         return effects
 
     def _abort_received(self, event: t.AbortReceived, session: Session, now: float) -> list[t.Effect]:
+        if event.message.session != session.id:
+            return []  # of one that this session continues: that is settled
         if event.sender == session.id.leader:
             members = session.exchange.members
             missing = [peer for peer in event.message.missing[: len(members)] if peer in members]
@@ -325,6 +407,7 @@ class RoundMachine:
     def _session_over(self, session: Session, now: float) -> list[t.Effect]:
         """Leaves an ended session: to apply its commit, or to try again."""
         assert session.report is not None
+        self._learn(session)
         self.session = None
         self.applying = session.report.outcome in ("certified", "provisional")
         if self.applying:
@@ -352,7 +435,9 @@ class RoundMachine:
         self._next_view = 0
         self._suspects, self._no_owners = set(), set()
         self._local = None
-        self._behind_since = now if self._is_behind() else None
+        # Who is ahead was said of the old head; the roster is asked anew.
+        self._peers = {peer: replace(view, ahead=False) for peer, view in self._peers.items()}
+        self._behind_since = None
         self._door.remove(self._me)
         return effects + self._replay(now)
 
@@ -400,3 +485,8 @@ class RoundMachine:
         if len(self._expected()) < self._minimum():
             return verdict.because, None
         return "the node that leads this round has not begun it", self._patience_ends()
+
+
+def _goes_on(session: Session, view: int) -> str:
+    """Why a session ended that a later one continues, for people."""
+    return f"{session.trouble or 'its leader was told of a loss'}; view {view} goes on with it"

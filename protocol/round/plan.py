@@ -72,9 +72,10 @@ def make_plan(
     ready: Mapping[bytes, pb.Ready],
     followers: Collection[bytes],
     view: int,
+    durations: tuple[float, float, float],
     no_owners: Collection[bytes] = (),
 ) -> pb.Plan:
-    """The leader's plan for one session with everyone who is `ready`."""
+    """The leader's plan for one session with all who are `ready`; `durations` of scatter, reduce, vote."""
     members = sorted(ready)
     shares = weights([ready[m].tokens for m in members])
     excluded = [i for i, m in enumerate(members) if m in no_owners]
@@ -91,10 +92,39 @@ def make_plan(
         codec=config.codec,
         result_codec=config.result_codec,
         outer_lr=config.outer_lr(len(members)),
-        scatter_s=config.scatter_s,
-        reduce_s=config.reduce_s,
-        vote_s=config.vote_s,
+        scatter_s=durations[0],
+        reduce_s=durations[1],
+        vote_s=durations[2],
     )
+
+
+def continue_plan(
+    plan: pb.Plan,
+    leader: bytes,
+    view: int,
+    able: Collection[bytes],
+    open_chunks: Collection[int],
+    durations: tuple[float, float, float],
+) -> pb.Plan:
+    """The plan that goes on with the session of `plan`: same contributors and weights, other owners.
+
+    `open_chunks`, which nobody can be expected to deliver, go to the `able` contributors, evenly.
+    """
+    new = pb.Plan()
+    new.CopyFrom(plan)
+    new.session.view, new.session.leader = view, leader
+    new.continues.CopyFrom(plan.session)
+    places = [i for i, c in enumerate(plan.contributors) if c.peer in able]
+    for turn, chunk in enumerate(sorted(open_chunks)):
+        new.owners[chunk] = places[turn % len(places)]
+    new.scatter_s, new.reduce_s, new.vote_s = durations
+    return new
+
+
+def check_continuation(previous: pb.Plan, plan: pb.Plan) -> None:
+    """Raises PlanError unless `plan` has the contributors of `previous`: sums of both would mix otherwise."""
+    if list(plan.contributors) != list(previous.contributors):
+        raise PlanError("plan that continues one with other contributors")
 
 
 def check_plan(

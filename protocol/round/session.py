@@ -6,8 +6,11 @@ Every wait has a deadline, counted from the moment the plan was accepted (durati
     then, for members ── vote_s ──▸ the leader has to have proposed
     commit seen ── vote_s ──▸ a majority has certified it, or it is provisional
 
-When the leader leaves before a commit is seen here, one may still be with others: if all results or a vote
-are here, half of vote_s is given to whoever has it (members pass a commit on when its leader leaves).
+When an owner leaves or is too slow, the leader asks the members what they hold, gives the chunks that nobody
+holds to other owners, and goes on under the next view (`resume`: the machine makes the plan). When the leader
+leaves or stays silent, the next contributor in rank does the same; members tell it what they hold, and
+whoever has seen the leader's commit passes that on instead. A result that any live member holds is used,
+not reduced anew.
 
 A session ends once, as `certified`, `provisional` (this node holds the commit, a majority was not heard),
 `aborted` (nothing changes) or `missed` (others may have committed; this node has to catch up).
@@ -16,13 +19,14 @@ A session ends once, as `certified`, `provisional` (this node holds the commit, 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head, commit_digest
 from atoll.protocol.round.ballot import Ballot
 from atoll.protocol.round.commit import CommitError, accepted_tokens, check_commit, make_commit
-from atoll.protocol.round.exchange import Exchange
+from atoll.protocol.round.exchange import Exchange, session_key
+from atoll.protocol.round.salvage import ANSWER_PART, Salvage, successor
 from atoll.protocol.round.types import (
     Apply,
     ChunkReduced,
@@ -32,6 +36,8 @@ from atoll.protocol.round.types import (
     Dropped,
     Effect,
     Ended,
+    HoldingReceived,
+    InquiryReceived,
     Persist,
     Reduce,
     ResultArrived,
@@ -48,8 +54,6 @@ from atoll.protocol.signing import Keyring
 
 WANT_AFTER = 0.1
 """Part of the voting time after which results that are still missing are asked for."""
-GIVE_UP_AFTER = 0.5
-"""Part of the voting time in which a commit may still come when its leader has left."""
 
 
 class Session:
@@ -63,6 +67,7 @@ class Session:
         plan: pb.Plan,
         live: Collection[bytes],
         now: float,
+        previous: Session | None = None,
     ) -> None:
         self._config = config
         self._keyring = keyring
@@ -72,8 +77,20 @@ class Session:
         self.head = head
         self.plan = plan
         self.id = plan.session
-        self.exchange = Exchange(plan, self._me)
-        self.ballot = Ballot(head.electorate)
+        self.exchange: Exchange = Exchange(plan, self._me, previous.exchange if previous else None)
+        self.ballot: Ballot = previous.ballot if previous else Ballot(head.electorate)
+        self.unfit: set[bytes] = {*previous.unfit} if previous else set()
+        """Members that were too slow as owners: they own nothing in sessions that continue this one."""
+        self.trouble = ""
+        """Why this session can't end by itself, for people."""
+        self.hurried = False
+        """Whether results were not given time enough."""
+        self.resume: dict[int, bytes] | None = None
+        """Set when this node has to go on with the session under a new plan: who holds what it lacks."""
+        self._salvage: Salvage | None = None
+        self._fetching: dict[int, bytes] = {}
+        self._early: dict[bytes, list[int]] = {}  # what members told before this node asked
+        self._told: bytes | None = None
         self.commit: tuple[pb.Commit, pb.Signed, bytes] | None = None
         self.persisting = False
         self.voted = False
@@ -89,10 +106,26 @@ class Session:
         self._passed_on = False
         self._began = now
         self._marks: dict[str, float] = {}
+        self.arrivals: dict[str, list[float]] = {"scatter": [], "reduce": [], "vote": []}
+        """Seconds that contributions, results and votes took to come, for the durations of the next plan."""
 
     @property
     def leads(self) -> bool:
         return bool(self.id.leader == self._me)
+
+    @property
+    def leader(self) -> bytes:
+        """Who leads the session now: its leader, or whoever has to follow it."""
+        leader = bytes(self.id.leader)
+        if leader in self._live:
+            return leader
+        contributors = (bytes(c.peer) for c in self.plan.contributors)
+        return successor(self.id.parent, self.id.fragment, contributors, self._live)
+
+    @property
+    def able(self) -> set[bytes]:
+        """Contributors that can own chunks."""
+        return (self.exchange.index.keys() & self._live) - self.unfit
 
     @property
     def others(self) -> tuple[bytes, ...]:
@@ -102,20 +135,30 @@ class Session:
         """When `tick` has something to do."""
         if self.commit is not None:
             return min(self.vote_at, self.want_at)
-        times = [self.reduce_at if self.leads else self.give_up_at]
+        if self._salvage is not None:
+            times = [self._salvage.deadline]
+        else:
+            times = [self.reduce_at if self.leads else self.give_up_at]
         if any(owned.waiting for owned in self.exchange.owned.values()):
             times.append(self.scatter_at)
         return min(times)
 
     # ---- scatter and reduce
 
-    def start(self, now: float) -> list[Effect]:
+    def start(self, now: float, held: Mapping[int, bytes] | None = None) -> list[Effect]:
+        """Sends what is to be sent. `held`: who has results that the leader of a continued session lacks."""
         effects: list[Effect] = []
-        if self.exchange.me is not None:
-            effects.append(Scatter(self.plan, self.scatter_at))
-        return effects + self.roster(self._live, now)
+        if self.exchange.me is not None and self.exchange.to_send:
+            effects.append(Scatter(self.plan, self.exchange.to_send))
+        self._fetching = dict(held or {})
+        for peer in sorted(set(self._fetching.values())):
+            chunks = sorted(chunk for chunk, holder in self._fetching.items() if holder == peer)
+            effects.append(Send((peer,), pb.Frame(want=pb.Want(session=self.id, chunks=chunks))))
+        effects += self._reduce_due()
+        return effects + (self._results_changed(now) or self.roster(self._live, now))
 
     def contribution(self, event: ContributionArrived, now: float) -> list[Effect]:
+        self.arrivals["scatter"].append(now - self._began)
         reason = self.exchange.contribute(event.sender, event.chunk, event.payload)
         return [Dropped(event.sender, reason)] if reason else self._reduce_due()
 
@@ -144,8 +187,10 @@ class Session:
         ]
 
     def result(self, event: ResultArrived, now: float) -> list[Effect]:
+        self.arrivals["reduce"].append(now - self._began)
         known = event.message.chunk in self.exchange.results
-        reason = self.exchange.add_result(event.message, event.signed)
+        commit = self.commit[0] if self.commit else None
+        reason = self.exchange.add_result(event.message, event.signed, commit)
         if reason:
             return [Dropped(event.sender, reason)]
         if known:
@@ -181,7 +226,8 @@ class Session:
         ]
 
     def proposed(self, event: CommitReceived, now: float) -> list[Effect]:
-        if event.signed.signer != self.id.leader:
+        # Its own session's, or an earlier one's that this one continues.
+        if event.signed.signer != event.message.session.leader:
             return [Dropped(event.sender, "commit that is not by the session's leader")]
         if self.commit is not None:
             same = self.commit[1].body == event.signed.body
@@ -195,7 +241,10 @@ class Session:
         # A commit is small and overtakes the last results: they get a moment before they are asked for.
         self.want_at = now + self.plan.vote_s * WANT_AFTER
         self._marks["propose_s"] = now
-        return self._seek(now)
+        effects: list[Effect] = []
+        if session_key(event.message.session) != session_key(self.id) and self.leads:
+            effects += self._pass_on(True)
+        return effects + self._pass_on(self.id.leader not in self._live) + self._seek(now)
 
     def _seek(self, now: float) -> list[Effect]:
         """Puts the commit on stable storage once all of it is here; asks for what does not come by itself."""
@@ -234,12 +283,14 @@ class Session:
         self._marks["persist_s"] = now
         if self._me not in self.head.electorate:
             return self._count(now)  # it holds the commit, but has no vote on it
-        vote = pb.Vote(session=self.id, commit=self.commit[2])
+        vote = pb.Vote(session=self.commit[0].session, commit=self.commit[2])
         signed = self._keyring.sign("vote", vote.SerializeToString(deterministic=True))
         self.ballot.put(self.commit[2], signed)
         return [Send(self.others, pb.Frame(vote=signed)), *self._count(now)]
 
     def vote(self, event: VoteReceived, now: float) -> list[Effect]:
+        if self.commit is not None:
+            self.arrivals["vote"].append(now - self._marks["propose_s"])
         reason = self.ballot.put(bytes(event.message.commit), event.signed)
         if reason:
             return [Dropped(event.sender, reason)]
@@ -272,17 +323,17 @@ class Session:
         lost = self.exchange.members - self._live
         self.exchange.lose(lost)
         effects = self._reduce_due()
-        leader = bytes(self.id.leader)
         if self.commit is not None:
-            return [*effects, *self._pass_on(leader in lost), *self._seek(now), *self._count(now)]
-        owners = self.exchange.missing_owners() & lost
-        if self.leads and owners:
-            return effects + self.abort("an owner of chunks left", now, owners)
-        if leader in lost:
-            if self.exchange.missing_results() and not self.ballot.heard():
-                return effects + self.end("aborted", "the leader left", now, (leader,))
-            self.give_up_at = min(self.give_up_at, now + GIVE_UP_AFTER * self.plan.vote_s)
-        return effects
+            gone = self.id.leader not in self._live
+            return [*effects, *self._pass_on(gone), *self._seek(now), *self._count(now)]
+        if self.id.leader not in self._live:
+            self.trouble = self.trouble or "the leader left"
+        if self.leader != self._me:
+            return effects + self._follow(now)
+        if self._salvage is None and (not self.leads or self._open_chunks()):
+            self.trouble = self.trouble or "an owner of chunks left"
+            effects += self._ask(now)
+        return effects + self._salvaged(now)
 
     def _pass_on(self, leader_lost: bool) -> list[Effect]:
         """Sends the commit to everyone, once: its leader may have left before it did."""
@@ -304,15 +355,94 @@ class Session:
         if now >= self.scatter_at:
             self.exchange.expire()
             effects += self._reduce_due()
+        if self._salvage is not None:
+            return effects + self._salvaged(now)
         if self.leads and now >= self.reduce_at:
-            return effects + self.abort(
-                "owners of chunks did not deliver", now, self.exchange.missing_owners()
-            )
+            return effects + self._slow_owners(now)
         if not self.leads and now >= self.give_up_at:
-            leader = bytes(self.id.leader)
-            reason = "the leader proposed nothing in time" if leader in self._live else "the leader left"
-            return effects + self.end("aborted", reason, now, (leader,))
+            # Neither a commit nor a plan that goes on: whoever had to make it is passed over.
+            self.trouble = self.trouble or "the leader proposed nothing in time"
+            self.give_up_at = now + self.plan.vote_s
+            return effects + self.declined(self.leader, now)
         return effects
+
+    # ---- an owner or the leader is gone
+
+    def _open_chunks(self) -> list[int]:
+        """Chunks whose result is missing and can't be expected from anybody."""
+        return [
+            chunk
+            for chunk in self.exchange.missing_results()
+            if self.exchange.owner(chunk) not in self.able and self._fetching.get(chunk) not in self._live
+        ]
+
+    def _slow_owners(self, now: float) -> list[Effect]:
+        """The time for results is over: others own what is missing, if there is anybody."""
+        slow = self.exchange.missing_owners()
+        if not self.able - slow:
+            return self.abort("no owner of chunks delivered", now, slow)
+        self.unfit |= slow | {*self._fetching.values()}
+        self._fetching = {}
+        self.hurried = True
+        self.trouble = "owners of chunks did not deliver"
+        return self._ask(now) + self._salvaged(now)
+
+    def _ask(self, now: float) -> list[Effect]:
+        """Begins to collect what members hold. Those of a leader that left tell by themselves."""
+        self._salvage = Salvage(now + ANSWER_PART * self.plan.vote_s)
+        if not self.leads:
+            return []
+        return [Send(self.others, pb.Frame(inquiry=pb.Inquiry(session=self.id)))]
+
+    def _follow(self, now: float) -> list[Effect]:
+        """Tells the next leader, once, what this node holds."""
+        leader = self.leader
+        if self.id.leader in self._live or leader == self._told:
+            return []
+        if not leader:
+            return self.end("aborted", "no contributor is left", now, (bytes(self.id.leader),))
+        self._told = leader
+        self.give_up_at = now + self.plan.vote_s
+        return [Send((leader,), pb.Frame(holding=self._holding()))]
+
+    def _holding(self) -> pb.Holding:
+        return pb.Holding(session=self.id, chunks=sorted(self.exchange.results))
+
+    def inquiry(self, event: InquiryReceived, now: float) -> list[Effect]:
+        if event.sender != self.id.leader:
+            return [Dropped(event.sender, "inquiry of a node that does not lead")]
+        effects: list[Effect] = []
+        if self.commit is not None:
+            effects.append(Send((event.sender,), pb.Frame(commit=self.commit[1])))
+        return [*effects, Send((event.sender,), pb.Frame(holding=self._holding()))]
+
+    def holding(self, event: HoldingReceived, now: float) -> list[Effect]:
+        if event.sender not in self.exchange.members:
+            return [Dropped(event.sender, "holding of a node outside the session")]
+        if self.commit is not None:
+            return [Send((event.sender,), pb.Frame(commit=self.commit[1]))]
+        chunks = [chunk for chunk in event.message.chunks if chunk < len(self.plan.owners)]
+        self._early.setdefault(event.sender, []).extend(chunks)
+        if self._salvage is None:
+            return []  # this node still has its leader; it may notice in a moment
+        return self._salvaged(now)
+
+    def _salvaged(self, now: float) -> list[Effect]:
+        """Goes on with the session when all live members have told what they hold."""
+        if self._salvage is None:
+            return []
+        for peer, chunks in self._early.items():
+            self._salvage.answer(peer, chunks)
+        self._early = {}
+        others = (self.exchange.members & self._live) - {self._me}
+        if not self._salvage.complete(others, now):
+            return []
+        if others and not self._salvage.heard():
+            return self.abort("no member answers", now, {bytes(self.id.leader)} - {self._me})
+        fit = self._live - self.unfit
+        holders = {c: self._salvage.holder(c, fit) for c in self.exchange.missing_results()}
+        self.resume = {chunk: holder for chunk, holder in holders.items() if holder is not None}
+        return []
 
     def _tick_commit(self, now: float) -> list[Effect]:
         if now >= self.vote_at:

@@ -15,6 +15,8 @@ from atoll.protocol.round.types import (
     AbortReceived,
     CommitReceived,
     ContributionArrived,
+    HoldingReceived,
+    InquiryReceived,
     PlanReceived,
     ResultArrived,
     VoteReceived,
@@ -32,6 +34,8 @@ Early = (
     | VoteReceived
     | WantReceived
     | AbortReceived
+    | InquiryReceived
+    | HoldingReceived
 )
 
 

@@ -28,9 +28,12 @@ class RoundConfig:
     min_peers_to_start: int = 1
     grace_floor_s: float = 1.0
     grace_cap_s: float = 60.0
+    leg_floor_s: float = 2.0
+    """The legs of a session are given what recent ones took and a margin (pace.py), but no less than this,"""
     scatter_s: float = 60.0
     reduce_s: float = 60.0
     vote_s: float = 10.0
+    """and at most these; the same while nothing is known."""
     repeat_s: float = 5.0
     """A node that waits for a plan says Ready again after so long."""
     stash_events: int = 4096
@@ -43,13 +46,13 @@ class RoundConfig:
 
 @dataclass(frozen=True)
 class PeerView:
-    """What the roster knows of a live peer: its chain digest, whether it trains (else it follows), and its
-    version, 0 where it is not known."""
+    """What the roster knows of a live peer: its chain digest, whether it trains (else it follows), and
+    whether its chain is to be followed instead of this node's (protocol/forks.py)."""
 
     digest: bytes
     training: bool
     upload_bps: int = 0
-    version: int = 0
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,18 @@ class AbortReceived:
 
 
 @dataclass(frozen=True)
+class InquiryReceived:
+    sender: bytes
+    message: pb.Inquiry
+
+
+@dataclass(frozen=True)
+class HoldingReceived:
+    sender: bytes
+    message: pb.Holding
+
+
+@dataclass(frozen=True)
 class HeadChanged:
     """The commit was applied, or the node took over another head."""
 
@@ -209,6 +224,8 @@ Event = (
     | Persisted
     | VoteReceived
     | AbortReceived
+    | InquiryReceived
+    | HoldingReceived
     | HeadChanged
 )
 
@@ -226,10 +243,10 @@ class Send:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Encode this node's pseudo-gradient and stream chunk c to the owner of chunk c."""
+    """Encode these chunks of this node's pseudo-gradient and stream each to its owner in the plan."""
 
     plan: pb.Plan
-    scatter_deadline: float
+    chunks: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from atoll.peers.roster import EVICT_S, Roster
+from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 
 A, B = b"a" * 38, b"b" * 38
@@ -56,21 +59,43 @@ def test_round_trips_are_smoothed():
     roster.measured(b"stranger", 1.0)
 
 
-def test_the_best_head_is_further_then_certified_then_heavier_then_smaller():
+def chained(names: str, certified: str = "", **fields: object) -> pb.NodeStatus:
+    """A node whose commits are these letters."""
+    links: forks.Chain = ()
+    for k in range(len(names)):
+        digest = hashlib.sha256(names[: k + 1].encode()).digest()
+        links = forks.extend(links, forks.Link(k, digest, names[k] in certified, 10 * k))
+    head = links[0]
+    return status(version=head.version, digest=head.digest, chain=forks.write_chain(links), **fields)
+
+
+def test_the_chain_to_follow_is_the_winner_of_forks_and_then_the_longest():
     roster = Roster()
-    assert roster.best_head() is None
-    order = [
-        status(version=2, certified=True, cumulative_tokens=9, digest=b"b"),
-        status(version=2, certified=True, cumulative_tokens=9, digest=b"a"),
-        status(version=2, certified=True, cumulative_tokens=10, digest=b"z"),
-        status(version=3, certified=False, digest=b"z"),
-        status(version=3, certified=True, digest=b"z"),
-    ]
-    for number, entry in enumerate(order):
-        peer = bytes([number]) * 38
-        roster.up(peer, pb.Hello(status=entry), 0.0)
-        best = roster.best_head()
-        assert best is not None and best.peer == peer
-    roster.up(B, pb.Hello(status=status(version=99, state=pb.JOINING)), 0.0)
-    best = roster.best_head()
-    assert best is not None and best.status.version == 3, "who still fetches a state has none to give"
+    mine = forks.parse_chain(chained("abc").chain, 2, chained("abc").digest)
+    assert roster.to_follow(mine) is None and roster.ahead(mine) == set()
+    for number, names in enumerate(["ab", "abcd", "abcde"]):
+        roster.up(bytes([number]) * 38, pb.Hello(status=chained(names)), 0.0)
+    best = roster.to_follow(mine)
+    assert best is not None and best.status.version == 4
+    assert roster.ahead(mine) == {b"\1" * 38, b"\2" * 38}
+    roster.up(A, pb.Hello(status=chained("abX", certified="X")), 0.0)
+    best = roster.to_follow(mine)
+    assert best is not None and best.peer == A, "certified beats provisional, however long"
+    assert roster.to_follow(mine, without={A, b"\2" * 38}).status.version == 3
+    roster.heard(A, chained("abX"), 1.0)
+    roster.heard(b"\0" * 38, chained("abcd", certified="c"), 1.0)
+    best = roster.to_follow(mine)
+    assert best is not None and best.status.version == 4, "one peer knows that ours is certified as well"
+
+
+def test_whoever_fetches_a_state_or_tells_nonsense_is_not_followed():
+    roster = with_peers(A, B)
+    mine = forks.parse_chain(chained("ab").chain, 1, chained("ab").digest)
+    assert roster.heard(A, chained("abcd"), 1.0)
+    assert roster.ahead(mine) == {A}
+    assert not roster.heard(A, chained("abcd"), 2.0)
+    assert roster.heard(A, chained("abcd", state=pb.JOINING), 3.0)
+    nonsense = chained("abcdef")
+    del nonsense.chain[1]
+    assert roster.heard(B, nonsense, 1.0)
+    assert roster.ahead(mine) == set() and roster.to_follow(mine) is None

@@ -91,7 +91,7 @@ class Bench:
 
     def plan(self, leader: bytes = FIRST, view: int = 0, **change: Any) -> pb.Plan:
         tokens = {p: ready(self.head) for p in TRIO}
-        plan = make_plan(self.config, self.head, leader, tokens, TRIO, view)
+        plan = make_plan(self.config, self.head, leader, tokens, TRIO, view, (10.0, 10.0, 10.0))
         for name, value in change.items():
             setattr(plan, name, value)
         return plan
@@ -128,6 +128,10 @@ class Bench:
 
     def commit(self, sender: bytes = FIRST, signer: bytes = FIRST, **change: Any) -> list[t.Effect]:
         return self.feed(commit_event(self.session.plan, sender, signer, **change))
+
+    def holding(self, peer: bytes, *chunks: int) -> list[t.Effect]:
+        message = pb.Holding(session=self.session.id, chunks=chunks)
+        return self.feed(t.HoldingReceived(peer, message))
 
     def vote(self, voter: bytes, commit: bytes | None = None) -> list[t.Effect]:
         commit = commit or self.session.commit[2]

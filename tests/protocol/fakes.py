@@ -51,6 +51,10 @@ def event_of(keyring: FakeKeyring, sender: bytes, frame: pb.Frame, payload: byte
             return t.WantReceived(sender, frame.want)
         case "commit":
             return t.CommitReceived(sender, pb.Commit.FromString(frame.commit.body), frame.commit)
+        case "inquiry":
+            return t.InquiryReceived(sender, frame.inquiry)
+        case "holding":
+            return t.HoldingReceived(sender, frame.holding)
         case "vote":
             return t.VoteReceived(sender, pb.Vote.FromString(frame.vote.body), frame.vote)
         case _:

@@ -180,7 +180,7 @@ class Swarm:
 
     def _view(self, node: Node) -> t.PeerView:
         training = node.training and node.alive
-        return t.PeerView(node.head.digest, training, node.upload_bps, node.head.version)
+        return t.PeerView(node.head.digest, training, node.upload_bps)
 
     def _start(self, node: Node) -> None:
         self.roster(node)
@@ -214,7 +214,15 @@ class Swarm:
 
     def roster(self, node: Node) -> None:
         """Feeds the node what it now knows of its peers."""
-        self.feed(node, t.RosterChanged(dict(node.peers)))
+        views = {
+            peer: replace(view, ahead=view.ahead or self._version(view.digest) > node.head.version)
+            for peer, view in node.peers.items()
+        }
+        self.feed(node, t.RosterChanged(views))
+
+    def _version(self, digest: bytes) -> int:
+        known = self._heads.get(digest)
+        return known[0].version if known else 0
 
     def set_training(self, node: Node, training: bool) -> None:
         node.training = training
@@ -306,7 +314,8 @@ class Swarm:
                 for peer in effect.peers:
                     self._send(node, peer, effect.frame)
             case t.Scatter():
-                for c, owner in enumerate(effect.plan.owners):
+                for c in effect.chunks:
+                    owner = effect.plan.owners[c]
                     self.after(work, lambda c=c, o=owner: self._contribute(node, effect.plan, c, o))
             case t.Reduce():
                 self.after(work, lambda: self._reduce(node, effect))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.forks import (
@@ -90,6 +91,12 @@ def test_extend_keeps_a_window_without_gaps():
     again = extend(links, link_of(head))
     assert again[0].certified and again[1:] == links[1:]
     assert extend(links, Link(40, digest("z"), True, 1)) == (Link(40, digest("z"), True, 1),)
+
+
+def test_the_tail_of_a_chain_ends_at_a_commit():
+    links = chain("abcd")
+    assert forks.tail(links, 2, links[1].digest) == links[1:]
+    assert forks.tail(links, 2, links[2].digest) == () == forks.tail((), 0, b"")
 
 
 def test_what_anybody_knows_to_be_certified_is():

@@ -160,7 +160,7 @@ def test_owners_share_by_speed():
 def plan(view: int = 0, leader: bytes = A, **members: int) -> pb.Plan:
     peers = {"a": A, "b": B, "c": C, "d": D}
     given_ready = {peers[name]: ready(tokens) for name, tokens in (members or {"a": 100, "b": 50}).items()}
-    return make_plan(CONFIG, HEAD, leader, given_ready, {A, B, C}, view)
+    return make_plan(CONFIG, HEAD, leader, given_ready, {A, B, C}, view, (10.0, 10.0, 10.0))
 
 
 def test_a_plan_lists_members_in_order_and_the_rest_follow():
@@ -229,7 +229,7 @@ def test_a_plan_without_this_node_and_a_foreign_first_leader_are_refused():
     with pytest.raises(PlanError, match="without this node"):
         check_plan(CONFIG, HEAD, D, None, 0, plan())
     start = replace(HEAD, version=0)
-    first = make_plan(CONFIG, start, B, {A: ready(), B: ready()}, set(), 0)
+    first = make_plan(CONFIG, start, B, {A: ready(), B: ready()}, set(), 0, (10.0, 10.0, 10.0))
     with pytest.raises(PlanError, match="only the genesis node"):
         check_plan(CONFIG, start, A, 100, 0, first)
 

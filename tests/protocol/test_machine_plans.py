@@ -126,7 +126,7 @@ def test_a_plan_that_cannot_be_followed_is_declined_to_all_who_would_wait():
 
 def test_a_plan_without_this_node_is_dropped_in_silence():
     bench = Bench(SECOND)
-    plan = make_plan(CONFIG, HEAD, FIRST, {FIRST: ready()}, {THIRD}, 0)
+    plan = make_plan(CONFIG, HEAD, FIRST, {FIRST: ready()}, {THIRD}, 0, (10.0, 10.0, 10.0))
     assert bench.planned(plan) == [t.Dropped(FIRST, "plan without this node")]
 
 
@@ -167,9 +167,10 @@ def test_a_plan_of_a_leader_that_is_not_linked_ends_at_once():
     bench.local()
     bench.peers.pop(FIRST)
     bench.roster()
-    effects = bench.planned()
-    (ended,) = of(t.Ended, effects)
-    assert ended.report.reason == "the leader left"
+    bench.planned()
+    assert bench.session.trouble == "the leader left"
+    (ended,) = of(t.Ended, bench.tick())
+    assert ended.report.reason == "no member answers" and ended.report.missing == (FIRST,)
     assert bench.machine.session is None
     assert bench.machine.deadline() < math.inf
 
@@ -264,7 +265,7 @@ def test_no_session_begins_while_another_head_is_fetched():
 
 def test_a_leader_that_knows_itself_behind_holds_back_for_a_while():
     bench = Bench(FIRST)
-    bench.peers[THIRD] = t.PeerView(b"n" * 32, True, 0, 2)
+    bench.peers[THIRD] = t.PeerView(b"n" * 32, True, 0, ahead=True)
     bench.roster()
     bench.local()
     bench.ready(SECOND)
@@ -277,7 +278,7 @@ def test_a_leader_that_knows_itself_behind_holds_back_for_a_while():
 
 def test_a_leader_that_is_behind_and_waits_for_others_is_due_at_the_later_time():
     bench = Bench(FIRST, config=replace(CONFIG, grace_cap_s=3.0))
-    bench.peers[OUTSIDER] = t.PeerView(b"n" * 32, True, 0, 2)
+    bench.peers[OUTSIDER] = t.PeerView(b"n" * 32, True, 0, ahead=True)
     bench.roster()
     bench.local()
     assert bench.machine.deadline() == 110.0
@@ -288,11 +289,13 @@ def test_a_session_that_ended_behind_the_swarm_holds_back_anew():
     bench.local()
     bench.ready(SECOND)
     bench.ready(THIRD)
-    bench.now += 50
-    bench.peers[OUTSIDER] = t.PeerView(b"n" * 32, True, 0, 2)
+    bench.now += 1
+    bench.peers[OUTSIDER] = t.PeerView(b"n" * 32, True, 0, ahead=True)
     bench.roster()
     bench.now += 3
     bench.lose(SECOND)
+    (ended,) = of(t.Ended, bench.tick())
+    assert ended.report.reason == "no member answers"
     assert bench.machine.session is None and bench.machine.deadline() == bench.now + 10
 
 

@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from atoll.daemon.storage import round_log
 from atoll.dht import records
 from atoll.peers import files, links, roster
-from atoll.protocol import PROTOCOL_HIGHEST, chain, manifest, schema, signing, ticket, wire
+from atoll.protocol import PROTOCOL_HIGHEST, chain, forks, manifest, schema, signing, ticket, wire
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.codecs import CODECS, Int8Codec, aggregate
 from atoll.protocol.codecs.base import MAX_SCALE
 from atoll.protocol.outer import outer_step
-from atoll.protocol.round import plan, session
+from atoll.protocol.round import pace, plan, salvage, session
 from atoll.protocol.round.plan import weights
 from atoll.protocol.round.types import RoundConfig
 from atoll.protocol.schema import ParameterSchema
@@ -110,7 +110,8 @@ def test_limits() -> None:
         1024,
         3600,
     )
-    assert (session.WANT_AFTER, session.GIVE_UP_AFTER) == (0.1, 0.5)
+    assert (session.WANT_AFTER, salvage.ANSWER_PART) == (0.1, 0.5)
+    assert (pace.ENOUGH, forks.WINDOW) == (4, 16)
     fields = {f.name: f.default for f in dataclasses.fields(RoundConfig)}
     assert (fields["repeat_s"], fields["stash_events"], fields["stash_bytes"]) == (5, 4096, 64 << 20)
     assert MAX_SCALE == 2.0**120 and round_log.KEEP == 8
@@ -136,5 +137,7 @@ def test_names_and_versions() -> None:
         "Commit",
         "Vote",
         "Want",
+        "Inquiry",
+        "Holding",
     ):
         assert message in pb.DESCRIPTOR.message_types_by_name and f"`{message}`" in SPEC
