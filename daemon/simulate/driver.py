@@ -1,0 +1,312 @@
+"""Carries out what the round machine asks for: the synchronous twin of daemon/rounds/driver.py and island.py.
+
+Codec and disk take their (virtual) time; the disk does one thing after the other, and what it did is told a
+moment later, so that a node can die in between. A disk that refuses is tried again where there is no way back,
+and costs the vote where there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError
+
+from atoll.daemon.errors import AtollError
+from atoll.daemon.simulate import facts
+from atoll.daemon.storage.round_log import RoundLogError
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol import wire
+from atoll.protocol.codecs import CODECS, CodecError
+from atoll.protocol.round import types as t
+
+if TYPE_CHECKING:
+    from atoll.daemon.simulate.node import SimNode
+
+DISK_RETRY_S = 1.0
+TOKENS = (50, 150)
+STEPS = 10
+_CODEC = CODECS[facts.CODEC]()
+
+
+class Driver:
+    """Effects of one node's machine, and the phases of its trainer."""
+
+    def __init__(self, node: SimNode) -> None:
+        self._node = node
+        self._disk_free = 0.0
+        self._phase = 0  # the inner phase under way, by number
+
+    # ---- the trainer
+
+    def train(self) -> None:
+        """An inner phase begins."""
+        self._phase += 1
+        node = self._node
+        span = node.traits.inner_s
+        node.later(node.engine.between(span) * node.slowness, self._phase_done, self._phase)
+
+    def _phase_done(self, phase: int) -> None:
+        if phase == self._phase:
+            self._node.island.train(self._node.engine.random.randint(*TOKENS))
+            self._offer(phase)
+
+    def _offer(self, phase: int) -> None:
+        """The books are made durable, then the snapshot is offered."""
+        node = self._node
+        if phase != self._phase:
+            return
+        try:
+            offer = node.island.offer()
+        except AtollError:
+            node.later(DISK_RETRY_S, self._offer, phase)
+            return
+        node.oracle.offered(node.id, offer)
+        node.engine.say("{} is ready with {} tokens", node.name, offer.tokens)
+        if not node.training:
+            node.training = True
+            node.feed(t.TrainingChanged(True, int(node.upload_bps)))
+            node.tell_everyone()
+        node.feed(t.LocalReady(offer.tokens, STEPS))
+
+    def trainer_died(self) -> None:
+        """The trainer starts again; what it carried is lost."""
+        node = self._node
+        node.engine.say("{} loses its trainer", node.name)
+        node.feed(t.LocalWithdrawn())
+        node.island.crashed()
+        self._retire()
+        self.train()
+
+    def _retire(self) -> None:
+        """The node is not expected in rounds until it is ready again."""
+        node = self._node
+        if node.training:
+            node.training = False
+            node.feed(t.TrainingChanged(False))
+            node.tell_everyone()
+
+    def taken_over(self) -> None:
+        """Another chain's state is here: everything local starts afresh."""
+        self._node.island.taken_over()
+        self._save(self._node.island.save)
+        self.train()
+
+    def committed(self, commits: list[tuple[pb.Commit, bytes]]) -> None:
+        """Outer steps were taken: the trainer goes on from there, or with the phase it is in."""
+        island = self._node.island
+        waiting = island.has_snapshot
+        island.committed(commits)
+        self._save(island.save)
+        if waiting:
+            self.train()
+
+    def _save(self, work: Callable[[], None]) -> None:
+        """What the disk refuses now is written with the next change."""
+        try:
+            work()
+        except AtollError:
+            self._node.engine.say("{} has no room on its disk", self._node.name)
+
+    # ---- effects
+
+    def effect(self, effect: t.Effect) -> None:
+        node = self._node
+        match effect:
+            case t.Send():
+                if effect.frame.HasField("vote") and node.liar is None:
+                    node.oracle.voted(node, effect.frame.vote)
+                self.send(effect.peers, effect.frame)
+            case t.Scatter():
+                index = next(i for i, c in enumerate(effect.plan.contributors) if c.peer == node.id)
+                first = index * facts.COUNT // len(effect.plan.contributors)
+                node.later(node.work_s(), self._scatter, effect.plan, first, 0)
+            case t.Reduce():
+                node.later(node.work_s(), self._reduce, effect)
+            case t.StoreResult():
+                version = node.store.head.version + 1
+                self.on_disk(lambda: node.store.log.put(version, effect.chunk, effect.payload))
+            case t.SendResult():
+                self._send_result(effect)
+            case t.Persist():
+                version = node.store.head.version + 1
+                self.on_disk(
+                    lambda: node.store.log.vote(version, effect.commit),
+                    lambda _: node.feed(t.Persisted(effect.session)),
+                )
+            case t.Apply():
+                self._decide(effect)
+            case t.Ended():
+                node.engine.say("{} ends {}: {}", node.name, effect.report.outcome, effect.report.reason)
+                node.island.session_ended(effect.report.outcome)
+                if node.liar is None:
+                    node.oracle.session_ended(node, effect.report)
+            case t.Dropped():
+                node.dropped[effect.reason] += 1
+                node.engine.say("{} drops: {}", node.name, effect.reason)
+
+    def send(self, peers: tuple[bytes, ...], frame: pb.Frame, payload: bytes = b"") -> None:
+        node = self._node
+        if node.liar is not None:
+            for peer in peers:
+                for lie, spoilt in node.liar.frames(frame, payload):
+                    node.network.send(node, peer, wire.encode_frame(lie, len(spoilt)), spoilt)
+            return
+        data = wire.encode_frame(frame, len(payload))
+        for peer in peers:
+            node.network.send(node, peer, data, payload)
+
+    def on_disk(
+        self,
+        work: Callable[[], Any],
+        then: Callable[[Any], None] | None = None,
+        refused: Callable[[], None] | None = None,
+    ) -> None:
+        """Does `work` after all that the disk has to do before, then tells, in an event of its own."""
+        node = self._node
+
+        def done() -> None:
+            try:
+                result = work()
+            except (AtollError, RoundLogError) as error:
+                node.engine.say("{}: the disk refuses: {}", node.name, str(error))
+                if refused is not None:
+                    refused()
+                return
+            if then is not None:
+                node.later(0.1 * node.work_s(), then, result)
+
+        self._disk_free = max(self._disk_free, node.engine.now) + 0.2 * node.work_s()
+        node.later(self._disk_free - node.engine.now, done)
+
+    def _scatter(self, plan: pb.Plan, first: int, step: int) -> None:
+        """Encodes and sends chunk by chunk, as long as the session lasts."""
+        node = self._node
+        session = node.machine.session
+        if session is None or session.id != plan.session or not node.island.has_snapshot:
+            return
+        chunk = (first + step) % facts.COUNT
+        values = np.zeros(facts.VALUES, np.float32)
+        values[node.index] = node.island.delta(chunk)
+        values[facts.TAG], values[facts.PARENT] = 1, facts.mark(node.store.head.digest)
+        payload = values.tobytes()
+        owner = bytes(plan.contributors[plan.owners[chunk]].peer)
+        if owner == node.id:
+            node.feed(t.ContributionArrived(owner, plan.session, chunk, payload))
+        else:
+            frame = pb.Frame(contribution=pb.Contribution(session=plan.session, chunk=chunk))
+            self.send((owner,), frame, payload)
+        if step + 1 < facts.COUNT:
+            node.later(0.2 * node.work_s(), self._scatter, plan, first, step + 1)
+
+    def _reduce(self, effect: t.Reduce) -> None:
+        node = self._node
+        values = [np.frombuffer(payload, np.float32) for _, _, payload in effect.contributions]
+        if node.liar is None:
+            node.oracle.reducing(effect, values)
+        payload = sum(values, np.zeros(facts.VALUES, np.float32)).tobytes() if values else b""
+        members = tuple(i for i, _, _ in effect.contributions)
+        digest = facts.digest(payload)
+        node.feed(t.ChunkReduced(effect.plan.session, effect.chunk, members, payload, digest))
+
+    def _send_result(self, effect: t.SendResult) -> None:
+        node = self._node
+        version = node.store.head.version + 1
+        frame = pb.Frame(result=effect.signed)
+        if not pb.ChunkResult.FromString(effect.signed.body).contributors:
+            self.send(effect.peers, frame)
+            return
+        self.on_disk(
+            lambda: node.store.log.get(version, effect.chunk),
+            lambda payload: self.send(effect.peers, frame, payload),
+        )
+
+    def _decide(self, effect: t.Apply) -> None:
+        """The commit is decided: a disk that refuses is tried again, for there is no way back."""
+        node = self._node
+        if node.liar is None:
+            node.oracle.decided(node, effect)
+        self.on_disk(
+            lambda: node.store.decide(effect.commit, effect.votes),
+            lambda _: self._apply(effect),
+            lambda: node.later(DISK_RETRY_S, self._decide, effect),
+        )
+
+    def _apply(self, effect: t.Apply) -> None:
+        node = self._node
+        head = node.store.apply(effect.commit, effect.certified)
+        commit = pb.Commit.FromString(effect.commit.body)
+        node.engine.say("{} applies version {}, {}", node.name, head.version, effect.certified)
+        node.oracle.moved(node, commit)
+        node.feed(t.HeadChanged(head))
+        node.tell_everyone()
+        self.committed([(commit, head.digest)])
+        self.on_disk(node.store.save_if_due)
+
+    # ---- what came over a link
+
+    def received(self, sender: bytes, frame: pb.Frame, payload: bytes) -> None:
+        """One frame that belongs to rounds; what is malformed is counted and dropped."""
+        try:
+            event = self._event(sender, frame, payload)
+        except (DecodeError, CodecError, ValueError) as error:
+            self._node.dropped[str(error)] += 1
+            self._node.engine.say("{} drops a malformed message: {}", self._node.name, str(error))
+            return
+        self._node.feed(event)
+
+    def _event(self, sender: bytes, frame: pb.Frame, payload: bytes) -> t.Event:
+        match frame.WhichOneof("message"):
+            case "ready":
+                return t.ReadyReceived(sender, frame.ready)
+            case "plan":
+                plan = pb.Plan.FromString(self._verified("plan", frame.plan))
+                return t.PlanReceived(sender, plan, frame.plan.signer)
+            case "contribution":
+                return self._contribution(sender, frame.contribution, payload)
+            case "result":
+                return self._result(sender, frame.result, payload)
+            case "want":
+                return t.WantReceived(sender, frame.want)
+            case "commit":
+                commit = pb.Commit.FromString(self._verified("commit", frame.commit))
+                return t.CommitReceived(sender, commit, frame.commit)
+            case "vote":
+                vote = pb.Vote.FromString(self._verified("vote", frame.vote))
+                return t.VoteReceived(sender, vote, frame.vote)
+            case "abort":
+                return t.AbortReceived(sender, frame.abort)
+            case other:
+                raise ValueError(f"{other} is not a message of a round")
+
+    def _verified(self, kind: str, signed: pb.Signed) -> bytes:
+        if not self._node.keyring.verify(kind, signed):
+            raise ValueError(f"{kind} with a wrong signature")
+        return bytes(signed.body)
+
+    def _contribution(self, sender: bytes, message: pb.Contribution, payload: bytes) -> t.Event:
+        if message.chunk >= facts.COUNT:
+            raise ValueError("contribution to a chunk that does not exist")
+        try:
+            _CODEC.check(_tensor(payload), facts.VALUES)
+        except CodecError as error:
+            return t.ContributionRejected(sender, message.session, message.chunk, str(error))
+        return t.ContributionArrived(sender, message.session, message.chunk, payload)
+
+    def _result(self, sender: bytes, signed: pb.Signed, payload: bytes) -> t.Event:
+        message = pb.ChunkResult.FromString(self._verified("result", signed))
+        if message.chunk >= facts.COUNT:
+            raise ValueError("result of a chunk that does not exist")
+        if facts.digest(payload) != message.payload_digest:
+            raise ValueError("result without its digest")
+        if bool(message.contributors) != bool(payload):
+            raise ValueError("result with contributors and no payload, or the other way round")
+        if payload:
+            _CODEC.check(_tensor(payload), facts.VALUES)
+        return t.ResultArrived(sender, message, signed, payload)
+
+
+def _tensor(payload: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(payload), dtype=torch.uint8)

@@ -1,0 +1,311 @@
+"""One simulated node: the shipping round machine and roster, its links, its clock, its lives.
+
+The synchronous twin of daemon/node.py and daemon/neighbours.py. A life begins from what the disk holds and
+ends with `kill`; whatever was asked for in one life never happens in another (`soon`, `later`). While a node
+is stalled nothing happens in it; what came meanwhile is dealt with in order when it goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.daemon.errors import AtollError
+from atoll.daemon.simulate import facts
+from atoll.daemon.simulate.disk import PowerCut, SimulatedDisk
+from atoll.daemon.simulate.driver import Driver
+from atoll.daemon.simulate.engine import Engine, Violation
+from atoll.daemon.simulate.invariants import Oracle
+from atoll.daemon.simulate.island import Island
+from atoll.daemon.simulate.keyring import FakeKeyring
+from atoll.daemon.simulate.network import Link, Network
+from atoll.daemon.simulate.recovery import Recovery
+from atoll.daemon.simulate.store import Store
+from atoll.peers.roster import HEARTBEAT_S, Roster
+from atoll.protocol import forks, wire
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import Head
+from atoll.protocol.round import RoundConfig, RoundMachine
+from atoll.protocol.round import types as t
+
+WATCH_S = 0.5
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a node is like: seconds and bytes per second."""
+
+    inner_s: tuple[float, float]
+    work_s: tuple[float, float]
+    upload_bps: float
+    download_bps: float
+    interval: int  # versions from checkpoint to checkpoint
+
+
+class SimNode:
+    """A node with an identity and a disk that outlive its processes."""
+
+    def __init__(
+        self,
+        index: int,
+        name: str,
+        engine: Engine,
+        oracle: Oracle,
+        config: RoundConfig,
+        genesis: Head,
+        traits: Traits,
+    ) -> None:
+        self.index = index
+        self.name = name
+        self.keyring = FakeKeyring(name)
+        self.id = self.keyring.peer_id
+        self.disk = SimulatedDisk()
+        self.engine = engine
+        self.oracle = oracle
+        self.config = config
+        self.genesis = genesis
+        self.traits = traits
+        self.network: Network
+        self.others: dict[bytes, SimNode] = {}
+        self.liar: Any = None
+        self.upload_bps, self.download_bps = traits.upload_bps, traits.download_bps
+        self.upload_free = self.download_free = 0.0
+        self.slowness = 1.0
+        self.life = 0
+        self.alive = False
+        self.stalled = False
+        self.resumed_at = 0.0
+        self._waiting: deque[tuple[int, Callable[..., None], tuple[Any, ...]]] = deque()
+        self._empty()
+
+    def _empty(self) -> None:
+        """What a process holds in memory."""
+        self.links: dict[bytes, Link] = {}
+        self.roster = Roster()
+        self.store = Store(self.disk, self.keyring, self.genesis, self.traits.interval)
+        self.island = Island(self.store, self.id, self.index)
+        self.machine = RoundMachine(self.config, self.keyring, self.genesis)
+        self.driver = Driver(self)
+        self.recovery = Recovery(self)
+        self.dropped: Counter[str] = Counter()
+        self.training = False
+        self.running = False  # it has a state, and takes part in rounds
+        self.session_since = 0.0
+        self._session: pb.SessionId | None = None
+        self._tick_at = float("inf")
+        self._heartbeat: bytes | None = None
+
+    # ---- life
+
+    @property
+    def awake(self) -> bool:
+        return self.alive and not self.stalled
+
+    def start(self) -> None:
+        """A process starts from what the disk holds."""
+        self._empty()
+        self.life += 1
+        self.alive, self.stalled = True, False
+        self._waiting.clear()
+        self.engine.say("{} starts", self.name)
+        self.soon(self._restore)
+
+    def _restore(self) -> None:
+        if self.store.restore() is None:
+            self.recovery.join()
+        else:
+            self.begin_rounds()
+        self._beat()
+        self._watch()
+
+    def begin_rounds(self) -> None:
+        """A state is here: the trainer starts, rounds may begin."""
+        try:
+            self.island.resume()
+        except AtollError:
+            self.later(WATCH_S, self.begin_rounds)  # the disk is full
+            return
+        self.machine = RoundMachine(self.config, self.keyring, self.store.head)
+        self.running = True
+        self.oracle.moved(self, None)
+        self.engine.say("{} has version {}", self.name, self.store.head.version)
+        self.roster_changed()
+        self.tell_everyone()
+        self.driver.train()
+
+    def kill(self, power: bool) -> None:
+        """The process ends at once; with the power, unsynced writes may be gone."""
+        self.engine.say("{} is killed{}", self.name, ", power cut" if power else "")
+        self.alive = self.running = False
+        self.life += 1
+        self.disk.cut_after = None
+        if power:
+            self.disk.power_cut(self.engine.random)
+        self._waiting.clear()
+        self.network.break_links(lambda a, b: self in (a, b), 1.0 if power else 0.0)
+        self.links = {}
+
+    def stall(self, seconds: float) -> None:
+        self.engine.say("{} is stopped for {:.1f} s", self.name, seconds)
+        self.stalled = True
+        self.engine.after(seconds, self._wake, self.life)
+
+    def _wake(self, life: int) -> None:
+        if life != self.life or not self.stalled:
+            return
+        self.engine.say("{} goes on", self.name)
+        self.stalled, self.resumed_at = False, self.engine.now
+        waiting, self._waiting = self._waiting, deque()
+        for started, work, arguments in waiting:
+            self._do(started, work, *arguments)
+
+    # ---- this process's time
+
+    def soon(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Does `work` now, or when the node is no longer stalled; never in another life."""
+        self._do(self.life, work, *arguments)
+
+    def later(self, delay: float, work: Callable[..., None], *arguments: Any) -> None:
+        """Does `work` after a while, in this life only."""
+        self.engine.after(delay, self._do, self.life, work, *arguments)
+
+    def _do(self, life: int, work: Callable[..., None], *arguments: Any) -> None:
+        if life != self.life or not self.alive:
+            return
+        if self.stalled:
+            self._waiting.append((life, work, arguments))
+            return
+        try:
+            work(*arguments)
+        except PowerCut:
+            self.kill(power=True)
+        except (Violation, AssertionError):
+            raise
+        except Exception as error:
+            raise Violation("no exceptions", f"{self.name}: {error!r}") from error
+
+    def work_s(self) -> float:
+        return self.engine.between(self.traits.work_s) * self.slowness
+
+    # ---- the machine
+
+    def feed(self, event: t.Event) -> None:
+        """Gives the machine an event and carries out what follows."""
+        self._carry_out(self.machine.handle(event, self.engine.now))
+
+    def _carry_out(self, effects: list[t.Effect]) -> None:
+        for effect in effects:
+            self.driver.effect(effect)
+        machine = self.machine
+        session = machine.session
+        if session is not None and session.id is not self._session:
+            self._session, self.session_since = session.id, self.engine.now
+        due = machine.deadline()
+        if session is not None and due == float("inf"):
+            raise Violation("sessions", f"{self.name}: a session without a deadline")
+        if due < self._tick_at:
+            self._tick_at = due
+            self.engine.at(due, self._do, self.life, self._tick, due)
+
+    def _tick(self, due: float) -> None:
+        if due != self._tick_at:
+            return
+        self._tick_at = float("inf")
+        now = self.engine.now
+        if self.machine.deadline() > now:
+            self._carry_out([])
+            return
+        self._carry_out(self.machine.tick(now))
+        if self.machine.deadline() <= now:
+            raise Violation("no busy loop", f"{self.name}: the machine stays due after a tick")
+
+    # ---- peers
+
+    def status(self) -> pb.NodeStatus:
+        """What this node says of itself."""
+        status = pb.NodeStatus(state=pb.JOINING, label=self.name)
+        if self.running:
+            head, store = self.store.head, self.store
+            status.state = pb.TRAINING if self.training else pb.FOLLOWING
+            status.version, status.digest, status.certified = head.version, head.digest, head.certified
+            status.cumulative_tokens = head.cumulative_tokens
+            status.accepted_tokens = self.island.account.accepted // facts.COUNT
+            status.chain.extend(forks.write_chain(store.chain))
+            status.held.extend(pb.HeldState(version=v, state=s) for v, s in sorted(store.saved.items()))
+        if self.liar is not None:
+            self.liar.status(status)
+        return status
+
+    def hello(self) -> bytes:
+        return wire.encode_frame(pb.Frame(hello=pb.Hello(swarm_id=facts.SWARM, status=self.status())))
+
+    def tell_everyone(self) -> None:
+        """Sends the status at once: rounds wait for it."""
+        data = wire.encode_frame(pb.Frame(heartbeat=pb.Heartbeat(status=self.status())))
+        for peer in self.links:
+            self.network.send(self, peer, data)
+
+    def _beat(self) -> None:
+        self.tell_everyone()
+        for peer in self.roster.silent(self.engine.now):
+            link = self.links[peer]
+            self.network.close(self, link)
+            self.link_ended(link)
+        self.later(HEARTBEAT_S, self._beat)
+
+    def _watch(self) -> None:
+        if self.running:
+            if self.liar is None:
+                self.oracle.look(self, self.engine.now)
+            self.recovery.keep_up()
+        self.later(WATCH_S, self._watch)
+
+    def link_ended(self, link: Link) -> None:
+        """This side noticed that a link is over."""
+        other = link.ends[1 - link.side(self)]
+        if self.links.get(other.id) is link:
+            del self.links[other.id]
+            self.roster.down(other.id)
+            self.engine.say("{} loses {}", self.name, other.name)
+            self.roster_changed()
+
+    def roster_changed(self) -> None:
+        if not self.running:
+            return
+        views = {
+            peer: t.PeerView(
+                bytes(entry.status.digest),
+                entry.status.state == pb.TRAINING,
+                int(entry.status.upload_bps),
+                int(entry.status.version),
+            )
+            for peer, entry in self.roster.entries.items()
+        }
+        self.feed(t.RosterChanged(views))
+
+    def received(self, link: Link, sender: bytes, data: bytes, payload: bytes) -> None:
+        """One frame came over a link."""
+        self._do(self.life, self._received, link, sender, data, payload)
+
+    def _received(self, link: Link, sender: bytes, data: bytes, payload: bytes) -> None:
+        now = self.engine.now
+        frame = wire.decode_frame(data[wire.LENGTH_BYTES :])
+        kind = frame.WhichOneof("message")
+        if self.links.get(sender) is not link:
+            if kind != "hello" or link.up[link.side(self)]:
+                return  # of a link that is over here
+            link.up[link.side(self)] = True
+            self.links[sender] = link
+            self.roster.up(sender, frame.hello, now)
+            self.engine.say("{} is linked to {}", self.name, self.others[sender].name)
+            self.roster_changed()
+            return
+        self.roster.seen(sender, now)
+        if kind == "heartbeat":
+            if self.roster.heard(sender, frame.heartbeat.status, now):
+                self.roster_changed()
+        elif self.running and kind != "hello":
+            self.engine.say("{} <- {}: {}", self.name, self.others[sender].name, kind)
+            self.driver.received(sender, frame, payload)

@@ -1,0 +1,112 @@
+"""What a seed stands for: a swarm, and what befalls it. Drawn once, before anything happens."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from atoll.daemon.simulate import liar
+from atoll.daemon.simulate.node import Traits
+
+QUIET_AT_S = 32.0
+"""All faults are over by then."""
+KINDS = {
+    "kill": 4,
+    "power": 3,
+    "torn": 2,
+    "stall": 3,
+    "hang_up": 3,
+    "partition": 3,
+    "unreachable": 2,
+    "slow": 2,
+    "full": 2,
+    "flip": 1,
+    "trainer": 2,
+    "duplicates": 1,
+    "narrow": 1,
+}
+"""Kinds of faults and how often each comes."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """At `at_s`, for `for_s`; `nodes` in an order in which the fault takes as many as it needs."""
+
+    at_s: float
+    for_s: float
+    kind: str
+    nodes: tuple[int, ...]
+    amount: float
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`starts`: when each node starts first; those after 0 come with empty disks. `gone`: never come back."""
+
+    traits: tuple[Traits, ...]
+    starts: tuple[float, ...]
+    min_peers: int
+    latency_s: tuple[float, float]
+    liar: int | None
+    lie: str
+    gone: frozenset[int]
+    faults: tuple[Fault, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.traits)
+
+
+def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenario:
+    """A scenario; `kinds`: only these faults (none at all where it is empty)."""
+    size = chance.randint(3, 9)
+    joiners = chance.choice((0, 0, 1, 1, 2)) if size > 3 else 0
+    starts = [0.0] * (size - joiners) + [chance.uniform(2, QUIET_AT_S - 4) for _ in range(joiners)]
+    liar_at = chance.randrange(1, size) if size >= 4 and chance.random() < 0.25 else None
+    gone = frozenset(k for k in range(1, size) if chance.random() < 0.05)
+    latency = chance.choice(((0.0005, 0.002), (0.005, 0.03), (0.03, 0.12)))
+    allowed = tuple(KINDS) if kinds is None else kinds
+    if kinds is not None:
+        liar_at, gone = None, frozenset()
+    return Scenario(
+        traits=tuple(_traits(chance) for _ in range(size)),
+        starts=tuple(starts),
+        min_peers=chance.randint(1, size - joiners),
+        latency_s=latency,
+        liar=liar_at,
+        lie=chance.choice(liar.KINDS),
+        gone=gone,
+        faults=tuple(_faults(chance, size, allowed)),
+    )
+
+
+def _traits(chance: random.Random) -> Traits:
+    inner = chance.uniform(0.8, 1.6)
+    speed = 10 ** chance.uniform(4.5, 6.5)
+    return Traits(
+        inner_s=(inner, 1.3 * inner),
+        work_s=(0.005, chance.choice((0.02, 0.1))),
+        upload_bps=speed,
+        download_bps=speed * chance.uniform(1, 8),
+        interval=chance.choice((1, 1, 3)),
+    )
+
+
+def _faults(chance: random.Random, size: int, allowed: tuple[str, ...]) -> list[Fault]:
+    at = chance.uniform(0.5, 4)
+    faults = []
+    while allowed and at < QUIET_AT_S - 2:
+        weights = [KINDS[kind] for kind in allowed]
+        nodes = list(range(size))
+        chance.shuffle(nodes)
+        faults.append(
+            Fault(
+                at_s=at,
+                for_s=min(chance.choice((0.3, 1, 3, 6, 13)) * chance.uniform(0.7, 1.3), QUIET_AT_S - at),
+                kind=chance.choices(allowed, weights)[0],
+                nodes=tuple(nodes),
+                amount=chance.random(),
+            )
+        )
+        at += chance.expovariate(1 / 2.5)
+    return faults

@@ -1,0 +1,265 @@
+"""One node's outer state on its simulated disk: checkpoints, the shipping replay log, the outer step.
+
+The synchronous twin of daemon/rounds/outer_state.py: same order of writes, same checks, small vectors. A
+checkpoint is a digest, the content that is the same on all nodes (what peers fetch), and what only this node
+knows (which commits it holds for certified). Whatever is damaged is passed over for what came before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from atoll.daemon.simulate import facts
+from atoll.daemon.storage.disk import Disk
+from atoll.daemon.storage.round_log import RoundLog, RoundLogError
+from atoll.protocol import chain as chains
+from atoll.protocol import forks
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import Head
+from atoll.protocol.outer import outer_step
+from atoll.protocol.round.commit import electorate
+from atoll.protocol.signing import Keyring
+
+KEEP = 3
+CHECKPOINTS = Path("checkpoints")
+ROUNDS = Path("rounds")
+
+
+class Damaged(ValueError):
+    """A checkpoint that is not whole."""
+
+
+class Store:
+    """Parameters, momentum, head and chain of one node; `saved` are its checkpoints by version."""
+
+    def __init__(self, disk: Disk, keyring: Keyring, genesis: Head, interval: int) -> None:
+        self.disk = disk
+        self.parameters = np.zeros(facts.CHUNKS.total, np.float32)
+        self.momentum = np.zeros_like(self.parameters)
+        self.head = genesis
+        self.chain: forks.Chain = (forks.link_of(genesis),)
+        self.saved: dict[int, bytes] = {}
+        self.log = RoundLog(ROUNDS, facts.CHUNKS, facts.CODEC, disk)
+        self._keyring = keyring
+        self._interval = interval
+        self._scratch = np.empty(facts.VALUES, np.float32)
+
+    # ---- checkpoints
+
+    def path(self, version: int) -> Path:
+        return CHECKPOINTS / f"{version:06d}"
+
+    def _versions(self) -> list[int]:
+        return sorted((int(name) for name in self.disk.names(CHECKPOINTS)), reverse=True)
+
+    def content(self) -> bytes:
+        """The state as every node at this head writes it."""
+        about = {
+            "version": self.head.version,
+            "digest": self.head.digest.hex(),
+            "tokens": self.head.cumulative_tokens,
+            "electorate": [peer.hex() for peer in self.head.electorate],
+            "chain": [[link.version, link.digest.hex(), link.cumulative_tokens] for link in self.chain],
+        }
+        head = json.dumps(about, separators=(",", ":")).encode()
+        return struct.pack(">I", len(head)) + head + self.parameters.tobytes() + self.momentum.tobytes()
+
+    def save(self) -> None:
+        """Writes a checkpoint of the head and forgets old ones. Raises AtollError."""
+        content = self.content()
+        certified = bytes(link.certified for link in self.chain)
+        body = struct.pack(">I", len(content)) + content + certified
+        self.disk.write(self.path(self.head.version), hashlib.sha256(body).digest() + body)
+        self.saved[self.head.version] = hashlib.sha256(content).digest()
+        self._thin(self._versions()[KEEP:])
+
+    def save_if_due(self) -> None:
+        if self.head.version % self._interval == 0:
+            self.save()
+
+    def _thin(self, versions: Iterable[int]) -> None:
+        for version in versions:
+            self.disk.unlink(self.path(version))
+            self.saved.pop(version, None)
+
+    def read_checkpoint(self, version: int) -> tuple[bytes, bytes]:
+        """Content and what this node knew of it. Raises Damaged."""
+        try:
+            data = self.disk.read(self.path(version))
+        except FileNotFoundError as error:
+            raise Damaged("no such checkpoint") from error
+        digest, body = data[:32], data[32:]
+        if hashlib.sha256(body).digest() != digest:
+            raise Damaged("a checkpoint without the bits it was saved with")
+        (size,) = struct.unpack(">I", body[:4])
+        return body[4 : 4 + size], body[4 + size :]
+
+    def adopt(self, content: bytes, certified: bytes = b"") -> None:
+        """Takes a state over. Raises Damaged, and has then changed nothing."""
+        state = parse_state(content)
+        flags = certified or bytes(len(state.chain))
+        self.chain = tuple(
+            replace(link, certified=bool(flag) or not link.version)
+            for link, flag in zip(state.chain, flags, strict=True)
+        )
+        self.head = replace(state.head, certified=self.chain[0].certified)
+        np.copyto(self.parameters, state.parameters)
+        np.copyto(self.momentum, state.momentum)
+
+    def restore(self) -> list[pb.Commit] | None:
+        """The newest whole checkpoint, and the commits after it; None where there is none."""
+        found = False
+        for version in self._versions():
+            try:
+                content, certified = self.read_checkpoint(version)
+            except Damaged:
+                self.disk.unlink(self.path(version))
+                continue
+            self.saved[version] = hashlib.sha256(content).digest()
+            if not found:
+                self.adopt(content, certified)
+                found = True
+        return self._replay() if found else None
+
+    def _replay(self) -> list[pb.Commit]:
+        replayed: list[pb.Commit] = []
+        while True:
+            version = self.head.version + 1
+            try:
+                record = self.log.read(version)
+                decided = record is not None
+                record = record or self.log.voted(version)
+                if record is None:
+                    return replayed
+                commit, certified = self.check(record)
+                self.log.check_payload(version, commit)
+            except RoundLogError:
+                return replayed
+            if not decided:
+                # The vote was sent, or may have been: others may hold a majority. Never vote twice.
+                self.decide(record.commit, tuple(record.votes))
+            self.apply(record.commit, certified)
+            replayed.append(commit)
+
+    # ---- forward
+
+    def check(self, record: pb.RoundRecord) -> tuple[pb.Commit, bool]:
+        """The commit in a record, and whether its votes certify it. Raises RoundLogError."""
+        signed, head = record.commit, self.head
+        if not self._keyring.verify("commit", signed):
+            raise RoundLogError("the commit is not signed")
+        try:
+            commit = pb.Commit.FromString(signed.body)
+            votes = [(v.signer, pb.Vote.FromString(v.body)) for v in record.votes if self._is_vote(v)]
+        except DecodeError as error:
+            raise RoundLogError("the commit or a vote for it is not readable") from error
+        if commit.swarm_id != facts.SWARM or commit.version != head.version + 1:
+            raise RoundLogError("the commit is of another version")
+        if commit.session.parent != head.digest or commit.session.leader != signed.signer:
+            raise RoundLogError("the commit does not follow this head")
+        if len(commit.chunks) != facts.COUNT:
+            raise RoundLogError("the commit has another table of chunks")
+        if any(i >= len(commit.contributors) for chunk in commit.chunks for i in chunk.contributors):
+            raise RoundLogError("the commit names contributors that it does not list")
+        digest = chains.commit_digest(signed.body)
+        voters = {signer for signer, vote in votes if vote.commit == digest}
+        counted = len(voters & set(head.electorate))
+        return commit, chains.is_majority(counted, len(head.electorate))
+
+    def _is_vote(self, signed: pb.Signed) -> bool:
+        return self._keyring.verify("vote", signed)
+
+    def decide(self, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
+        """Makes a commit durable as the next version. Raises AtollError."""
+        self.log.decide(self.head.version + 1, commit, votes, max(self.saved, default=0))
+
+    def apply(self, signed: pb.Signed, certified: bool) -> Head:
+        """One outer step with the kept results of a commit."""
+        commit = pb.Commit.FromString(signed.body)
+        for chunk, committed in enumerate(commit.chunks):
+            if not committed.contributors:
+                continue
+            span = facts.CHUNKS.span(chunk)
+            mean = np.frombuffer(self.log.get(commit.version, chunk), np.float32)
+            lr = commit.outer_lr
+            outer_step(self.parameters[span], self.momentum[span], mean, lr, facts.MOMENTUM, self._scratch)
+        self.head = Head(
+            version=self.head.version + 1,
+            digest=chains.next_digest(self.head.digest, signed.body),
+            electorate=electorate(commit),
+            certified=certified,
+            cumulative_tokens=int(commit.cumulative_tokens),
+        )
+        self.chain = forks.extend(self.chain, forks.link_of(self.head))
+        return self.head
+
+    def certify(self, known: set[bytes]) -> None:
+        """Others know that these commits are certified."""
+        if any(link.digest in known and not link.certified for link in self.chain):
+            self.chain = forks.certify(self.chain, known)
+            self.head = replace(self.head, certified=self.chain[0].certified)
+
+    def take_over(self, content: bytes) -> None:
+        """Another chain's state becomes ours. Raises Damaged and AtollError.
+
+        First the new checkpoint, then what it replaces goes: in between, either is whole.
+        """
+        self.adopt(content)
+        self.save()
+        self._thin([version for version in self._versions() if version > self.head.version])
+        self.log.clear()
+
+    def serve(self, kind: str, version: int) -> bytes | None:
+        """What a peer may fetch."""
+        try:
+            if kind == "checkpoint":
+                return self.read_checkpoint(version)[0]
+            return self.disk.read(self.log.path(version, kind)) if version <= self.head.version else None
+        except (Damaged, FileNotFoundError):
+            return None
+
+    def bits(self) -> bytes:
+        """What equal digests must have in common."""
+        return hashlib.sha256(self.parameters.tobytes() + self.momentum.tobytes()).digest()
+
+
+@dataclass(frozen=True)
+class State:
+    """A parsed checkpoint."""
+
+    head: Head
+    chain: forks.Chain
+    parameters: np.ndarray
+    momentum: np.ndarray
+
+
+def parse_state(content: bytes) -> State:
+    """A state from a disk or a peer. Raises Damaged."""
+    size = 4 * facts.CHUNKS.total
+    try:
+        (length,) = struct.unpack(">I", content[:4])
+        about = json.loads(content[4 : 4 + length])
+        tensors = content[4 + length :]
+        if len(tensors) != 2 * size:
+            raise Damaged("a state of another size")
+        head = Head(
+            version=int(about["version"]),
+            digest=bytes.fromhex(about["digest"]),
+            electorate=tuple(bytes.fromhex(peer) for peer in about["electorate"]),
+            certified=False,
+            cumulative_tokens=int(about["tokens"]),
+        )
+        chain = tuple(forks.Link(int(v), bytes.fromhex(d), False, int(n)) for v, d, n in about["chain"])
+    except (struct.error, KeyError, TypeError, ValueError) as error:
+        raise Damaged("a state that is not readable") from error
+    return State(
+        head, chain, np.frombuffer(tensors[:size], np.float32), np.frombuffer(tensors[size:], np.float32)
+    )
