@@ -23,7 +23,7 @@ from atoll.protocol.chain import Head, leader_of
 from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 from atoll.protocol.round.door import Door, Verdict
-from atoll.protocol.round.pace import Pace
+from atoll.protocol.round.legs import Legs
 from atoll.protocol.round.session import Session
 from atoll.protocol.round.stash import Early, Stash, session_of
 from atoll.protocol.signing import Keyring
@@ -51,11 +51,7 @@ class RoundMachine:
         self.session: Session | None = None
         self.applying = False
         self._door = Door(config.grace_floor_s, config.grace_cap_s)
-        caps = {"scatter": config.scatter_s, "reduce": config.reduce_s, "vote": config.vote_s}
-        self._paces = {
-            leg: Pace(min(config.leg_floor_s, cap), cap, margin=2.0, deviations=6.0)
-            for leg, cap in caps.items()
-        }
+        self._legs = Legs(config)
         keep_s = config.scatter_s + config.reduce_s
         self._stash = Stash(config.stash_events, config.stash_bytes, keep_s)
         self._peers: Mapping[bytes, t.PeerView] = {}
@@ -271,7 +267,7 @@ class RoundMachine:
         furthest = max(r.next_view for r in ready.values())
         view = max(self._next_view, min(furthest, self._next_view + plans.MAX_VIEW_JUMP))
         plan = plans.make_plan(
-            self._config, self.head, self._me, ready, here, view, self._durations(), self._no_owners
+            self._config, self.head, self._me, ready, here, view, self._legs.durations(), self._no_owners
         )
         self._door.closed(self.head.digest, ready)
         return [*self._announce(plan), *self._accept(plan, now)]
@@ -281,20 +277,16 @@ class RoundMachine:
         others = tuple(sorted(plans.members_of(plan) - {self._me}))
         return [t.Send(others, pb.Frame(plan=signed))]
 
-    def _durations(self) -> tuple[float, float, float]:
-        scatter, reduce, vote = (self._paces[leg].patience_s() for leg in ("scatter", "reduce", "vote"))
-        return scatter, reduce, vote
-
     def _continue(self, session: Session, held: Mapping[int, bytes], now: float) -> list[t.Effect]:
         """Goes on with a session whose leader or owner has left, under a plan of this node's."""
         lacking = set(session.exchange.missing_results()) - held.keys()
         open_chunks = {chunk for chunk in lacking if session.exchange.owner(chunk) not in session.able}
         able = session.able or {self._me}
         view = self._next_view
-        plan = plans.continue_plan(session.plan, self._me, view, able, open_chunks, self._durations())
+        plan = plans.continue_plan(session.plan, self._me, view, able, open_chunks, self._legs.durations())
         missing = session.exchange.index.keys() - session.able
         effects = session.end("aborted", _goes_on(session, view), now, missing)
-        self._learn(session)
+        self._legs.learn(session)
         return effects + self._announce(plan) + self._accept(plan, now, session, held)
 
     def _ready(self) -> pb.Ready:
@@ -341,7 +333,7 @@ class RoundMachine:
             return self._accept(plan, now)
         if plan.HasField("continues") and session.exchange.knows(plan.continues):
             effects = session.aborted(_goes_on(session, plan.session.view), now)
-            self._learn(session)
+            self._legs.learn(session)
             return effects + self._accept(plan, now, session)
         give_up = session.abort if session.leads else session.aborted
         return give_up("a newer plan came", now) + self._accept(plan, now)
@@ -374,17 +366,6 @@ class RoundMachine:
         effects = self.session.start(now, held)
         return effects + self._replay(now)
 
-    def _learn(self, session: Session) -> None:
-        """The next plans give the legs what they took in this session."""
-        assert session.report is not None
-        complete = {
-            "scatter": not session.exchange.late,
-            "reduce": not session.hurried,
-            "vote": session.report.outcome != "provisional",
-        }
-        for leg, pace in self._paces.items():
-            pace.saw(session.arrivals[leg], complete[leg])
-
     def _replay(self, now: float) -> list[t.Effect]:
         effects: list[t.Effect] = []
         for since, event in self._stash.take_all():
@@ -407,7 +388,7 @@ class RoundMachine:
     def _session_over(self, session: Session, now: float) -> list[t.Effect]:
         """Leaves an ended session: to apply its commit, or to try again."""
         assert session.report is not None
-        self._learn(session)
+        self._legs.learn(session)
         self.session = None
         self.applying = session.report.outcome in ("certified", "provisional")
         if self.applying:

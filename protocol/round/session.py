@@ -18,14 +18,14 @@ A session ends once, as `certified`, `provisional` (this node holds the commit, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.chain import Head, commit_digest
+from atoll.protocol.chain import Head
+from atoll.protocol.round.agreement import Agreement
 from atoll.protocol.round.ballot import Ballot
-from atoll.protocol.round.commit import CommitError, accepted_tokens, check_commit, make_commit
-from atoll.protocol.round.exchange import Exchange, session_key
+from atoll.protocol.round.commit import accepted_tokens, make_commit
+from atoll.protocol.round.exchange import Exchange
 from atoll.protocol.round.salvage import ANSWER_PART, Salvage, successor
 from atoll.protocol.round.types import (
     Apply,
@@ -38,7 +38,6 @@ from atoll.protocol.round.types import (
     Ended,
     HoldingReceived,
     InquiryReceived,
-    Persist,
     Reduce,
     ResultArrived,
     RoundConfig,
@@ -51,9 +50,6 @@ from atoll.protocol.round.types import (
     WantReceived,
 )
 from atoll.protocol.signing import Keyring
-
-WANT_AFTER = 0.1
-"""Part of the voting time after which results that are still missing are asked for."""
 
 
 class Session:
@@ -78,7 +74,8 @@ class Session:
         self.plan = plan
         self.id = plan.session
         self.exchange: Exchange = Exchange(plan, self._me, previous.exchange if previous else None)
-        self.ballot: Ballot = previous.ballot if previous else Ballot(head.electorate)
+        ballot = previous.agreement.ballot if previous else Ballot(head.electorate)
+        self.agreement: Agreement = Agreement(keyring, head, self.exchange, ballot)
         self.unfit: set[bytes] = {*previous.unfit} if previous else set()
         """Members that were too slow as owners: they own nothing in sessions that continue this one."""
         self.trouble = ""
@@ -89,25 +86,22 @@ class Session:
         """Set when this node has to go on with the session under a new plan: who holds what it lacks."""
         self._salvage: Salvage | None = None
         self._fetching: dict[int, bytes] = {}
-        self._early: dict[bytes, list[int]] = {}  # what members told before this node asked
+        self._early: dict[bytes, set[int]] = {}  # what members told before this node asked
         self._told: bytes | None = None
-        self.commit: tuple[pb.Commit, pb.Signed, bytes] | None = None
-        self.persisting = False
-        self.voted = False
         self.report: SessionReport | None = None
         self.blamed: frozenset[bytes] = frozenset()
         self.scatter_at = now + plan.scatter_s
         self.reduce_at = self.scatter_at + plan.reduce_s
-        self.vote_at = math.inf
-        self.want_at = math.inf
         self.give_up_at = self.reduce_at + plan.vote_s
-        self._asked: dict[int, bytes] = {}
-        self._patient = True
-        self._passed_on = False
         self._began = now
         self._marks: dict[str, float] = {}
         self.arrivals: dict[str, list[float]] = {"scatter": [], "reduce": [], "vote": []}
         """Seconds that contributions, results and votes took to come, for the durations of the next plan."""
+
+    @property
+    def commit(self) -> tuple[pb.Commit, pb.Signed, bytes] | None:
+        """The commit that was seen: message, signed, its digest."""
+        return self.agreement.commit
 
     @property
     def leads(self) -> bool:
@@ -134,7 +128,7 @@ class Session:
     def deadline(self) -> float:
         """When `tick` has something to do."""
         if self.commit is not None:
-            return min(self.vote_at, self.want_at)
+            return self.agreement.deadline()
         if self._salvage is not None:
             times = [self._salvage.deadline]
         else:
@@ -213,7 +207,7 @@ class Session:
         if not missing:
             self._marks.setdefault("reduce_s", now)
         if self.commit is not None:
-            return self._seek(now)
+            return self._agreed(self.agreement.seek(self._live), now)
         if missing or not self.leads:
             return []
         if not self.exchange.contributed():
@@ -226,94 +220,30 @@ class Session:
         ]
 
     def proposed(self, event: CommitReceived, now: float) -> list[Effect]:
-        # Its own session's, or an earlier one's that this one continues.
-        if event.signed.signer != event.message.session.leader:
-            return [Dropped(event.sender, "commit that is not by the session's leader")]
-        if self.commit is not None:
-            same = self.commit[1].body == event.signed.body
-            return [] if same else [Dropped(event.sender, "second, different commit in one session")]
-        try:
-            check_commit(self.head, self.exchange, event.message)
-        except CommitError as error:
-            return [Dropped(event.sender, str(error))]
-        self.commit = (event.message, event.signed, commit_digest(event.signed.body))
-        self.vote_at = now + self.plan.vote_s
-        # A commit is small and overtakes the last results: they get a moment before they are asked for.
-        self.want_at = now + self.plan.vote_s * WANT_AFTER
-        self._marks["propose_s"] = now
-        effects: list[Effect] = []
-        if session_key(event.message.session) != session_key(self.id) and self.leads:
-            effects += self._pass_on(True)
-        return effects + self._pass_on(self.id.leader not in self._live) + self._seek(now)
-
-    def _seek(self, now: float) -> list[Effect]:
-        """Puts the commit on stable storage once all of it is here; asks for what does not come by itself."""
-        assert self.commit is not None
-        if self.persisting:
-            return []
-        message, signed, _ = self.commit
-        lacking = self.exchange.mismatched(message)
-        if not lacking:
-            self.persisting, self.want_at = True, math.inf
-            return [Persist(self.id, signed)]
-        # A held result that differs gives way to the commit's; one whose owner is gone is not on its way.
-        other = self.exchange.forget(lacking)
-        gone = {chunk for chunk in lacking if self.exchange.owner(chunk) not in self._live}
-        holder = self._holder()
-        due = [
-            chunk
-            for chunk in lacking
-            if (chunk in other | gone or not self._patient) and self._asked.get(chunk) != holder
-        ]
-        if holder is None or not due:
-            return []
-        self._asked.update(dict.fromkeys(due, holder))
-        return [Send((holder,), pb.Frame(want=pb.Want(session=self.id, chunks=due)))]
-
-    def _holder(self) -> bytes | None:
-        """A live member that holds all of the commit: its leader, else a voter."""
-        assert self.commit is not None
-        voters = [bytes(signed.signer) for signed in self.ballot.votes(self.commit[2])]
-        holders = [peer for peer in (bytes(self.id.leader), *voters) if peer in self._live]
-        return next((peer for peer in holders if peer != self._me), None)
+        return self._agreed(self.agreement.propose(event, self._live, now), now)
 
     def persisted(self, now: float) -> list[Effect]:
-        assert self.commit is not None
-        self.voted = True
         self._marks["persist_s"] = now
-        if self._me not in self.head.electorate:
-            return self._count(now)  # it holds the commit, but has no vote on it
-        vote = pb.Vote(session=self.commit[0].session, commit=self.commit[2])
-        signed = self._keyring.sign("vote", vote.SerializeToString(deterministic=True))
-        self.ballot.put(self.commit[2], signed)
-        return [Send(self.others, pb.Frame(vote=signed)), *self._count(now)]
+        return self._agreed(self.agreement.persisted(self._live), now)
 
     def vote(self, event: VoteReceived, now: float) -> list[Effect]:
         if self.commit is not None:
-            self.arrivals["vote"].append(now - self._marks["propose_s"])
-        reason = self.ballot.put(bytes(event.message.commit), event.signed)
-        if reason:
-            return [Dropped(event.sender, reason)]
-        return [] if self.commit is None else self._seek(now) + self._count(now)
+            self.arrivals["vote"].append(now - self.agreement.since)
+        return self._agreed(self.agreement.vote(event, self._live), now)
 
-    def _count(self, now: float) -> list[Effect]:
+    def _agreed(self, effects: list[Effect], now: float) -> list[Effect]:
+        """Draws the consequence when it is decided what becomes of the commit."""
+        if self.agreement.outcome is None:
+            return effects
         assert self.commit is not None
-        if not self.voted:
-            return []
-        if self.ballot.certified(self.commit[2]):
-            return self._apply("certified", "a majority holds it", now)
-        if not set(self.ballot.missing()) & self._live:
-            return self._apply("provisional", "the voters that are missing have left", now)
-        return []
-
-    def _apply(self, outcome: str, reason: str, now: float) -> list[Effect]:
-        assert self.commit is not None
+        outcome, reason = self.agreement.outcome
+        missing = self.agreement.ballot.missing() if outcome == "provisional" else ()
+        effects = effects + self.end(outcome, reason, now, missing)
+        if outcome == "missed":
+            return effects
         _, signed, digest = self.commit
-        missing = () if outcome == "certified" else self.ballot.missing()
-        return [
-            *self.end(outcome, reason, now, missing),
-            Apply(signed, self.ballot.votes(digest), outcome == "certified", self.head),
-        ]
+        votes = self.agreement.ballot.votes(digest)
+        return [*effects, Apply(signed, votes, outcome == "certified", self.head)]
 
     # ---- time, loss and the end
 
@@ -324,8 +254,8 @@ class Session:
         self.exchange.lose(lost)
         effects = self._reduce_due()
         if self.commit is not None:
-            gone = self.id.leader not in self._live
-            return [*effects, *self._pass_on(gone), *self._seek(now), *self._count(now)]
+            effects += self.agreement.pass_on(self._live) + self.agreement.changed(self._live)
+            return self._agreed(effects, now)
         if self.id.leader not in self._live:
             self.trouble = self.trouble or "the leader left"
         if self.leader != self._me:
@@ -335,14 +265,6 @@ class Session:
             effects += self._ask(now)
         return effects + self._salvaged(now)
 
-    def _pass_on(self, leader_lost: bool) -> list[Effect]:
-        """Sends the commit to everyone, once: its leader may have left before it did."""
-        if not leader_lost or self._passed_on:
-            return []
-        assert self.commit is not None
-        self._passed_on = True
-        return [Send(self.others, pb.Frame(commit=self.commit[1]))]
-
     def declined(self, peer: bytes, now: float) -> list[Effect]:
         """A member says that it takes no part: nobody waits for it."""
         self._declined.add(peer)
@@ -350,7 +272,7 @@ class Session:
 
     def tick(self, now: float) -> list[Effect]:
         if self.commit is not None:
-            return self._tick_commit(now)
+            return self._agreed(self.agreement.tick(self._live, now), now)
         effects: list[Effect] = []
         if now >= self.scatter_at:
             self.exchange.expire()
@@ -421,8 +343,7 @@ class Session:
             return [Dropped(event.sender, "holding of a node outside the session")]
         if self.commit is not None:
             return [Send((event.sender,), pb.Frame(commit=self.commit[1]))]
-        chunks = [chunk for chunk in event.message.chunks if chunk < len(self.plan.owners)]
-        self._early.setdefault(event.sender, []).extend(chunks)
+        self._early[event.sender] = {c for c in event.message.chunks if c < len(self.plan.owners)}
         if self._salvage is None:
             return []  # this node still has its leader; it may notice in a moment
         return self._salvaged(now)
@@ -444,16 +365,6 @@ class Session:
         self.resume = {chunk: holder for chunk, holder in holders.items() if holder is not None}
         return []
 
-    def _tick_commit(self, now: float) -> list[Effect]:
-        if now >= self.vote_at:
-            if self.voted:
-                return self._apply("provisional", "no majority answered in time", now)
-            return self.end("missed", "results of the commit did not come in time", now, ())
-        if now < self.want_at:
-            return []
-        self.want_at, self._patient = math.inf, False
-        return self._seek(now)
-
     def abort(self, reason: str, now: float, missing: Collection[bytes] = ()) -> list[Effect]:
         """The leader ends its session without a commit and tells everyone."""
         frame = pb.Frame(abort=pb.Abort(session=self.id, reason=reason, missing=sorted(missing)))
@@ -469,6 +380,8 @@ class Session:
         planned = tuple(self.exchange.index)
         contributed = self.exchange.contributed() if outcome != "aborted" else set()
         lost = (set(planned) - self._live) | set(missing)
+        if self.commit is not None:
+            self._marks["propose_s"] = self.agreement.since
         self._marks["end_s"] = now
         self.report = SessionReport(
             session=self.id,

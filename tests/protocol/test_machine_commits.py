@@ -144,7 +144,7 @@ def test_missing_results_get_a_moment_and_are_then_asked_for_once(member: Bench)
     assert want.peers == (FIRST,) and list(want.frame.want.chunks) == [0, 1, 2]
     assert member.machine.deadline() == 110.0
     assert frames(member.results(), "want") == []
-    assert member.session.persisting
+    assert member.session.agreement.persisting
 
 
 def test_a_result_that_differs_from_the_commit_is_asked_for_at_once(member: Bench):

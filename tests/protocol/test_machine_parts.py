@@ -15,7 +15,14 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.round import types as t
 from atoll.protocol.round.ballot import Ballot
-from atoll.protocol.round.commit import CommitError, accepted_tokens, check_commit, electorate, make_commit
+from atoll.protocol.round.commit import (
+    CommitError,
+    accepted_tokens,
+    check_commit,
+    contribution_of,
+    electorate,
+    make_commit,
+)
 from atoll.protocol.round.door import MAX_READY, Door
 from atoll.protocol.round.exchange import Exchange
 from atoll.protocol.round.plan import (
@@ -360,6 +367,16 @@ def test_a_commit_that_breaks_a_rule_is_refused_with_its_reason(
 
 
 # ---- votes
+
+
+def test_a_node_finds_its_contribution_in_a_commit():
+    commit = pb.Commit(
+        contributors=[pb.Contributor(peer=A, tokens=7), pb.Contributor(peer=B, tokens=9)],
+        chunks=[pb.CommittedChunk(contributors=[0, 1]), pb.CommittedChunk(contributors=[1])],
+    )
+    assert contribution_of(commit, A) == (7, [0])
+    assert contribution_of(commit, B) == (9, [0, 1])
+    assert contribution_of(commit, C) == (0, [])
 
 
 def test_votes_count_once_and_only_for_the_electorate():

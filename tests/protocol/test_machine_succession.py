@@ -378,4 +378,4 @@ def test_a_leg_that_was_too_short_is_given_more_time():
     assert lates
     swarm.deliver = lambda a, b, frame: True
     for node in lates:
-        assert node.machine._durations()[0] == 2 * swarm.config.leg_floor_s
+        assert node.machine._legs.durations()[0] == 2 * swarm.config.leg_floor_s

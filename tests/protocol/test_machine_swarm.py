@@ -294,7 +294,7 @@ def test_voters_that_left_make_the_commit_provisional_at_once():
     swarm.run(reached(swarm, 1))
     survivor, other = swarm.nodes
     swarm.deliver = lambda a, b, frame: not frame.HasField("vote")
-    swarm.run(lambda: survivor.machine.session is not None and survivor.machine.session.voted)
+    swarm.run(lambda: survivor.machine.session is not None and survivor.machine.session.agreement.voted)
     swarm.kill(other)
     swarm.run(lambda: survivor.head.version == 2, limit_s=swarm.config.vote_s / 2)
     assert report(survivor, 2).outcome == "provisional"

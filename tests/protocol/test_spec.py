@@ -19,7 +19,7 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.codecs import CODECS, Int8Codec, aggregate
 from atoll.protocol.codecs.base import MAX_SCALE
 from atoll.protocol.outer import outer_step
-from atoll.protocol.round import pace, plan, salvage, session
+from atoll.protocol.round import agreement, pace, plan, salvage
 from atoll.protocol.round.plan import weights
 from atoll.protocol.round.types import RoundConfig
 from atoll.protocol.schema import ParameterSchema
@@ -110,7 +110,7 @@ def test_limits() -> None:
         1024,
         3600,
     )
-    assert (session.WANT_AFTER, salvage.ANSWER_PART) == (0.1, 0.5)
+    assert (agreement.WANT_AFTER, salvage.ANSWER_PART) == (0.1, 0.5)
     assert (pace.ENOUGH, forks.WINDOW) == (4, 16)
     fields = {f.name: f.default for f in dataclasses.fields(RoundConfig)}
     assert (fields["repeat_s"], fields["stash_events"], fields["stash_bytes"]) == (5, 4096, 64 << 20)
