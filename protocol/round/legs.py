@@ -1,4 +1,4 @@
-"""How long the legs of the next session may take: scatter, reduce, vote. Learned from the sessions that ended."""
+"""How long the legs of the next session may take, scatter, reduce and vote: learned from those that ended."""
 
 from __future__ import annotations
 
