@@ -138,6 +138,8 @@ class Swarm:
 
     def _flip(self, fault: Fault, victim: SimNode, other: SimNode) -> None:
         """A checkpoint, or a commit that a checkpoint covers, is damaged while the node is away."""
+        if not victim.alive:
+            return
         self._kill(fault, victim, other)
         saved = victim.store.saved
         if len(saved) > 1:

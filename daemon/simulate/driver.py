@@ -1,8 +1,8 @@
 """Carries out what the round machine asks for: the synchronous twin of daemon/rounds/driver.py and island.py.
 
 Codec and disk take their (virtual) time; the disk does one thing after the other, and what it did is told a
-moment later, so that a node can die in between. A disk that refuses is tried again where there is no way back,
-and costs the vote where there is.
+moment later, so that a node can die in between. A disk that refuses is tried again where there is no way
+back, and costs the vote where there is.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from atoll.daemon.simulate.node import SimNode
 
 DISK_RETRY_S = 1.0
+RETRY_S = 0.1
 TOKENS = (50, 150)
 STEPS = 10
 _CODEC = CODECS[facts.CODEC]()
@@ -57,6 +58,10 @@ class Driver:
         """The books are made durable, then the snapshot is offered."""
         node = self._node
         if phase != self._phase:
+            return
+        if node.recovery.fetching or node.machine.applying:
+            # The committed parameters are on the move: the snapshot has to wait for where they end.
+            node.later(RETRY_S, self._offer, phase)
             return
         try:
             offer = node.island.offer()
@@ -239,7 +244,6 @@ class Driver:
         head = node.store.apply(effect.commit, effect.certified)
         commit = pb.Commit.FromString(effect.commit.body)
         node.engine.say("{} applies version {}, {}", node.name, head.version, effect.certified)
-        node.oracle.moved(node, commit)
         node.feed(t.HeadChanged(head))
         node.tell_everyone()
         self.committed([(commit, head.digest)])

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from atoll.daemon.simulate.node import SimNode
 
 OUTCOMES = ("certified", "provisional", "aborted", "missed")
-SPARE_VERSIONS = 4
-"""A checkpoint may lag by an interval and by a disk that was full when it was due."""
+SPARE_VERSIONS = 8
+"""Versions are forgotten at the next commit: those that a late checkpoint covers are still here."""
 
 
 @dataclass

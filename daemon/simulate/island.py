@@ -45,6 +45,16 @@ class Entry:
     version: int
     digest: str
     amounts: list[int]
+    parent: str
+    tokens: int
+
+    @property
+    def offer(self) -> tuple[str, int]:
+        return self.parent, self.tokens
+
+    @property
+    def chunks(self) -> set[int]:
+        return {chunk for chunk, amount in enumerate(self.amounts) if amount}
 
 
 class Island:
@@ -131,9 +141,10 @@ class Island:
             pending = self.account.pending
             raise Violation("local progress", f"it carries {carried}, its account says {pending}")
         offer = Offer(self._store.head.digest.hex(), max(carried), carried, self.life)
-        self.offers = [*self.offers, offer][-KEEP_OFFERS:]
-        self._snapshot = self.local.clone()
+        if offer not in self.offers:  # the disk may have refused it before
+            self.offers = [*self.offers, offer][-KEEP_OFFERS:]
         self.save()
+        self._snapshot = self.local.clone()
         return offer
 
     def delta(self, chunk: int) -> float:
@@ -164,6 +175,8 @@ class Island:
 
     def _book(self, commit: pb.Commit, digest: bytes) -> list[int]:
         """Accepts this node's tokens in a commit; the chunks that the trainer of today contributed."""
+        if any(entry.digest == digest.hex() for entry in self.booked):
+            return []
         index = next((i for i, c in enumerate(commit.contributors) if c.peer == self._me), None)
         mine = [n for n, chunk in enumerate(commit.chunks) if index in chunk.contributors]
         if index is None or not mine:
@@ -174,24 +187,30 @@ class Island:
             raise Violation("account", f"version {commit.version} has {tokens} tokens that it never offered")
         amounts = [offer.carried[chunk] if chunk in mine else 0 for chunk in range(facts.COUNT)]
         living = offer.life == self.life
-        pending = self.account.pending
-        if not living:
-            # These were given up as lost or expired, and come back; what is carried now is something else.
-            self.account.pending, self.account.produced = (
-                [0] * facts.COUNT,
-                self.account.produced - sum(pending),
-            )
+        given_up = {chunk for e in self.orphaned if e.offer == (parent, tokens) for chunk in e.chunks}
         try:
             for chunk in mine:
-                self.account.accept(amounts[chunk], [chunk])
+                if living:
+                    self.account.accept(amounts[chunk], [chunk])
+                else:
+                    self._bring_back(amounts[chunk], chunk in given_up)
         except AccountError as error:
             raise Violation("account", f"version {commit.version}: {error}") from error
-        finally:
-            if not living:
-                self.account.produced += sum(pending)
-                self.account.pending = pending
-        self.booked = [*self.booked, Entry(int(commit.version), digest.hex(), amounts)][-KEEP_BOOKED:]
+        entry = Entry(int(commit.version), digest.hex(), amounts, parent, int(tokens))
+        self.orphaned = [e for e in self.orphaned if e.digest != entry.digest]
+        self.booked = [*self.booked, entry][-KEEP_BOOKED:]
         return mine if living else []
+
+    def _bring_back(self, amount: int, orphaned: bool) -> None:
+        """Tokens of an earlier life are accepted: they had been given up, or another chain had them."""
+        account = self.account
+        for pool in ("orphaned", "lost", "expired") if orphaned else ("lost", "expired", "orphaned"):
+            part = min(amount, getattr(account, pool))
+            setattr(account, pool, getattr(account, pool) - part)
+            account.accepted += part
+            amount -= part
+        if amount:
+            raise AccountError(f"{amount} tokens accepted that were never given up")
 
     def taken_over(self) -> None:
         """Another state was taken over: progress against the old anchor is given up."""
@@ -201,7 +220,7 @@ class Island:
         self.begin()
 
     def _reconcile(self) -> None:
-        """Commits that are no longer in the chain give their tokens back, and those that are again, take them."""
+        """Commits that left the chain give their tokens back; those that are in it again take them."""
         window = {link.version: link.digest.hex() for link in self._store.chain}
         oldest = min(window)
         gone = [e for e in self.booked if e.version >= oldest and window.get(e.version) != e.digest]

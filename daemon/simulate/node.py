@@ -84,7 +84,7 @@ class SimNode:
         """What a process holds in memory."""
         self.links: dict[bytes, Link] = {}
         self.roster = Roster()
-        self.store = Store(self.disk, self.keyring, self.genesis, self.traits.interval)
+        self.store = Store(self.disk, self.keyring, self.genesis, self.traits.interval, self._applied)
         self.island = Island(self.store, self.id, self.index)
         self.machine = RoundMachine(self.config, self.keyring, self.genesis)
         self.driver = Driver(self)
@@ -113,7 +113,7 @@ class SimNode:
         self.soon(self._restore)
 
     def _restore(self) -> None:
-        if self.store.restore() is None:
+        if not self.store.restore():
             self.recovery.join()
         else:
             self.begin_rounds()
@@ -134,6 +134,9 @@ class SimNode:
         self.roster_changed()
         self.tell_everyone()
         self.driver.train()
+
+    def _applied(self, commit: pb.Commit) -> None:
+        self.oracle.moved(self, commit)
 
     def kill(self, power: bool) -> None:
         """The process ends at once; with the power, unsynced writes may be gone."""

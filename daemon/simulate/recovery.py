@@ -64,6 +64,10 @@ class Recovery:
         self._behind_since: float | None = None
         self._distrusted: dict[bytes, float] = {}
 
+    @property
+    def fetching(self) -> bool:
+        return self._fetch is not None
+
     # ---- generators on virtual time
 
     def _begin(self, fetch: Fetch) -> None:
@@ -176,7 +180,7 @@ class Recovery:
     def _caught_up(
         self, missed: list[tuple[pb.Commit, bytes]], whole: bool, later: list[tuple[pb.Commit, bytes]]
     ) -> None:
-        """The trainer and its books follow; more steps behind than REPLAY_LIMIT, local progress is dropped."""
+        """The trainer and its books follow; more steps behind than REPLAY_LIMIT, local progress goes."""
         node = self._node
         node.tell_everyone()
         if missed:
@@ -210,5 +214,4 @@ class Recovery:
             store.apply(record.commit, certified)
             if certified:
                 node.oracle.certify(bytes(commit.session.parent), store.head.digest)
-            node.oracle.moved(node, commit)
             replayed.append((commit, store.head.digest))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +40,14 @@ class Damaged(ValueError):
 class Store:
     """Parameters, momentum, head and chain of one node; `saved` are its checkpoints by version."""
 
-    def __init__(self, disk: Disk, keyring: Keyring, genesis: Head, interval: int) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        keyring: Keyring,
+        genesis: Head,
+        interval: int,
+        applied: Callable[[pb.Commit], None] = lambda commit: None,
+    ) -> None:
         self.disk = disk
         self.parameters = np.zeros(facts.CHUNKS.total, np.float32)
         self.momentum = np.zeros_like(self.parameters)
@@ -49,6 +56,7 @@ class Store:
         self.saved: dict[int, bytes] = {}
         self.log = RoundLog(ROUNDS, facts.CHUNKS, facts.CODEC, disk)
         self._keyring = keyring
+        self._applied = applied
         self._interval = interval
         self._scratch = np.empty(facts.VALUES, np.float32)
 
@@ -114,8 +122,8 @@ class Store:
         np.copyto(self.parameters, state.parameters)
         np.copyto(self.momentum, state.momentum)
 
-    def restore(self) -> list[pb.Commit] | None:
-        """The newest whole checkpoint, and the commits after it; None where there is none."""
+    def restore(self) -> bool:
+        """The newest whole checkpoint, and the commits after it; False where there is none."""
         found = False
         for version in self._versions():
             try:
@@ -127,10 +135,11 @@ class Store:
             if not found:
                 self.adopt(content, certified)
                 found = True
-        return self._replay() if found else None
+        if found:
+            self._replay()
+        return found
 
-    def _replay(self) -> list[pb.Commit]:
-        replayed: list[pb.Commit] = []
+    def _replay(self) -> None:
         while True:
             version = self.head.version + 1
             try:
@@ -138,16 +147,15 @@ class Store:
                 decided = record is not None
                 record = record or self.log.voted(version)
                 if record is None:
-                    return replayed
+                    return
                 commit, certified = self.check(record)
                 self.log.check_payload(version, commit)
             except RoundLogError:
-                return replayed
+                return
             if not decided:
                 # The vote was sent, or may have been: others may hold a majority. Never vote twice.
                 self.decide(record.commit, tuple(record.votes))
             self.apply(record.commit, certified)
-            replayed.append(commit)
 
     # ---- forward
 
@@ -199,6 +207,7 @@ class Store:
             cumulative_tokens=int(commit.cumulative_tokens),
         )
         self.chain = forks.extend(self.chain, forks.link_of(self.head))
+        self._applied(commit)
         return self.head
 
     def certify(self, known: set[bytes]) -> None:
