@@ -1,7 +1,7 @@
 """What do lost contributions cost, and what should a worker do that missed a commit?
 
-Eight workers, each on its own stretch of the text (not shuffled: every worker reads other plays), H inner steps
-a round. In each round each worker's pseudo-gradient is lost with some probability, as when its line fails; it
+Eight workers, each on its own stretch of the text (not shuffled: each reads other plays), H inner steps a
+round. In each round each worker's pseudo-gradient is lost with some probability, as when its line fails; it
 still gets the commit. DiLoCo's own ablation (arXiv 2311.08105, section 3.2, "dropped communication") found
 2.1 % perplexity at 50 % for 150 M parameters. Three rules for its local progress:
 
@@ -127,9 +127,10 @@ def table(results: dict[Arm, float], rounds: int, steps: int) -> str:
     lines = [
         "# Lost contributions",
         "",
-        f"{WORKERS} workers on {WORKERS} stretches of the text, {rounds} rounds of {steps} steps, 0.1 M parameters,",
-        f"seeds {', '.join(map(str, seeds))}; made by `benchmarks/dropped_gradients.py`. Perplexity per byte and what it",
-        f"lacks to the run that loses nothing ({np.mean(base):.3f}: {', '.join(f'{b:.3f}' for b in base)}).",
+        f"{WORKERS} workers on {WORKERS} stretches of the text, {rounds} rounds of {steps} steps,",
+        f"0.1 M parameters, seeds {', '.join(map(str, seeds))}; made by `benchmarks/dropped_gradients.py`.",
+        "Perplexity per byte, and how much more it is than that of the run that loses nothing",
+        f"({np.mean(base):.3f}: {', '.join(f'{b:.3f}' for b in base)}).",
         "",
         "| rule | " + " | ".join(f"{rate:.0%} lost" for rate in RATES) + " |",
         "|---" * (len(RATES) + 1) + "|",
