@@ -18,6 +18,8 @@ from typing import Any
 from atoll.daemon.errors import AtollError, Exit
 
 ENVIRONMENT = "ATOLL_"
+MIN_STATE_RATE = 64 * 1024
+"""Slower than this, peers would believe that a transfer has stalled."""
 OTHER_VARIABLES = ("HOME", "TICKET", "TICKET_FILE", "TRAINER_FD")
 """ATOLL_… variables that are not settings: the data dir, the ticket, and the trainer's socket."""
 
@@ -44,6 +46,7 @@ class Settings:
     threads: int = setting(0, "CPU threads for training; 0: one for each core")
     shard: str = setting("auto", "which part of the text to train on: auto, or INDEX/COUNT")
     rounds: int = setting(0, "pause when this version is reached; 0: never")
+    state_rate: int = setting(0, "bytes per second for state and text, to peers and from them; 0: no cap")
     log_format: str = setting("text", "text or json")
     log_level: str = setting("info", "debug, info, warning or error")
     nat_port_map: bool = setting(False, "ask the router to forward the port (UPnP)")
@@ -125,6 +128,11 @@ def _check(s: Settings) -> None:
         (0 <= s.api_port < 65536, "api_port", "0 to 65535"),
         (s.rounds >= 0, "rounds", "0 or more"),
         (0 <= s.threads <= 1024, "threads", "0 to 1024"),
+        (
+            s.state_rate == 0 or s.state_rate >= MIN_STATE_RATE,
+            "state_rate",
+            f"0, or {MIN_STATE_RATE} or more",
+        ),
         (len(s.label.encode()) <= 64, "label", "at most 64 bytes"),
         (s.log_format in ("text", "json"), "log_format", "text or json"),
         (s.log_level in ("debug", "info", "warning", "error"), "log_level", "debug, info, warning or error"),

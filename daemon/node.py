@@ -281,6 +281,7 @@ class Node:
         self.recovery = Recovery(
             self.folder, self.manifest, self.host, self.neighbours, self.events, self.alerts, self.enter
         )
+        self.recovery.limit(self.settings.state_rate)
         undo.push_async_callback(self._say_goodbye)
         await self.neighbours.listen()
         self.finder.links = self.neighbours.links
@@ -302,9 +303,8 @@ class Node:
         status.version, status.digest, status.certified = head.version, head.digest, head.certified
         status.cumulative_tokens = head.cumulative_tokens
         status.chain.extend(forks.write_chain(outer.chain))
-        if outer.saved is not None:
-            status.checkpoint_version = outer.saved.head.version
-            status.checkpoint_state = outer.saved.state
+        for version, state in outer.held:
+            status.held.add(version=version, state=state)
         if island is not None:
             status.tokens_per_s = island.phase.tokens_per_s if island.paused is None else 0.0
             status.step, status.steps = island.phase.step, island.phase.steps

@@ -27,7 +27,10 @@ from atoll.daemon.storage.round_log import RoundLog
 from atoll.daemon.training import corpus
 from atoll.daemon.training.errors import CorpusError, SharedMemoryError
 from atoll.daemon.training.memory import SharedMemory
+from atoll.peers.fetching import Options
+from atoll.peers.identity import readable_name
 from atoll.peers.p2pd import Host
+from atoll.peers.pacing import RateCap
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
@@ -35,6 +38,8 @@ from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ParameterSchema
 
+AGREEMENT_S = 3.0
+"""A state that only one peer names is taken after so long, where there are others."""
 BEHIND_S = 3.0
 """A head that is ahead of ours for so long is fetched: a round under way would have brought it by then."""
 REPLAY_LIMIT = 3
@@ -67,6 +72,7 @@ class Recovery:
         self._events = events
         self._alerts = alerts
         self._enter = enter
+        self._cap = RateCap()
         self._distrusted: dict[bytes, float] = {}
         self._behind_since: float | None = None
 
@@ -83,6 +89,16 @@ class Recovery:
         await asyncio.sleep(RETRY_S if self._neighbours.links.peers else 0.25)
         self.retry_at = None
 
+    def limit(self, state_rate: int) -> None:
+        """Caps what states and texts take, in bytes per second each way; 0: no cap."""
+        self._cap, self._neighbours.files.cap = RateCap(state_rate), RateCap(state_rate)
+
+    def _options(self, candidates: Callable[[], list[bytes]]) -> Options:
+        return Options(candidates, self._progress, self._dropped, self._cap)
+
+    def _dropped(self, peer: bytes, reason: str) -> None:
+        self._events.emit("transfer", f"{readable_name(peer)} is not asked any more: {reason}.")
+
     # ---- at the start
 
     async def text(self) -> str | None:
@@ -96,8 +112,9 @@ class Recovery:
         while not await self._usable(path, data.digest):
             self._enter(State.FETCHING, f"the text {data.name} is on its way")
             try:
+                options = self._options(lambda: list(self._neighbours.links.peers))
                 holders = list(self._neighbours.links.peers)
-                await sync.fetch_data(self._host, holders, self._manifest, path, self._progress)
+                await sync.fetch_data(self._host, holders, self._manifest, path, options)
             except sync.SyncFailed as error:
                 await self._retry(State.CONNECTING, f"the text can't be had yet ({error})")
             self.fetched = None
@@ -123,6 +140,7 @@ class Recovery:
 
     async def state(self, memory: SharedMemory) -> OuterState:
         """The outer state, from this disk if there is any, else from peers."""
+        await asyncio.to_thread(checkpoints.tidy, self._folder.checkpoints)
         while (schema := self._schema()) is None:
             await self._fetch_checkpoint()
         rounds = RoundLog(self._folder.rounds, self._manifest.chunks, self._manifest.body.rounds.result_codec)
@@ -150,33 +168,70 @@ class Recovery:
                 self._events.emit("disk", f"Not used: {error}.")
         return None
 
-    def _holders(self) -> list[RosterEntry]:
-        """Peers with a checkpoint, the furthest first."""
-        holders = [e for e in self._neighbours.roster.entries.values() if e.status.checkpoint_state]
-        return sorted(holders, key=lambda e: -e.status.checkpoint_version)
+    def _trusted(self) -> list[RosterEntry]:
+        """Peers whose word counts."""
+        now = time.monotonic()
+        self._distrusted = {peer: until for peer, until in self._distrusted.items() if until > now}
+        entries = self._neighbours.roster.entries.values()
+        return [e for e in entries if e.status.state != pb.JOINING and e.peer not in self._distrusted]
+
+    def _holding(self, choice: sync.Choice) -> list[bytes]:
+        """Who may give a state: those who named it when it was chosen (what they deleted since they keep open
+        for a while), and those who name it now."""
+        return [
+            e.peer
+            for e in self._trusted()
+            if e.peer in choice.peers or any(held.state == choice.state for held in e.status.held)
+        ]
+
+    async def _agreed_state(self) -> sync.Choice:
+        """The state to fetch. One peer's word is taken where there is no other, or they don't agree."""
+        since = time.monotonic()
+        while True:
+            entries = self._trusted()
+            choice = sync.choose_state(entries, sync.begun(self._folder.checkpoints))
+            if choice is None:
+                await self._retry(State.CONNECTING, "no peer that is connected has the swarm's state")
+                since = time.monotonic()
+                continue
+            others = {bytes(peer) for e in entries for peer in (e.peer, *e.status.linked)}
+            if len(choice.peers) > 1 or others <= {*choice.peers, self._host.peer_id}:
+                return choice
+            if time.monotonic() - since >= AGREEMENT_S:
+                self._events.emit("transfer", f"Only {readable_name(choice.peers[0])} names this state.")
+                return choice
+            self._enter(State.CONNECTING, "a second peer that holds the same state is looked for")
+            await asyncio.sleep(0.25)
 
     async def _fetch_checkpoint(self) -> None:
-        """Puts the newest checkpoint of a peer into this data dir."""
+        """Puts a checkpoint that peers agree on into this data dir."""
         while True:
+            choice = await self._agreed_state()
             self._enter(State.FETCHING, "the swarm's state is on its way")
             try:
-                path = await sync.fetch_checkpoint(
-                    self._host, self._holders(), self._manifest, self._folder.checkpoints, self._progress
-                )
+                path = await self._fetched(choice)
             except sync.SyncFailed as error:
                 await self._retry(State.CONNECTING, f"the swarm's state can't be had yet ({error})")
                 continue
             self.fetched = None
-            found, _ = checkpoints.read_header(path, self._manifest.swarm_id)
-            path.replace(checkpoints.path_of(self._folder.checkpoints, found.head.version))
+            path.replace(checkpoints.path_of(self._folder.checkpoints, choice.version))
             return
+
+    async def _fetched(self, choice: sync.Choice) -> Path:
+        """The chosen state in a file. Raises SyncFailed; who lied is not believed for a while."""
+        options = self._options(lambda: self._holding(choice))
+        folder = self._folder.checkpoints
+        try:
+            return await sync.fetch_checkpoint(self._host, choice, self._manifest, folder, options)
+        except sync.SyncFailed as error:
+            self._distrusted.update(dict.fromkeys(error.liars, time.monotonic() + DISTRUST_S))
+            raise
 
     # ---- later
 
     def _better(self, outer: OuterState) -> RosterEntry | None:
         """The peer whose head this node should have, if any."""
-        now = time.monotonic()
-        self._distrusted = {peer: until for peer, until in self._distrusted.items() if until > now}
+        self._trusted()
         return self._neighbours.roster.to_follow(outer.chain, self._distrusted)
 
     async def keep_up(
@@ -206,7 +261,7 @@ class Recovery:
             if not forked:
                 whole = await self._replay_or_take_over(best, outer, driver.on_disk, replayed)
             else:
-                whole = await self._take_state_of(best, outer, driver.on_disk)
+                whole = await self._take_state_of(best, outer, driver.on_disk, -1)
         except (AtollError, OSError, TimeoutError) as error:
             self._told_trouble(error)
         finally:
@@ -247,21 +302,29 @@ class Recovery:
     ) -> bool:
         """Moves this head as far as it goes; whether a whole state was taken over."""
         try:
-            await sync.catch_up(self._host, best, outer, on_disk, replayed)
+            await sync.catch_up(self._host, self._at_head_of(best), outer, on_disk, replayed)
             return False
         except sync.SyncFailed as error:
             self._events.emit("behind", f"Replay is not possible ({error}); the whole state is fetched.")
-            return await self._take_state_of(best, outer, on_disk)
+            return await self._take_state_of(best, outer, on_disk, outer.head.version)
+
+    def _at_head_of(self, best: RosterEntry) -> list[RosterEntry]:
+        """The best peer, and those that hold the same head."""
+        same = [e for e in self._trusted() if e.status.digest == best.status.digest and e.peer != best.peer]
+        return [best, *same]
 
     async def _take_state_of(
-        self, best: RosterEntry, outer: OuterState, on_disk: Callable[..., Awaitable[object]]
+        self, best: RosterEntry, outer: OuterState, on_disk: Callable[..., Awaitable[object]], above: int
     ) -> bool:
-        """Takes a peer's whole state over; whether that went well."""
+        """Takes over a state of a peer's chain after version `above`, and what followed it; whether that went
+        well."""
         try:
-            path = await sync.fetch_checkpoint(
-                self._host, [best], self._manifest, self._folder.checkpoints, self._progress
-            )
-            await on_disk(self._take_over, outer, path, best.chain)
+            begun = sync.begun(self._folder.checkpoints)
+            choice = sync.choose_state(self._trusted(), begun, best, above)
+            if choice is None:
+                raise sync.SyncFailed("it has none that others do not contradict")
+            path = await self._fetched(choice)
+            await on_disk(self._take_over, outer, path, choice.version, best.chain)
         except (sync.SyncFailed, CheckpointError) as error:
             # Somebody who can't show what it claims is not believed again for a while.
             self._distrusted[best.peer] = time.monotonic() + DISTRUST_S
@@ -269,12 +332,25 @@ class Recovery:
             return False
         finally:
             self.fetched = None
+        try:
+            now = self._neighbours.roster.entries.get(best.peer, best)
+            await sync.catch_up(self._host, self._at_head_of(now), outer, on_disk, [])
+        except sync.SyncFailed as error:
+            self._events.emit("behind", f"The rounds since then are not here yet ({error}).")
         return True
 
-    def _take_over(self, outer: OuterState, path: Path, chain: forks.Chain) -> None:
-        """Another chain's checkpoint becomes ours. On the disk thread."""
-        outer.adopt(path)
+    def _take_over(self, outer: OuterState, path: Path, version: int, chain: forks.Chain) -> None:
+        """Another chain's checkpoint becomes ours. On the disk thread.
+
+        First it is put in its place, then what it replaces goes: in between, either chain is whole.
+        """
+        folder = self._folder.checkpoints
+        path.replace(checkpoints.path_of(folder, version))
+        outer.adopt(checkpoints.path_of(folder, version))
+        for higher in checkpoints.versions(folder):
+            if higher > version:
+                checkpoints.forget(folder, higher)
         outer.rounds.clear()
         # What led to it is not on this disk; the peer's word for it is good enough to find a common commit.
         outer.chain = forks.tail(chain, outer.head.version, outer.head.digest) or outer.chain
-        path.replace(checkpoints.path_of(self._folder.checkpoints, outer.head.version))
+        outer.hold()

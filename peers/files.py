@@ -1,9 +1,12 @@
-"""Files from peers: manifest, checkpoint, commits, text. Pieces with digests, resumable, bounded.
+"""Files from peers: manifest, checkpoints, commits, text. Pieces with digests, bounded, paced.
 
-One stream a file: FileRequest, FileHeader (size, and the SHA-256 of every piece), then the bytes from the
-asked offset on. The receiver checks each piece before it writes it, so what is on its disk is always a good
-prefix: after a broken connection it goes on from there, at another holder of the same file if need be.
-What makes the whole trustworthy (a signature, a digest that peers agree on) is checked by whoever asked.
+One stream a request: FileRequest, FileHeader (size, and the SHA-256 of every piece), then the pieces that
+were asked for. The receiver checks each piece before it keeps it. What makes the whole trustworthy (a
+signature, a digest that peers agree on) is checked by whoever asked. Here are the server and `fetch`, which
+gets a small file from one peer in one stream; fetching.py gets large ones from several.
+
+The server keeps what it serves open for a while: a file that is deleted meanwhile can still be had by those
+who began to fetch it, and its digests are computed once.
 """
 
 from __future__ import annotations
@@ -11,23 +14,33 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from google.protobuf.message import DecodeError
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
+from atoll.peers.pacing import RateCap
+from atoll.peers.transfer_types import PIECE_BYTES, Content
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 
-PIECE_BYTES = 1 << 20
 STALL_S = 20.0
 MAX_STREAMS = 16
 MAX_OPEN = 64
 """Streams that may be open at once, those that have asked for nothing yet included."""
 KINDS = ("manifest", "checkpoint", "commit", "payload", "data")
+PACED = ("checkpoint", "data")
+"""What a rate cap holds for: the rest is small, and keeps the swarm together."""
+MAX_SHELF = 16
+KEEP_OPEN_S = 60.0
+_SLICE = 64 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +57,10 @@ class FileDamaged(ConnectionError):
     """A piece does not have its digest, or the header makes no sense."""
 
 
+# ---------------------------------------------------------------------------------------------------
+# Giving files away
+
+
 @dataclass(frozen=True)
 class ServedFile:
     """A file this node gives away; `version` for checkpoints and commits."""
@@ -56,27 +73,123 @@ Provider = Callable[[str, int], ServedFile | None]
 """(kind, version) to a file, None if there is none."""
 
 
-def piece_digests(path: Path) -> tuple[int, list[bytes]]:
-    """Size of a file and the SHA-256 of each of its pieces. Blocking."""
+def content_of(file: BinaryIO) -> Content:
+    """Size and digests of an open file. Blocking."""
     digests = []
     size = 0
-    with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            digests.append(hashlib.sha256(piece).digest())
-            size += len(piece)
-    return size, digests
+    file.seek(0)
+    while piece := file.read(PIECE_BYTES):
+        digests.append(hashlib.sha256(piece).digest())
+        size += len(piece)
+    return Content(size, tuple(digests))
+
+
+@dataclass
+class _Open:
+    """A file on the shelf. Whoever reads it is counted in `users`."""
+
+    kind: str
+    version: int
+    file: BinaryIO
+    content: asyncio.Future[Content]
+    users: int = 0
+    used_at: float = 0.0
+
+    def read(self, piece: int, content: Content) -> bytes:
+        """A piece, as long as it was when the digests were computed. Blocking. Raises OSError."""
+        data = os.pread(self.file.fileno(), content.size(piece), piece * PIECE_BYTES)
+        if len(data) != content.size(piece):
+            raise OSError("the file has become shorter")
+        return data
+
+
+_Key = tuple[int, int, int, int]
+
+
+@dataclass
+class _Shelf:
+    """Open files with their digests: at most MAX_SHELF that nobody reads, each for KEEP_OPEN_S."""
+
+    clock: Callable[[], float]
+    _files: dict[_Key, _Open] = field(default_factory=dict)
+    _timer: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def take(
+        self, request: pb.FileRequest, served: ServedFile | None
+    ) -> AsyncIterator[tuple[_Open, Content] | None]:
+        """The file that was asked for, None if it is not here. Raises OSError."""
+        held = self._by_content(request) if request.content else None
+        if held is None and served is not None:
+            held = await self._opened(request.kind, served)
+        if held is None:
+            yield None
+            return
+        held.users += 1
+        try:
+            yield held, await asyncio.shield(held.content)
+        finally:
+            held.users -= 1
+            held.used_at = self.clock()
+            self.tidy()
+
+    def _by_content(self, request: pb.FileRequest) -> _Open | None:
+        for held in self._files.values():
+            here = held.kind == request.kind and held.content.done() and held.content.exception() is None
+            if here and held.content.result().id == request.content:
+                return held
+        return None
+
+    async def _opened(self, kind: str, served: ServedFile) -> _Open | None:
+        try:
+            file = await asyncio.to_thread(served.path.open, "rb")
+        except FileNotFoundError:
+            return None
+        facts = os.fstat(file.fileno())
+        key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        if (held := self._files.get(key)) is not None:
+            file.close()
+            return held
+        content = asyncio.ensure_future(asyncio.to_thread(content_of, file))
+        held = self._files[key] = _Open(kind, served.version, file, content, used_at=self.clock())
+        return held
+
+    def tidy(self) -> None:
+        """Closes what nobody reads: what failed or is old, then the longest unused of too many."""
+        idle = [(key, held) for key, held in self._files.items() if not held.users and held.content.done()]
+        idle.sort(key=lambda item: item[1].used_at)
+        surplus = max(0, len(idle) - MAX_SHELF)
+        old = self.clock() - KEEP_OPEN_S
+        for place, (key, held) in enumerate(idle):
+            if place < surplus or held.used_at <= old or held.content.exception() is not None:
+                del self._files[key]
+                held.file.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        later = asyncio.get_running_loop().call_later
+        self._timer = later(KEEP_OPEN_S, self.tidy) if self._files else None
 
 
 class FileServer:
-    """Answers file requests of peers of this swarm."""
+    """Answers file requests of peers of this swarm. `cap` bounds what states and texts may take."""
 
-    def __init__(self, p2p: P2P, swarm_id: bytes, provider: Provider) -> None:
+    def __init__(
+        self,
+        p2p: P2P,
+        swarm_id: bytes,
+        provider: Provider,
+        cap: RateCap | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.cap = cap or RateCap()
+        self.sent_bytes = 0
         self._p2p = p2p
         self._swarm_id = swarm_id
         self._provider = provider
+        self._clock = clock
+        self._shelf = _Shelf(clock)
         self._places = asyncio.Semaphore(MAX_STREAMS)
         self._open = 0
-        self.sent_bytes = 0
 
     async def listen(self) -> None:
         await self._p2p.add_binary_stream_handler(wire.FILES_PROTOCOL, self._accept)
@@ -89,7 +202,7 @@ class FileServer:
             async with asyncio.timeout(STALL_S):
                 request = await _read_request(reader)
             if self._places.locked():
-                await _send(writer, pb.FileHeader(error="busy"))
+                await send_message(writer, pb.FileHeader(error="busy"))
             else:
                 async with self._places:
                     await self._answer(request, writer)
@@ -103,28 +216,49 @@ class FileServer:
             writer.close()
 
     async def _answer(self, request: pb.FileRequest, writer: asyncio.StreamWriter) -> None:
-        served = self._find(request)
-        if served is None:
-            await _send(writer, pb.FileHeader(error="not_found"))
-            return
-        size, digests = await asyncio.to_thread(piece_digests, served.path)
-        header = pb.FileHeader(
-            size_bytes=size, version=served.version, piece_bytes=PIECE_BYTES, piece_digests=digests
-        )
-        await _send(writer, header)
-        with await asyncio.to_thread(served.path.open, "rb") as file:
-            file.seek(request.offset)
-            while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
-                writer.write(piece)
-                self.sent_bytes += len(piece)
+        ours = request.swarm_id == self._swarm_id and request.kind in KINDS
+        served = self._provider(request.kind, request.version) if ours else None
+        async with self._shelf.take(request, served) as taken:
+            if taken is None or not ours:
+                await send_message(writer, pb.FileHeader(error="not_found"))
+                return
+            held, content = taken
+            if request.content and request.content != content.id:
+                await send_message(writer, pb.FileHeader(error="other_content"))
+                return
+            header = pb.FileHeader(
+                size_bytes=content.size_bytes,
+                version=held.version,
+                piece_bytes=PIECE_BYTES,
+                piece_digests=() if request.content else content.digests,
+            )
+            await send_message(writer, header)
+            if not request.header_only:
+                await self._stream(request, held, content, writer)
+
+    async def _stream(
+        self, request: pb.FileRequest, held: _Open, content: Content, writer: asyncio.StreamWriter
+    ) -> None:
+        """The pieces that were asked for, in slices where they are paced: so bytes keep coming."""
+        first, end = request.offset // PIECE_BYTES, len(content.digests)
+        paced = request.kind in PACED and bool(self.cap.bytes_per_s)
+        step = _SLICE if paced else PIECE_BYTES
+        for piece in range(first, min(end, first + request.pieces) if request.pieces else end):
+            data = memoryview(await asyncio.to_thread(held.read, piece, content))
+            for start in range(0, len(data), step):
+                part = data[start : start + step]
+                if paced:
+                    await self._pace(len(part))
+                writer.write(part)
+                self.sent_bytes += len(part)
                 async with asyncio.timeout(STALL_S):
                     await writer.drain()
 
-    def _find(self, request: pb.FileRequest) -> ServedFile | None:
-        if request.swarm_id != self._swarm_id or request.kind not in KINDS:
-            return None
-        served = self._provider(request.kind, request.version)
-        return served if served is not None and served.path.is_file() else None
+    async def _pace(self, size_bytes: int) -> None:
+        """Returns when so many bytes may go."""
+        while (wait := self.cap.ready_at() - self._clock()) > 0:  # noqa: ASYNC110 - others may come first
+            await asyncio.sleep(wait)
+        self.cap.spend(size_bytes, self._clock())
 
 
 async def _read_request(reader: asyncio.StreamReader) -> pb.FileRequest:
@@ -138,56 +272,35 @@ async def _read_request(reader: asyncio.StreamReader) -> pb.FileRequest:
     return request
 
 
-async def _send(writer: asyncio.StreamWriter, message: pb.FileHeader | pb.FileRequest) -> None:
+# ---------------------------------------------------------------------------------------------------
+# Asking
+
+
+async def send_message(writer: asyncio.StreamWriter, message: pb.FileHeader | pb.FileRequest) -> None:
+    """Writes a request or a header after its length."""
     writer.write(wire.prefixed(message.SerializeToString()))
     await writer.drain()
 
 
-Progress = Callable[[int, int], None]
-"""(bytes here, bytes in all)."""
-
-
-async def fetch(
-    p2p: P2P,
-    peer: bytes,
-    swarm_id: bytes,
-    kind: str,
-    target: Path,
-    *,
-    version: int = 0,
-    max_bytes: int,
-    progress: Progress | None = None,
-) -> int:
-    """Fetches a file from `peer` into `target` and returns its version.
-
-    What an earlier, broken attempt left in `target`.part is used if its pieces are of the same file. Raises
-    FileRefused, FileDamaged, or OSError/EOFError/TimeoutError when the connection broke or stalled.
-    """
-    part = target.with_name(target.name + ".part")
+@asynccontextmanager
+async def asked(
+    p2p: P2P, peer: bytes, request: pb.FileRequest
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A stream on which `request` has been sent. Raises FileRefused("unreachable"), OSError, TimeoutError."""
     try:
         async with asyncio.timeout(STALL_S):
             _, reader, writer = await p2p.call_binary_stream_handler(PeerID(peer), wire.FILES_PROTOCOL)
     except P2PDaemonError as error:
         raise FileRefused("unreachable") from error
     try:
-        kept = part.stat().st_size // PIECE_BYTES * PIECE_BYTES if part.exists() else 0
-        await _send(writer, pb.FileRequest(swarm_id=swarm_id, kind=kind, version=version, offset=kept))
-        header = await _read_header(reader, max_bytes)
-        if kept and not await asyncio.to_thread(_is_prefix, part, kept, header):
-            await asyncio.to_thread(part.unlink)
-            writer.close()
-            return await fetch(
-                p2p, peer, swarm_id, kind, target, version=version, max_bytes=max_bytes, progress=progress
-            )
-        await _receive(reader, header, part, kept, progress)
-        writer.write(b"\0")
+        await send_message(writer, request)
+        yield reader, writer
     finally:
         writer.close()
-    await asyncio.to_thread(part.replace, target)
-    return int(header.version)
 
 
-async def _read_header(reader: asyncio.StreamReader, max_bytes: int) -> pb.FileHeader:
+async def read_header(reader: asyncio.StreamReader) -> pb.FileHeader:
+    """The header of an answer. Raises FileRefused, FileDamaged, WireError, and as streams do."""
     async with asyncio.timeout(STALL_S):
         size = wire.frame_length(await reader.readexactly(wire.LENGTH_BYTES), wire.MAX_FILE_HEADER_BYTES)
         body = await reader.readexactly(size)
@@ -197,40 +310,57 @@ async def _read_header(reader: asyncio.StreamReader, max_bytes: int) -> pb.FileH
         raise FileDamaged("file header that is not readable") from error
     if header.error:
         raise FileRefused(header.error[:64])
-    pieces = -(-header.size_bytes // PIECE_BYTES)
-    if (
-        header.piece_bytes != PIECE_BYTES
-        or header.size_bytes > max_bytes
-        or len(header.piece_digests) != pieces
-    ):
-        raise FileDamaged(f"file of {header.size_bytes} bytes announced, at most {max_bytes} are expected")
     return header
 
 
-def _is_prefix(part: Path, kept: int, header: pb.FileHeader) -> bool:
-    """Whether the first `kept` bytes on disk are the first pieces of the announced file."""
-    if kept > header.size_bytes:
-        return False
-    with part.open("r+b") as file:
-        for digest in header.piece_digests[: kept // PIECE_BYTES]:
-            if hashlib.sha256(file.read(PIECE_BYTES)).digest() != digest:
-                return False
-        file.truncate(kept)
-    return True
+def announced(header: pb.FileHeader, max_bytes: int) -> Content:
+    """The content that a header describes. Raises FileDamaged."""
+    digests = tuple(header.piece_digests)
+    fits = header.piece_bytes == PIECE_BYTES and header.size_bytes <= max_bytes
+    if not fits or any(len(digest) != hashlib.sha256().digest_size for digest in digests):
+        raise FileDamaged(f"file of {header.size_bytes} bytes announced, at most {max_bytes} are expected")
+    try:
+        return Content(int(header.size_bytes), digests)
+    except ValueError as error:
+        raise FileDamaged(f"file header with {error}") from error
 
 
-async def _receive(
-    reader: asyncio.StreamReader, header: pb.FileHeader, part: Path, kept: int, progress: Progress | None
-) -> None:
-    here = kept
-    with await asyncio.to_thread(part.open, "ab") as file:
-        while here < header.size_bytes:
-            size = min(PIECE_BYTES, header.size_bytes - here)
-            async with asyncio.timeout(STALL_S):
-                piece = await reader.readexactly(size)
-            if hashlib.sha256(piece).digest() != header.piece_digests[here // PIECE_BYTES]:
-                raise FileDamaged("a piece of the file does not have its digest")
-            await asyncio.to_thread(file.write, piece)
-            here += size
-            if progress is not None:
-                progress(here, header.size_bytes)
+async def fetch(
+    p2p: P2P, peer: bytes, swarm_id: bytes, kind: str, target: Path, *, version: int = 0, max_bytes: int
+) -> int:
+    """Fetches a small file from `peer` into `target` in one stream and returns its version.
+
+    Raises FileRefused, FileDamaged, WireError, or OSError/EOFError/TimeoutError when the connection broke or
+    stalled; `target` is then as it was.
+    """
+    part = target.with_name(target.name + ".part")
+    request = pb.FileRequest(swarm_id=swarm_id, kind=kind, version=version)
+    try:
+        async with asked(p2p, peer, request) as (reader, writer):
+            header = await read_header(reader)
+            content = announced(header, max_bytes)
+            with await asyncio.to_thread(part.open, "wb") as file:
+                for piece, digest in enumerate(content.digests):
+                    async with asyncio.timeout(STALL_S):
+                        data = await reader.readexactly(content.size(piece))
+                    if hashlib.sha256(data).digest() != digest:
+                        raise FileDamaged("a piece of the file does not have its digest")
+                    await asyncio.to_thread(file.write, data)
+                writer.write(b"\0")
+                await asyncio.to_thread(replace_durably, file, part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return int(header.version)
+
+
+def replace_durably(file: BinaryIO, part: Path, target: Path) -> None:
+    """Makes a whole .part file the target: fsync, rename, fsync the folder. Blocking. Raises OSError."""
+    file.flush()
+    os.fsync(file.fileno())
+    part.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -13,17 +13,36 @@ for every holder when none is left.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import assert_never
 
 from atoll.peers.pacing import RateCap
+from atoll.peers.transfer_types import (
+    Ask,
+    Cancel,
+    Content,
+    Done,
+    Dropped,
+    Effect,
+    Ended,
+    Event,
+    Failed,
+    HolderCame,
+    HolderLeft,
+    Keep,
+    Limits,
+    PieceCame,
+    Received,
+)
 
-PIECE_BYTES = 1 << 20
+__all__ = [
+    "Ask", "Cancel", "Content", "Done", "Dropped", "Effect", "Ended", "Event", "Failed", "HolderCame",
+    "HolderLeft", "Keep", "Limits", "PieceCame", "Received", "Transfer",
+]  # fmt: skip
+
 WINDOW_S = 4.0
 """What a holder sends in so long may be in flight from it."""
 MEMORY_S = 5.0
@@ -35,139 +54,6 @@ PATIENCE_S = 1.0
 PAUSE_S = 1.0
 MAX_STRIKES = 3
 DAMAGED = "it sent a piece that does not have its digest"
-
-
-@dataclass(frozen=True)
-class Content:
-    """What is fetched: its size and the SHA-256 of each of its pieces."""
-
-    size_bytes: int
-    digests: tuple[bytes, ...]
-    piece_bytes: int = PIECE_BYTES
-
-    def __post_init__(self) -> None:
-        if self.piece_bytes <= 0 or len(self.digests) != -(-self.size_bytes // self.piece_bytes):
-            raise ValueError(f"{len(self.digests)} pieces for {self.size_bytes} bytes")
-
-    @cached_property
-    def id(self) -> bytes:
-        """SHA-256 over size and piece digests: names the content in requests (SPEC.md, section 10)."""
-        total = hashlib.sha256(b"atoll/1/content\0" + self.size_bytes.to_bytes(8, "big"))
-        for digest in self.digests:
-            total.update(digest)
-        return total.digest()
-
-    def size(self, piece: int) -> int:
-        """Bytes of a piece: the last one may be shorter."""
-        return min(self.piece_bytes, self.size_bytes - piece * self.piece_bytes)
-
-    def span_bytes(self, first: int, end: int) -> int:
-        """Bytes of the pieces from `first` up to, not including, `end`."""
-        return min(end * self.piece_bytes, self.size_bytes) - min(first * self.piece_bytes, self.size_bytes)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bytes that may be asked for and not here yet; a single piece is always allowed."""
-
-    in_flight_bytes: int = 8 << 20
-    per_holder_bytes: int = 4 << 20
-
-
-# ---- events
-
-
-@dataclass(frozen=True)
-class HolderCame:
-    """A holder of this content can be asked; one that was dropped stays so."""
-
-    holder: bytes
-
-
-@dataclass(frozen=True)
-class HolderLeft:
-    """A holder can't be asked any more; it may come back."""
-
-    holder: bytes
-    reason: str
-
-
-@dataclass(frozen=True)
-class Received:
-    """Some bytes of a request's next piece came (0: a sign of life)."""
-
-    request: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class PieceCame:
-    """The next piece of a request is whole; `digest` is the SHA-256 of what came."""
-
-    request: int
-    digest: bytes
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A request ended before its last piece. `refused`: the holder does not have it, or breaks the rules."""
-
-    request: int
-    reason: str
-    refused: bool = False
-
-
-Event = HolderCame | HolderLeft | Received | PieceCame | Ended
-
-
-# ---- effects
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Ask `holder` for `count` pieces from `first` on."""
-
-    request: int
-    holder: bytes
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Nothing more is wanted of this request."""
-
-    request: int
-
-
-@dataclass(frozen=True)
-class Keep:
-    """The piece that just came is good and new: it is to be written."""
-
-    piece: int
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A holder is not asked any more."""
-
-    holder: bytes
-    reason: str
-
-
-@dataclass(frozen=True)
-class Done:
-    """All pieces are good."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """No holder is left; why, for each that there was."""
-
-    reasons: Mapping[bytes, str]
-
-
-Effect = Ask | Cancel | Keep | Dropped | Done | Failed
 
 
 @dataclass
@@ -195,12 +81,12 @@ class _Holder:
 
     @property
     def known(self) -> bool:
-        return self.measured_bytes > 0 or self.measured_s > 0
+        return self.measured_bytes > 0
 
     @property
     def speed(self) -> float:
-        """Bytes per second, never zero."""
-        return max(self.measured_bytes, 1.0) / max(self.measured_s, 1e-6)
+        """Bytes per second of one that is known."""
+        return self.measured_bytes / max(self.measured_s, 1e-6)
 
     def measure(self, size_bytes: int, now: float) -> None:
         self.measured_bytes += size_bytes
@@ -210,10 +96,14 @@ class _Holder:
             self.measured_bytes /= 2
             self.measured_s /= 2
 
+    def disappointed(self, now: float) -> None:
+        """It was given time and sent nothing in it; if that is all that is known of it, it is slow."""
+        self.measure(0 if self.known else 1, now)
+
     def stall_s(self) -> float:
         """How long it may be silent; longer after a strike, which may have been unjust."""
         expected = STALL_FACTOR * self.in_flight / self.speed if self.known else STALL_START_S
-        return min(STALL_CAP_S, max(STALL_FLOOR_S, expected) * 2**self.strikes)
+        return min(STALL_CAP_S, max(STALL_FLOOR_S, expected) * float(2**self.strikes))
 
 
 class Transfer:
@@ -296,7 +186,8 @@ class Transfer:
         request = self._requests.get(event.request)
         if request is not None:
             request.last = now
-            self._holders[request.holder].measure(event.size_bytes, now)
+            if event.size_bytes:
+                self._holders[request.holder].measure(event.size_bytes, now)
         return []
 
     def _piece_came(self, event: PieceCame, now: float) -> list[Effect]:
@@ -337,7 +228,7 @@ class Transfer:
     def _strike(self, peer: bytes, reason: str, now: float) -> list[Effect]:
         """A holder broke off or stalled: its pieces are taken back, and it has a pause."""
         holder = self._holders[peer]
-        holder.measure(0, now)
+        holder.disappointed(now)
         holder.strikes += 1
         if holder.strikes >= MAX_STRIKES:
             return self._drop(peer, reason)
@@ -485,7 +376,7 @@ class Transfer:
                 break
             request = self._requests[number]
             if self._todo or not self._is_free():
-                self._holders[request.holder].measure(0, now)
+                self._holders[request.holder].disappointed(now)
                 self._take_back(number)
                 effects.append(Cancel(number))
                 if self._is_free():

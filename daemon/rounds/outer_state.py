@@ -54,7 +54,10 @@ def next_head(parent: Head, commit: pb.Commit, body: bytes, certified: bool) -> 
 
 
 class OuterState:
-    """Parameters [total] fp32 (shared), momentum [total] fp32, head."""
+    """Parameters [total] fp32 (shared), momentum [total] fp32, head.
+
+    `held`: (version, state) of the checkpoints of this chain that are here, newest first.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class OuterState:
         self.head = genesis_head(manifest)
         self.chain: forks.Chain = (forks.link_of(self.head),)
         self.saved: Checkpoint | None = None
+        self.held: tuple[tuple[int, bytes], ...] = ()
         self.rounds = rounds
         self._folder = folder
         self._codec = CODECS[manifest.body.rounds.result_codec]()
@@ -100,6 +104,7 @@ class OuterState:
                 "It is fetched from a peer as soon as one is found.",
             )
         problems += self._replay()
+        self.hold()
         return problems
 
     def adopt(self, path: Path) -> None:
@@ -112,8 +117,29 @@ class OuterState:
                 raise CheckpointError("the genesis parameters are not those of the manifest")
             if found.head.digest != genesis_head(self.manifest).digest:
                 raise CheckpointError("the genesis checkpoint is of another chain")
+        if found.inner_step != self._inner_step(found.head):
+            raise CheckpointError("the checkpoint is of another inner schedule")
         self.head, self.saved = found.head, found
         self.chain = self._chain_behind(found.head)
+
+    def _inner_step(self, head: Head) -> int:
+        """Where the inner schedules are at a head, in steps since the genesis."""
+        return head.version * int(self.manifest.body.inner.steps)
+
+    def hold(self) -> None:
+        """Looks which checkpoints are here for peers to fetch; those of a chain that was left are not."""
+        digests = {link.version: link.digest for link in self.chain}
+        held = []
+        for version in checkpoints.versions(self._folder):
+            try:
+                found, _ = checkpoints.read_header(
+                    checkpoints.path_of(self._folder, version), self.manifest.swarm_id
+                )
+            except CheckpointError:
+                continue
+            if version <= self.head.version and digests.get(version, found.head.digest) == found.head.digest:
+                held.append((version, found.state))
+        self.held = tuple(held)
 
     def _chain_behind(self, head: Head) -> forks.Chain:
         """The commits that led to a head, newest first, as far as this disk knows all about them."""
@@ -204,8 +230,15 @@ class OuterState:
         saved = self.saved.head.digest if self.saved else b""
         if saved != self.head.digest and (always or self.head.version % interval == 0):
             self.saved = checkpoints.save(
-                self._folder, self.manifest.swarm_id, self.head, self.schema, self.parameters, self.momentum
+                self._folder,
+                self.manifest.swarm_id,
+                self.head,
+                self.schema,
+                self.parameters,
+                self.momentum,
+                self._inner_step(self.head),
             )
+            self.hold()
 
 
 def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) -> tuple[pb.Commit, bool]:
@@ -251,9 +284,9 @@ def served_file(folder: DataDir, outer: OuterState | None, kind: str, version: i
             return ServedFile(folder.manifest)
         case "data":
             return ServedFile(folder.data / "corpus.bin")
-        case "checkpoint" if outer is not None and outer.saved is not None:
-            newest = outer.saved.head.version
-            return ServedFile(checkpoints.path_of(folder.checkpoints, newest), newest)
+        case "checkpoint" if outer is not None and outer.held:
+            held = [v for v, _ in outer.held if version in (0, v)]
+            return ServedFile(checkpoints.path_of(folder.checkpoints, held[0]), held[0]) if held else None
         case "commit" | "payload" if outer is not None and version <= outer.head.version:
             return ServedFile(outer.rounds.path(version, kind), version)
     return None

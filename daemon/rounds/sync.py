@@ -1,37 +1,55 @@
-"""Catching up: from a peer's head to this node's, by replay of missed commits or by a whole checkpoint.
+"""Catching up: from a peer's head to this node's, by replay of missed commits or by a whole state.
 
 Missed commits are exact and small (encoded results); they are tried first while the gap is within what
-peers keep. Else the newest checkpoint of the furthest peer is fetched, checked against what other peers say
-of the same version, and taken over. A broken transfer goes on from where it was, at another holder.
+peers keep. Else one state is chosen, the one that most peers name in the same bits, and fetched from all of
+them at once; what came is believed only if it is that state. A transfer that breaks goes on from where it
+was, at other holders, and never turns to a newer state on its way: replay brings the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from atoll.daemon.rounds.outer_state import OuterState, check_record
 from atoll.daemon.storage import checkpoint as checkpoints
 from atoll.daemon.storage.checkpoint import CheckpointError
+from atoll.daemon.storage.files import disk_error
 from atoll.daemon.storage.round_log import KEEP, MAX_RECORD_BYTES, RoundLogError, parse_record
-from atoll.peers import files
+from atoll.peers import fetching, files
+from atoll.peers.fetching import Offer, Options, TransferFailed, Wanted
+from atoll.peers.identity import readable_name
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import DIGEST_BYTES
 from atoll.protocol.manifest import MAX_MANIFEST_BYTES, ManifestError, SwarmManifest, load
 
 log = logging.getLogger(__name__)
 
 _HEADER_ROOM = 16 << 20
-TRANSFER_ERRORS = (files.FileRefused, files.FileDamaged, OSError, EOFError, TimeoutError)
+MAX_HELD = 8
+"""States that a peer may name; those after are not looked at."""
+TRANSFER_ERRORS = fetching.ERRORS
+_INCOMING = re.compile(r"^incoming-([0-9a-f]{64})\.safetensors\.part$")
 
 
 class SyncFailed(RuntimeError):
-    """Nobody could give what was asked for; the message says who failed how."""
+    """Nobody could give what was asked for; the message says who failed how. `liars` gave something else."""
+
+    def __init__(self, message: str, liars: Sequence[bytes] = ()) -> None:
+        super().__init__(message)
+        self.liars = tuple(liars)
+
+
+def _said(failures: Iterable[str], liars: Sequence[bytes] = ()) -> SyncFailed:
+    return SyncFailed("; ".join(dict.fromkeys(failures)) or "no peer is connected", liars)
 
 
 async def fetch_manifest(host: Host, peers: Sequence[bytes], swarm_id: bytes, target: Path) -> SwarmManifest:
@@ -44,95 +62,187 @@ async def fetch_manifest(host: Host, peers: Sequence[bytes], swarm_id: bytes, ta
         except (*TRANSFER_ERRORS, ManifestError) as error:
             failures.append(str(error) or type(error).__name__)
             target.unlink(missing_ok=True)
-    raise SyncFailed("; ".join(dict.fromkeys(failures)) or "no peer is connected")
+    raise _said(failures)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Large files from several holders
+
+
+async def _fetch_large(
+    host: Host,
+    peers: Sequence[bytes],
+    wanted: Wanted,
+    target: Path,
+    options: Options,
+    check: Callable[[Path], None],
+) -> None:
+    """A file from all of `peers` that have it. What most of them name is tried first.
+
+    `check` (blocking) raises ValueError unless it is the right one. Raises SyncFailed.
+    """
+    found, errors = await fetching.offers(host.p2p, peers, wanted)
+    failures = [f"{readable_name(peer)}: {error or type(error).__name__}" for peer, error in errors.items()]
+    liars: list[bytes] = []
+    for offer in found:
+        try:
+            await fetching.fetch_content(host.p2p, wanted, offer, target, options)
+            await asyncio.to_thread(check, target)
+            return
+        except TransferFailed as error:
+            failures.append(str(error))
+        except OSError as error:
+            raise SyncFailed(disk_error(target, error).sentence()) from error
+        except ValueError as error:
+            target.unlink(missing_ok=True)
+            failures.append(f"{_names(offer)} gave another file than was asked for: {error}")
+            liars += offer.holders
+    raise _said(failures, liars)
+
+
+def _names(offer: Offer) -> str:
+    return " and ".join(readable_name(peer) for peer in offer.holders)
 
 
 async def fetch_data(
-    host: Host, peers: Sequence[bytes], manifest: SwarmManifest, target: Path, progress: files.Progress
+    host: Host, peers: Sequence[bytes], manifest: SwarmManifest, target: Path, options: Options
 ) -> None:
-    """The text that the manifest names; its digest is checked by whoever reads it. Raises SyncFailed."""
-    failures = []
-    for peer in peers:
-        try:
-            await files.fetch(
-                host.p2p,
-                peer,
-                manifest.swarm_id,
-                "data",
-                target,
-                max_bytes=manifest.body.data.size_bytes,
-                progress=progress,
-            )
-            return
-        except TRANSFER_ERRORS as error:
-            failures.append(str(error) or type(error).__name__)
-    raise SyncFailed("; ".join(dict.fromkeys(failures)) or "no peer is connected")
+    """The text that the manifest names. Raises SyncFailed."""
+    data = manifest.body.data
+
+    def check(path: Path) -> None:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").digest() != data.digest:
+                raise ValueError("it does not have the digest that the manifest names")
+
+    wanted = Wanted(manifest.swarm_id, "data", 0, data.size_bytes)
+    await _fetch_large(host, peers, wanted, target, options, check)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A state to fetch, and who names it."""
+
+    version: int
+    state: bytes
+    peers: tuple[bytes, ...]
+
+
+def _held(entry: RosterEntry) -> dict[int, bytes]:
+    """The states that a peer names, one for each version."""
+    found: dict[int, bytes] = {}
+    for held in list(entry.status.held)[:MAX_HELD]:
+        if len(held.state) == DIGEST_BYTES:
+            found.setdefault(int(held.version), bytes(held.state))
+    return found
+
+
+def choose_state(
+    entries: Collection[RosterEntry],
+    begun: Collection[bytes] = (),
+    offered_by: RosterEntry | None = None,
+    above: int = -1,
+) -> Choice | None:
+    """The state that most peers name in the same bits, of those the newest; None where there is none.
+
+    One of which a part is here already (`begun`) goes first, if several name it or nobody is agreed on any.
+    With `offered_by` only states that this peer holds, and that no more peers contradict than confirm; and
+    only versions after `above`.
+    """
+    named: dict[tuple[int, bytes], list[bytes]] = {}
+    for entry in sorted(entries, key=lambda e: e.peer):
+        for held in _held(entry).items():
+            named.setdefault(held, []).append(entry.peer)
+    allowed = set(named)
+    if offered_by is not None:
+        most: dict[int, int] = {}
+        for (version, _), peers in named.items():
+            most[version] = max(most.get(version, 0), len(peers))
+        own = set(_held(offered_by).items())
+        allowed = {key for key in own & allowed if len(named[key]) == most[key[0]]}
+    allowed = {key for key in allowed if key[0] > above}
+    if not allowed:
+        return None
+    agreed = any(len(named[key]) > 1 for key in allowed)
+
+    def rank(key: tuple[int, bytes]) -> tuple[bool, bool, int, int, bytes]:
+        several = len(named[key]) > 1 or not agreed
+        return several, several and key[1] in begun, len(named[key]), *key
+
+    version, state = max(allowed, key=rank)
+    return Choice(version, state, tuple(named[version, state]))
+
+
+def incoming(folder: Path, state: bytes) -> Path:
+    """Where a state is fetched to: by its name, so that what is there of it is found again."""
+    return folder / f"incoming-{state.hex()}.safetensors"
+
+
+def begun(folder: Path) -> set[bytes]:
+    """States of which a part is here."""
+    names = (_INCOMING.match(path.name) for path in folder.glob("incoming-*.part"))
+    return {bytes.fromhex(match.group(1)) for match in names if match}
 
 
 async def fetch_checkpoint(
-    host: Host,
-    holders: Sequence[RosterEntry],
-    manifest: SwarmManifest,
-    folder: Path,
-    progress: files.Progress,
+    host: Host, choice: Choice, manifest: SwarmManifest, folder: Path, options: Options
 ) -> Path:
-    """The newest checkpoint of one of the holders, confirmed by whoever else has it. Raises SyncFailed."""
-    failures = []
-    target = folder / "incoming.safetensors"
-    for holder in holders:
-        try:
-            await files.fetch(
-                host.p2p,
-                holder.peer,
-                manifest.swarm_id,
-                "checkpoint",
-                target,
-                max_bytes=8 * manifest.body.total_values + _HEADER_ROOM,
-                progress=progress,
-            )
-            found = await asyncio.to_thread(checkpoints.verify, target, manifest.swarm_id)
-            confirm(found, holders)
-            checkpoints.schema_of(target, manifest.swarm_id, manifest.body.schema_digest)
-            return target
-        except (*TRANSFER_ERRORS, CheckpointError) as error:
-            failures.append(str(error) or type(error).__name__)
-            if isinstance(error, CheckpointError):
-                target.unlink(missing_ok=True)
-    raise SyncFailed("; ".join(dict.fromkeys(failures)) or "no peer has a checkpoint")
+    """Fetches the chosen state from all who name it, and checks that it is that one. Raises SyncFailed."""
+    target = incoming(folder, choice.state)
+    for path in folder.glob("incoming*"):
+        if not path.name.startswith(target.name):
+            path.unlink(missing_ok=True)
+
+    def check(path: Path) -> None:
+        found = checkpoints.verify(path, manifest.swarm_id)
+        if (found.head.version, found.state) != (choice.version, choice.state):
+            raise CheckpointError("it is not the state that was agreed on")
+        checkpoints.schema_of(path, manifest.swarm_id, manifest.body.schema_digest)
+
+    max_bytes = 8 * manifest.body.total_values + _HEADER_ROOM
+    wanted = Wanted(manifest.swarm_id, "checkpoint", choice.version, max_bytes)
+    await _fetch_large(host, choice.peers, wanted, target, options, check)
+    return target
 
 
-def confirm(found: checkpoints.Checkpoint, holders: Sequence[RosterEntry]) -> None:
-    """Raises CheckpointError if more holders of this version name another state than name this one."""
-    said = Counter(
-        bytes(h.status.checkpoint_state) for h in holders if h.status.checkpoint_version == found.head.version
-    )
-    agreeing = said.pop(found.state, 0)
-    if said and max(said.values()) > agreeing:
-        raise CheckpointError(f"most peers hold another state of version {found.head.version}")
+# ---------------------------------------------------------------------------------------------------
+# Replay
 
 
 OnDisk = Callable[..., Awaitable[Any]]
 
 
 async def catch_up(
-    host: Host, holder: RosterEntry, state: OuterState, on_disk: OnDisk, applied: list[pb.Commit]
+    host: Host, holders: Sequence[RosterEntry], state: OuterState, on_disk: OnDisk, applied: list[pb.Commit]
 ) -> None:
-    """Fetches and applies the commits between this head and the holder's; each applied one joins `applied`.
+    """Fetches and applies the commits between this head and the first holder's; each applied one joins
+    `applied`. The others are at the same head, and step in where the first one fails.
 
-    Raises SyncFailed where the holder's log does not reach back, or its commits do not follow this head.
+    Raises SyncFailed where their logs do not reach back, or their commits do not follow this head.
     """
-    if holder.status.version - state.head.version > KEEP:
+    goal = int(holders[0].status.version)
+    if goal - state.head.version > KEEP:
         raise SyncFailed("the gap is longer than the log that peers keep")
-    while state.head.version < holder.status.version:
-        version = state.head.version + 1
-        try:
-            record = await _fetch_commit(host, holder.peer, state, version, on_disk)
-            commit, certified = check_record(state.manifest, state.head, record)
-            await on_disk(state.rounds.check_payload, version, commit)
-        except (*TRANSFER_ERRORS, RoundLogError) as error:
-            raise SyncFailed(f"commit {version}: {error}") from error
-        await on_disk(state.replay, record, certified)
-        applied.append(commit)
+    while state.head.version < goal:
+        failures: list[str] = []
+        for holder in holders:
+            try:
+                applied.append(await _replay_one(host, holder.peer, state, on_disk))
+                break
+            except (*TRANSFER_ERRORS, RoundLogError) as error:
+                failures.append(f"commit {state.head.version + 1}: {error or type(error).__name__}")
+        else:
+            raise _said(failures)
+
+
+async def _replay_one(host: Host, peer: bytes, state: OuterState, on_disk: OnDisk) -> pb.Commit:
+    """Fetches, checks and applies the next commit."""
+    version = state.head.version + 1
+    record = await _fetch_commit(host, peer, state, version, on_disk)
+    commit, certified = check_record(state.manifest, state.head, record)
+    await on_disk(state.rounds.check_payload, version, commit)
+    await on_disk(state.replay, record, certified)
+    return commit
 
 
 async def _fetch_commit(
@@ -145,8 +255,6 @@ async def _fetch_commit(
         ("payload", state.rounds.path(version, "payload"), state.rounds.payload_bytes),
     )
     for kind, path, limit in wanted:
-        # What an aborted session or a broken transfer left is not worth resuming: it is one round.
-        path.with_name(path.name + ".part").unlink(missing_ok=True)
         await files.fetch(
             host.p2p, peer, state.manifest.swarm_id, kind, path, version=version, max_bytes=limit
         )

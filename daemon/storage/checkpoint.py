@@ -1,18 +1,25 @@
 """Checkpoints: the whole outer state of one version in one safetensors file.
 
-Tensors `parameters` and `momentum` (flat fp32, schema order with padding) and string metadata: swarm,
-version, chain digest, electorate, certified, cumulative tokens, the parameter schema, and `state`, the
-SHA-256 of digest and both tensors. A file is believed only if all of that fits; else the one before it is
-taken. The same file is what a newcomer downloads.
+Tensors `parameters` and `momentum` (flat fp32, schema order with padding), and the facts as string metadata:
+swarm, version, chain digest, electorate, cumulative tokens, fragment clocks, inner step, data cursor, the
+parameter schema; and `state`, the SHA-256 of facts and tensors. All of it follows from the chain, so the file
+of a version is the same on every node, byte for byte, and is what a newcomer downloads, from several of them.
+Whether a node knows the version to be certified differs, and stands beside the file, in a small one that
+names the chain digest; without it a version (but the genesis) counts as provisional.
+
+A file is believed only if it fits its `state`; else the one before it is taken. Both are written atomically:
+a power cut or a full disk leaves the older files as they are and nothing half-written that looks whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +29,8 @@ from atoll.protocol.chain import DIGEST_BYTES, Head
 from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ParameterSchema, SchemaError
 
-KEEP = 2
+KEEP = 3
+FORMAT = "atoll-checkpoint-2"
 _MAX_HEADER = 16 << 20
 _PIECE = 1 << 20
 _NAME = re.compile(r"^checkpoint-(\d{10})\.safetensors$")
@@ -34,11 +42,18 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds, apart from the tensors; `state` confirms chain and bits at once."""
+    """What a file holds, apart from the tensors; `state` confirms chain, facts and bits at once.
+
+    `fragments`: the clock of each fragment; `inner_step`: where the inner schedules are, in steps since the
+    genesis; `cursor`: how far the data was read. `head.certified` is what this node knows of it.
+    """
 
     head: Head
     schema: ParameterSchema
     state: bytes
+    fragments: tuple[int, ...] = (0,)
+    inner_step: int = 0
+    cursor: Mapping[str, int] = field(default_factory=dict)
 
 
 def path_of(folder: Path, version: int) -> Path:
@@ -51,42 +66,81 @@ def versions(folder: Path) -> list[int]:
     return sorted((int(match.group(1)) for match in found if match), reverse=True)
 
 
-def state_hash(digest: bytes, parameters: Float32, momentum: Float32) -> bytes:
-    """SHA-256 of chain digest, parameters and momentum (little-endian fp32 bytes)."""
-    total = hashlib.sha256(digest)
+def state_hash(facts: Mapping[str, str], parameters: Float32, momentum: Float32) -> bytes:
+    """SHA-256 of the facts (JSON, keys sorted, no spaces), parameters and momentum (little-endian fp32)."""
+    total = hashlib.sha256(_canonical(facts))
     total.update(parameters.data.cast("B"))
     total.update(momentum.data.cast("B"))
     return total.digest()
 
 
+def _canonical(facts: Mapping[str, str]) -> bytes:
+    return json.dumps(dict(facts), sort_keys=True, separators=(",", ":")).encode()
+
+
 def save(
-    folder: Path, swarm_id: bytes, head: Head, schema: ParameterSchema, parameters: Float32, momentum: Float32
+    folder: Path,
+    swarm_id: bytes,
+    head: Head,
+    schema: ParameterSchema,
+    parameters: Float32,
+    momentum: Float32,
+    inner_step: int = 0,
 ) -> Checkpoint:
     """Writes the checkpoint of `head` and forgets those older than the last KEEP. Raises AtollError."""
-    state = state_hash(head.digest, parameters, momentum)
-    metadata = {
-        "format": "atoll-checkpoint-1",
+    cursor = {"tokens": head.cumulative_tokens}
+    facts = {
+        "format": FORMAT,
         "swarm": swarm_id.hex(),
         "version": str(head.version),
         "digest": head.digest.hex(),
         "electorate": json.dumps([peer.hex() for peer in head.electorate]),
-        "certified": str(int(head.certified)),
         "cumulative_tokens": str(head.cumulative_tokens),
+        "fragments": json.dumps([head.version]),
+        "inner_step": str(inner_step),
+        "cursor": json.dumps(cursor, sort_keys=True),
         "schema": json.dumps([[t.name, list(t.shape)] for t in schema.tensors]),
-        "state": state.hex(),
     }
+    state = state_hash(facts, parameters, momentum)
 
     def put(file: BinaryIO) -> None:
-        write_tensors(file, metadata, [("parameters", parameters), ("momentum", momentum)])
+        tensors = [("parameters", parameters), ("momentum", momentum)]
+        write_tensors(file, {**facts, "state": state.hex()}, tensors)
 
     files.write_atomic(path_of(folder, head.version), put)
+    note_certified(folder, head)
     for version in versions(folder)[KEEP:]:
-        path_of(folder, version).unlink(missing_ok=True)
-    return Checkpoint(head, schema, state)
+        forget(folder, version)
+    return Checkpoint(head, schema, state, (head.version,), inner_step, cursor)
+
+
+def note_certified(folder: Path, head: Head) -> None:
+    """Notes beside the checkpoint of a head that it is certified, if it is. Raises AtollError."""
+    if head.certified:
+        files.write_bytes(_note_of(path_of(folder, head.version)), head.digest.hex().encode())
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_suffix(".certified")
+
+
+def forget(folder: Path, version: int) -> None:
+    """Removes a checkpoint. Raises AtollError."""
+    path = path_of(folder, version)
+    try:
+        path.unlink(missing_ok=True)
+        _note_of(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise files.disk_error(path, error) from error
 
 
 def read_header(path: Path, swarm_id: bytes) -> tuple[Checkpoint, int]:
     """The checkpoint's facts, and where its tensors start in the file. Raises CheckpointError."""
+    checkpoint, _, start = _read(path, swarm_id)
+    return checkpoint, start
+
+
+def _read(path: Path, swarm_id: bytes) -> tuple[Checkpoint, dict[str, str], int]:
     try:
         with path.open("rb") as file:
             prefix = file.read(8)
@@ -94,38 +148,71 @@ def read_header(path: Path, swarm_id: bytes) -> tuple[Checkpoint, int]:
                 raise CheckpointError(f"{path.name} is not a checkpoint")
             (length,) = struct.unpack("<Q", prefix)
             header = json.loads(file.read(length))
-        meta = header["__metadata__"]
-        if meta["format"] != "atoll-checkpoint-1" or meta["swarm"] != swarm_id.hex():
+            size = os.fstat(file.fileno()).st_size
+        facts = {str(name): str(value) for name, value in header["__metadata__"].items()}
+        if facts["format"] != FORMAT or facts["swarm"] != swarm_id.hex():
             raise CheckpointError(f"{path.name} is of another swarm or format")
-        schema = ParameterSchema.of((name, shape) for name, shape in json.loads(meta["schema"]))
-        head = Head(
-            version=int(meta["version"]),
-            digest=bytes.fromhex(meta["digest"]),
-            electorate=tuple(bytes.fromhex(peer) for peer in json.loads(meta["electorate"])),
-            certified=meta["certified"] == "1",
-            cumulative_tokens=int(meta["cumulative_tokens"]),
-        )
-        state = bytes.fromhex(meta["state"])
+        state = bytes.fromhex(facts.pop("state"))
+        checkpoint = _parsed(facts, state, path)
         shapes = [header[name]["shape"] for name in ("parameters", "momentum")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path.name} is damaged: {str(error)[:100]}") from error
-    if shapes != [[schema.total]] * 2 or path.stat().st_size != 8 + length + 8 * schema.total:
+    total, head = checkpoint.schema.total, checkpoint.head
+    if shapes != [[total]] * 2 or size != 8 + length + 8 * total:
         raise CheckpointError(f"{path.name} is incomplete")
-    if len(head.digest) != DIGEST_BYTES or head.version < 0:
+    if len(head.digest) != DIGEST_BYTES or len(state) != DIGEST_BYTES or head.version < 0:
         raise CheckpointError(f"{path.name} has an impossible head")
-    return Checkpoint(head, schema, state), 8 + length
+    if checkpoint.fragments != (head.version,) or checkpoint.cursor != {"tokens": head.cumulative_tokens}:
+        raise CheckpointError(f"{path.name} has clocks that do not fit its version")
+    return checkpoint, facts, 8 + length
+
+
+def _parsed(facts: Mapping[str, str], state: bytes, path: Path) -> Checkpoint:
+    schema = ParameterSchema.of((name, shape) for name, shape in json.loads(facts["schema"]))
+    head = Head(
+        version=int(facts["version"]),
+        digest=bytes.fromhex(facts["digest"]),
+        electorate=tuple(bytes.fromhex(peer) for peer in json.loads(facts["electorate"])),
+        certified=int(facts["version"]) == 0 or _is_noted(path, facts["digest"]),
+        cumulative_tokens=int(facts["cumulative_tokens"]),
+    )
+    fragments = tuple(int(clock) for clock in json.loads(facts["fragments"]))
+    cursor = {str(name): int(value) for name, value in json.loads(facts["cursor"]).items()}
+    return Checkpoint(head, schema, state, fragments, int(facts["inner_step"]), cursor)
+
+
+def tidy(folder: Path) -> None:
+    """Removes what a kill in mid-write left. Not while another process may write here. Raises AtollError."""
+    kept = {path_of(folder, version) for version in versions(folder)}
+    try:
+        for path in folder.iterdir():
+            note = path.suffix == ".certified" and path.with_suffix(".safetensors") not in kept
+            if note or (path.name.startswith(".checkpoint-") and path.suffix == ".tmp"):
+                path.unlink()
+    except OSError as error:
+        raise files.disk_error(folder, error) from error
+
+
+def _is_noted(path: Path, digest: str) -> bool:
+    try:
+        return _note_of(path).read_bytes() == digest.encode()
+    except FileNotFoundError:
+        return False
 
 
 def verify(path: Path, swarm_id: bytes) -> Checkpoint:
     """Checks all bits of a file without loading it. Raises CheckpointError. Blocking."""
-    checkpoint, start = read_header(path, swarm_id)
-    total = hashlib.sha256(checkpoint.head.digest)
-    with path.open("rb") as file:
-        file.seek(start)
-        while piece := file.read(_PIECE):
-            total.update(piece)
+    checkpoint, facts, start = _read(path, swarm_id)
+    total = hashlib.sha256(_canonical(facts))
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            while piece := file.read(_PIECE):
+                total.update(piece)
+    except OSError as error:
+        raise CheckpointError(f"{path.name} can't be read: {error.strerror}") from error
     if total.digest() != checkpoint.state:
         raise CheckpointError(f"{path.name} does not have the bits it was saved with")
     return checkpoint
@@ -133,16 +220,19 @@ def verify(path: Path, swarm_id: bytes) -> Checkpoint:
 
 def load(path: Path, swarm_id: bytes, parameters: Float32, momentum: Float32) -> Checkpoint:
     """Reads the tensors into the given vectors and checks all bits. Raises CheckpointError."""
-    checkpoint, start = read_header(path, swarm_id)
+    checkpoint, facts, start = _read(path, swarm_id)
     if parameters.size != checkpoint.schema.total or momentum.size != parameters.size:
         raise CheckpointError(f"{path.name} has {checkpoint.schema.total} values, not {parameters.size}")
-    with path.open("rb") as file:
-        file.seek(start)
-        for vector in (parameters, momentum):
-            view = vector.data.cast("B")
-            if file.readinto(view) != len(view):
-                raise CheckpointError(f"{path.name} is incomplete")
-    if state_hash(checkpoint.head.digest, parameters, momentum) != checkpoint.state:
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            for vector in (parameters, momentum):
+                view = vector.data.cast("B")
+                if file.readinto(view) != len(view):
+                    raise CheckpointError(f"{path.name} is incomplete")
+    except OSError as error:
+        raise CheckpointError(f"{path.name} can't be read: {error.strerror}") from error
+    if state_hash(facts, parameters, momentum) != checkpoint.state:
         raise CheckpointError(f"{path.name} does not have the bits it was saved with")
     return checkpoint
 

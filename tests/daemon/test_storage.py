@@ -93,7 +93,7 @@ def test_a_data_dir_is_locked_and_remembers(tmp_path: Path) -> None:
 def test_checkpoints_come_back_bit_for_bit_and_only_the_newest_stay(tmp_path: Path) -> None:
     for version in range(5):
         saved(tmp_path, version)
-    assert checkpoint.versions(tmp_path) == [4, 3]
+    assert checkpoint.versions(tmp_path) == [4, 3, 2]
     parameters, momentum = np.empty(SCHEMA.total, np.float32), np.empty(SCHEMA.total, np.float32)
     found = checkpoint.load(checkpoint.path_of(tmp_path, 4), SWARM, parameters, momentum)
     assert found.head == head(4) and found.schema == SCHEMA

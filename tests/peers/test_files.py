@@ -1,4 +1,4 @@
-"""Files from peers: whole, resumed after a cut, refused, and checked piece by piece."""
+"""Small files from one peer, and the server: whole, refused, checked piece by piece, paced, kept open."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hivemind.p2p import PeerID
 from atoll.peers import files
 from atoll.peers.files import PIECE_BYTES, FileDamaged, FileRefused, FileServer, ServedFile, fetch
 from atoll.peers.p2pd import Host
+from atoll.peers.pacing import RateCap
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 
@@ -65,11 +66,8 @@ async def two(hosts: Hosts, tmp_path: Path) -> Pair:
 @pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, 3 * PIECE_BYTES + 5])
 async def test_a_file_comes_whole(two: Pair, size: int):
     two.served.write_bytes(content(size))
-    seen: list[tuple[int, int]] = []
-    assert await two.fetch(progress=lambda here, total: seen.append((here, total))) == 7
+    assert await two.fetch() == 7
     assert two.target.read_bytes() == two.served.read_bytes()
-    assert [here for here, _ in seen] == sorted(here for here, _ in seen)
-    assert not seen or seen[-1] == (size, size)
     await until(lambda: two.server.sent_bytes == size)
     assert not two.target.with_name("target.part").exists()
 
@@ -100,48 +98,114 @@ async def test_a_file_that_is_too_long_is_not_taken(two: Pair):
     assert not two.target.exists()
 
 
-async def test_a_broken_transfer_goes_on_where_it_was(two: Pair):
-    data = content(5 * PIECE_BYTES + 9)
-    two.served.write_bytes(data)
-    part = two.target.with_name("target.part")
-    part.write_bytes(data[: 2 * PIECE_BYTES + 100])  # a cut in the middle of a piece
-    before = two.server.sent_bytes
-    await two.fetch()
-    assert two.target.read_bytes() == data
-    await until(lambda: two.server.sent_bytes - before == len(data) - 2 * PIECE_BYTES)
-
-
-async def test_what_an_earlier_attempt_left_of_another_file_is_not_used(two: Pair):
-    two.served.write_bytes(content(3 * PIECE_BYTES))
-    part = two.target.with_name("target.part")
-    for left in (content(2 * PIECE_BYTES, seed=2), content(9 * PIECE_BYTES)):
-        part.write_bytes(left)
-        await two.fetch()
-        assert two.target.read_bytes() == two.served.read_bytes()
-
-
-async def test_the_peer_dies_in_the_middle_and_another_one_finishes(two: Pair, hosts: Hosts):
-    data = content(40 * PIECE_BYTES)
-    two.served.write_bytes(data)
-    progress: list[int] = []
-
-    def dies(here: int, total: int) -> None:
-        progress.append(here)
-        if len(progress) == 2:
-            two.holder.process.kill()
-
+async def test_the_peer_dies_in_the_middle(two: Pair):
+    """A small file is not worth resuming: nothing is left of it."""
+    two.served.write_bytes(content(40 * PIECE_BYTES))
+    two.server.cap = RateCap(8 << 20)
+    two.target.write_bytes(b"old")
+    work = asyncio.create_task(two.fetch())
+    await until(lambda: two.server.sent_bytes > PIECE_BYTES)
+    two.holder.process.kill()
     with pytest.raises((OSError, EOFError)):
-        await two.fetch(progress=dies)
-    kept = two.target.with_name("target.part").stat().st_size
-    assert 2 * PIECE_BYTES <= kept < len(data)
-    other, _ = await hosts.start("other")
-    await connect(two.asker, other)
-    server = FileServer(other.p2p, SWARM, lambda kind, version: ServedFile(two.served, 7))
-    await server.listen()
-    two.holder = other
-    await two.fetch()
-    assert two.target.read_bytes() == data
-    await until(lambda: server.sent_bytes == len(data) - kept)
+        await work
+    assert two.target.read_bytes() == b"old"
+    assert not two.target.with_name("target.part").exists()
+
+
+# ---- the server
+
+
+async def ask(pair: Pair, **fields: object) -> tuple[pb.FileHeader, bytes]:
+    """What the server answers to one request: header, and what follows."""
+    request = pb.FileRequest(**{"swarm_id": SWARM, "kind": "checkpoint", **fields})
+    async with asyncio.timeout(DEADLINE_S), files.asked(pair.asker.p2p, pair.holder.peer_id, request) as s:
+        reader, writer = s
+        size = wire.frame_length(await reader.readexactly(wire.LENGTH_BYTES))
+        header = pb.FileHeader.FromString(await reader.readexactly(size))
+        if header.error or fields.get("header_only"):
+            return header, b""
+        pieces = fields.get("pieces")
+        left = max(0, header.size_bytes - int(fields.get("offset", 0)))  # type: ignore[call-overload]
+        body = await reader.readexactly(min(left, pieces * PIECE_BYTES) if isinstance(pieces, int) else left)
+        writer.write(b"\0")
+        return header, body
+
+
+async def test_runs_of_pieces(two: Pair):
+    data = content(3 * PIECE_BYTES + 5)
+    two.served.write_bytes(data)
+    header, _ = await ask(two, header_only=True)
+    digests = [
+        hashlib.sha256(data[at : at + PIECE_BYTES]).digest() for at in range(0, len(data), PIECE_BYTES)
+    ]
+    assert (header.size_bytes, header.version, list(header.piece_digests)) == (len(data), 7, digests)
+    known = files.announced(header, len(data)).id
+    header, body = await ask(two, content=known, offset=PIECE_BYTES, pieces=2)
+    assert body == data[PIECE_BYTES : 3 * PIECE_BYTES] and not header.piece_digests
+    assert (await ask(two, content=known, offset=3 * PIECE_BYTES, pieces=9))[1] == data[3 * PIECE_BYTES :]
+    assert (await ask(two, content=known, offset=2**64 - PIECE_BYTES, pieces=2**32 - 1))[1] == b""
+    assert (await ask(two, content=b"x" * 32, pieces=1))[0].error == "other_content"
+
+
+async def test_digests_are_computed_once(two: Pair, monkeypatch: pytest.MonkeyPatch):
+    two.served.write_bytes(content(2 * PIECE_BYTES))
+    computed: list[object] = []
+
+    def counted(file: object) -> object:
+        computed.append(file)
+        return real(file)  # type: ignore[arg-type]
+
+    real = files.content_of
+    monkeypatch.setattr(files, "content_of", counted)
+    await asyncio.gather(*[ask(two, header_only=True) for _ in range(4)])
+    assert len(computed) == 1
+    two.served.with_name("new").write_bytes(content(2 * PIECE_BYTES, seed=2))
+    two.served.with_name("new").replace(two.served)
+    header, _ = await ask(two, header_only=True)
+    assert header.piece_digests[0] == hashlib.sha256(two.served.read_bytes()[:PIECE_BYTES]).digest()
+
+
+async def test_a_file_that_is_deleted_can_still_be_had_for_a_while(
+    two: Pair, monkeypatch: pytest.MonkeyPatch
+):
+    data = content(2 * PIECE_BYTES)
+    two.served.write_bytes(data)
+    header, _ = await ask(two, header_only=True)
+    known = files.announced(header, len(data)).id
+    two.served.unlink()
+    assert (await ask(two, header_only=True))[0].error == "not_found"
+    assert (await ask(two, content=known, pieces=2))[1] == data
+    assert (await ask(two, content=known, kind="data", pieces=2))[0].error == "not_found"
+    monkeypatch.setattr(files, "KEEP_OPEN_S", -1.0)
+    assert (await ask(two, content=known, pieces=2))[1] == data  # its end closes the file
+    await until(lambda: not two.server._shelf._files)
+    assert (await ask(two, content=known, pieces=2))[0].error == "not_found"
+
+
+async def test_not_more_than_a_few_files_are_kept_open(two: Pair, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "MAX_SHELF", 2)
+    for seed in range(4):
+        two.served.unlink(missing_ok=True)
+        two.served.write_bytes(content(100, seed=seed))
+        await ask(two, header_only=True)
+    await until(lambda: len(two.server._shelf._files) <= 2)
+
+
+async def test_states_are_paced_and_commits_are_not(two: Pair):
+    """On a clock that the test advances: so many bytes by then, and no more."""
+    two.served.write_bytes(content(PIECE_BYTES))
+    rate, now = 64 << 20, [0.0]
+    two.server.cap, two.server._clock = RateCap(rate), lambda: now[0]
+    work = asyncio.create_task(ask(two))
+    await until(lambda: two.server.sent_bytes == 64 * 1024)
+    assert (await ask(two, kind="commit"))[1] == two.served.read_bytes()
+    others = PIECE_BYTES + 64 * 1024
+    while not work.done():
+        assert two.server.sent_bytes - others <= rate * now[0]
+        now[0] += 1e-4
+        await asyncio.sleep(0)
+    assert (await work)[1] == two.served.read_bytes()
+    assert now[0] >= (PIECE_BYTES - 64 * 1024) / rate
 
 
 # ---- those who lie
@@ -179,7 +243,7 @@ async def test_a_damaged_piece_is_not_written(liar: tuple[Pair, list[bytes]]):
     says += [header(size_bytes=2 * PIECE_BYTES, piece_digests=digests), good, bad]
     with pytest.raises(FileDamaged, match="does not have its digest"):
         await pair.fetch()
-    assert pair.target.with_name("target.part").read_bytes() == good
+    assert not pair.target.with_name("target.part").exists()
     assert not pair.target.exists()
 
 
@@ -191,6 +255,7 @@ async def test_a_damaged_piece_is_not_written(liar: tuple[Pair, list[bytes]]):
         header(size_bytes=5, piece_digests=[b"x" * 32] * 2),
         header(size_bytes=2**62, piece_digests=[b"x" * 32]),
         header(size_bytes=5, piece_digests=[b"x" * 32], piece_bytes=1),
+        header(size_bytes=5, piece_digests=[b"short"]),
     ],
 )
 async def test_headers_that_make_no_sense_are_refused(liar: tuple[Pair, list[bytes]], says: bytes):

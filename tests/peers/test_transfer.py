@@ -129,6 +129,7 @@ class World:
         self.asked.append((self.now, ask.holder, ask.first, ask.count))
         self._live[ask.request] = ask.holder
         at = max(self.now, self._busy_until.get(ask.holder, 0.0)) + how.latency
+        self._push(at, ask.request, tr.Received(ask.request, 0))
         for piece in range(ask.first, ask.first + ask.count):
             self.sent[ask.holder] += 1
             count = self.sent[ask.holder]

@@ -143,7 +143,7 @@ def test_a_corrupt_checkpoint_falls_back_to_the_one_before(start: Start, swarm: 
     node = start("a", "run", "--rounds", "3")
     before = node.wait_for(lambda s: s["state"] == "paused", "three rounds")
     assert node.stop() == 0
-    newest, previous = checkpoint.versions(swarm / "checkpoints")
+    newest, previous, _ = checkpoint.versions(swarm / "checkpoints")
     assert (newest, previous) == (3, 2)
     path = checkpoint.path_of(swarm / "checkpoints", newest)
     with path.open("r+b") as file:
