@@ -21,7 +21,7 @@ from atoll.daemon.simulate.scenario import Fault, Scenario
 
 CONVERGE_S = 150.0
 ROUNDS_AFTER = 2
-"""Certified rounds that have to come once the faults are over."""
+"""Commits certified after the faults that the common head has to end with."""
 
 
 @dataclass(frozen=True)
@@ -186,9 +186,9 @@ class Swarm:
         engine.run(lambda: False, scenario.QUIET_AT_S)
         engine.now = max(engine.now, scenario.QUIET_AT_S)
         self._heal()
-        enough = oracle.certified_rounds + ROUNDS_AFTER
         quiet = engine.now
-        if not engine.run(lambda: oracle.certified_rounds >= enough and self._agree(), quiet + CONVERGE_S):
+        before = set(oracle.certified.values())
+        if not engine.run(lambda: self._agree(before), quiet + CONVERGE_S):
             raise Violation("convergence", self.describe())
         live = [node for node in self.nodes if node.alive and node.liar is None]
         for node in live:
@@ -198,7 +198,7 @@ class Swarm:
             seed=0,
             nodes=self.plan.size,
             rounds=max(node.store.head.version for node in live),
-            certified=oracle.certified_rounds,
+            certified=len(oracle.certified),
             delivered=self.network.delivered,
             faults=len(self.plan.faults),
             converged_s=engine.now - quiet,
@@ -207,16 +207,19 @@ class Swarm:
             outcomes=dict(oracle.outcomes),
         )
 
-    def _agree(self) -> bool:
-        """All live honest nodes are at one head, and it is one that this session of faults did not see."""
-        heads = set()
+    def _agree(self, before: set[bytes]) -> bool:
+        """All live honest nodes are at one head, and its last commits were certified since the faults ended."""
+        head = None
         for node in self.nodes:
             if node.alive and node.liar is None:
-                if not node.running:
+                if not node.running or head not in (None, node.store.head.digest):
                     return False
-                heads.add(node.store.head.digest)
-                if len(heads) > 1:
-                    return False
+                head = node.store.head.digest
+        for _ in range(ROUNDS_AFTER):
+            known = self.oracle.commits.get(head) if head else None
+            if known is None or head in before or self.oracle.certified.get(known.parent) != head:
+                return False
+            head = known.parent
         return True
 
     def describe(self) -> str:

@@ -54,7 +54,6 @@ class Oracle:
     ended: set[tuple[bytes, int, bytes]] = field(default_factory=set)
     applied: dict[bytes, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    certified_rounds: int = 0
 
     # ---- contributions
 
@@ -105,8 +104,6 @@ class Oracle:
 
     def certify(self, parent: bytes, digest: bytes) -> None:
         """Some node holds this commit for certified."""
-        if parent not in self.certified:
-            self.certified_rounds += 1
         if self.certified.setdefault(parent, digest) != digest:
             raise Violation("one certified commit", "two different certified commits have one parent")
 

@@ -9,6 +9,7 @@ in a commit later) and with what was booked for which commit (a chain that loses
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -163,6 +164,7 @@ class Island:
 
     def committed(self, commits: Sequence[tuple[pb.Commit, bytes]]) -> None:
         """Outer steps were taken: books the tokens and rebases local progress."""
+        self._reconcile()
         mine = {chunk for commit, digest in commits for chunk in self._book(commit, digest)}
         self.at = self._store.head.version
         # What an earlier life contributed moved our value as well; a rule for spans knows nothing of that.
@@ -215,15 +217,19 @@ class Island:
     def taken_over(self) -> None:
         """Another state was taken over: progress against the old anchor is given up."""
         self.account.drop("expired")
-        self._reconcile()
+        self._reconcile(whole=True)
         self.at = self._store.head.version
         self.begin()
 
-    def _reconcile(self) -> None:
-        """Commits that left the chain give their tokens back; those that are in it again take them."""
+    def _reconcile(self, whole: bool = False) -> None:
+        """Commits that gave way to others return their tokens; those that are there again take them.
+
+        A commit beyond the head is gone if another chain was taken over; after a damaged checkpoint it is not,
+        for the chain grows again as it was.
+        """
         window = {link.version: link.digest.hex() for link in self._store.chain}
-        oldest = min(window)
-        gone = [e for e in self.booked if e.version >= oldest and window.get(e.version) != e.digest]
+        newest = self._store.head.version if whole else math.inf
+        gone = [e for e in self.booked if window.get(e.version, e.digest) != e.digest or e.version > newest]
         back = [e for e in self.orphaned if window.get(e.version) == e.digest]
         for entry in gone:
             for amount in entry.amounts:

@@ -82,12 +82,13 @@ class Store:
 
     def save(self) -> None:
         """Writes a checkpoint of the head and forgets old ones. Raises AtollError."""
-        content = self.content()
-        certified = bytes(link.certified for link in self.chain)
-        body = struct.pack(">I", len(content)) + content + certified
-        self.disk.write(self.path(self.head.version), hashlib.sha256(body).digest() + body)
-        self.saved[self.head.version] = hashlib.sha256(content).digest()
+        self._write(self.head.version, self.content(), bytes(link.certified for link in self.chain))
         self._thin(self._versions()[KEEP:])
+
+    def _write(self, version: int, content: bytes, certified: bytes) -> None:
+        body = struct.pack(">I", len(content)) + content + certified
+        self.disk.write(self.path(version), hashlib.sha256(body).digest() + body)
+        self.saved[version] = hashlib.sha256(content).digest()
 
     def save_if_due(self) -> None:
         if self.head.version % self._interval == 0:
@@ -221,9 +222,11 @@ class Store:
 
         First the new checkpoint, then what it replaces goes: in between, either is whole.
         """
+        state = parse_state(content)
+        self._write(state.head.version, content, bytes(len(state.chain)))
         self.adopt(content)
-        self.save()
         self._thin([version for version in self._versions() if version > self.head.version])
+        self._thin(self._versions()[KEEP:])
         self.log.clear()
 
     def serve(self, kind: str, version: int) -> bytes | None:
