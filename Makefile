@@ -1,13 +1,15 @@
 # make demo and make test set up everything they need in .venv, without root; nothing else is touched.
 #
 # Variables: PYTHON (3.11 or newer), ARGS (for demo, bench and test), TORCH_INDEX_URL (where torch comes from;
-# PyTorch's CPU index saves gigabytes of CUDA on a machine without a GPU), ROUND_COVERAGE (least percentage).
+# PyTorch's CPU index saves gigabytes of CUDA on a machine without a GPU), ROUND_COVERAGE (least percentage),
+# SEEDS (simulated swarms).
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 TORCH_INDEX_URL ?=
 ROUND_COVERAGE ?= 100
+SEEDS ?= 10000
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -18,7 +20,7 @@ PROTO_TOOLS := grpcio-tools==1.76.0 "protobuf<7" "setuptools<81"
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit container bench proto proto-check clean
+.PHONY: help demo test lint types unit sim container bench proto proto-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -39,6 +41,10 @@ types: $(READY)
 unit: $(READY)
 	$(BIN)/python -m pytest -m "not container" --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report --include='protocol/round/*' --show-missing --fail-under=$(ROUND_COVERAGE)
+
+sim: $(READY)  ## 10,000 simulated swarms on all cores (SEEDS=…); stop it at any time, it goes on where it was
+	@mkdir -p build
+	@$(BIN)/atoll simulate chaos --seed 1 --seeds $(SEEDS) --resume build/sim-$(SEEDS).json
 
 container: $(READY)  ## build the image and run it; needs root and Docker's engine (docker.io, debootstrap)
 	$(BIN)/python -m pytest -m container --timeout=1800 tests/container $(ARGS)

@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_observing(commands)
     _add_controls(commands)
     _add_model(commands)
+    _add_simulation(commands)
     return parser
 
 
@@ -157,3 +158,15 @@ def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     generate.add_argument("--bytes", type=int, default=400, help="how much to write (400)")
     generate.add_argument("--temperature", type=float, default=0.8)
     generate.add_argument("--seed", type=int, default=1)
+
+
+def _add_simulation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    simulate = _command(
+        commands, "simulate", "simulate:simulate", "test the protocol: whole swarms in virtual time"
+    )
+    simulate.add_argument("scenario", choices=["chaos"], help="what befalls the swarm")
+    simulate.add_argument("--seed", type=int, default=0, help="the first seed (0)")
+    simulate.add_argument("--seeds", type=int, default=1, help="how many (1)")
+    simulate.add_argument("--jobs", type=int, default=0, help="processes (one per core)")
+    simulate.add_argument("--trace", action="store_true", help="print what happens, event by event")
+    simulate.add_argument("--resume", metavar="FILE", help="go on where this file says, and keep it up to date")

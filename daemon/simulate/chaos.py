@@ -208,7 +208,7 @@ class Swarm:
         )
 
     def _agree(self, before: set[bytes]) -> bool:
-        """All live honest nodes are at one head, and its last commits were certified since the faults ended."""
+        """All live honest nodes are at one head that ends with commits certified since the faults."""
         head = None
         for node in self.nodes:
             if node.alive and node.liar is None:

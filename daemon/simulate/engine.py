@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 TRACE_LINES = 200
+MAX_EVENTS = 2_000_000
+"""Far more than any seed needs."""
 
 
 class Violation(Exception):
@@ -62,7 +64,10 @@ class Engine:
     def run(self, until: Callable[[], bool], end: float = math.inf) -> bool:
         """Lets events happen until a condition holds; whether it did before `end`."""
         heap = self._heap
+        last = self.events + MAX_EVENTS
         while not until():
+            if self.events > last:
+                raise Violation("no busy loop", f"{MAX_EVENTS} events and no end")
             if not heap or heap[0][0] > end:
                 return False
             self.now, _, work, arguments = heapq.heappop(heap)

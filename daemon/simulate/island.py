@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -116,9 +116,9 @@ class Island:
         """Makes the books durable. Raises AtollError."""
         whole = {
             "account": self.account.to_json(),
-            "offers": [asdict(offer) for offer in self.offers],
-            "booked": [asdict(entry) for entry in self.booked],
-            "orphaned": [asdict(entry) for entry in self.orphaned],
+            "offers": [vars(offer) for offer in self.offers],
+            "booked": [vars(entry) for entry in self.booked],
+            "orphaned": [vars(entry) for entry in self.orphaned],
             "life": self.life,
             "at": self.at,
         }
@@ -224,10 +224,10 @@ class Island:
     def _reconcile(self, whole: bool = False) -> None:
         """Commits that gave way to others return their tokens; those that are there again take them.
 
-        A commit beyond the head is gone if another chain was taken over; after a damaged checkpoint it is not,
-        for the chain grows again as it was.
+        A commit beyond the head is gone if another chain was taken over; after a damaged checkpoint it is
+        not, for the chain grows again as it was.
         """
-        window = {link.version: link.digest.hex() for link in self._store.chain}
+        window = {version: digest.hex() for version, digest in self._store.window().items()}
         newest = self._store.head.version if whole else math.inf
         gone = [e for e in self.booked if window.get(e.version, e.digest) != e.digest or e.version > newest]
         back = [e for e in self.orphaned if window.get(e.version) == e.digest]

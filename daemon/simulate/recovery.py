@@ -7,7 +7,7 @@ is under way at a time. Missed commits are tried first, then a whole state that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from atoll.daemon.errors import AtollError
@@ -36,19 +36,21 @@ class Failed(Exception):
     """Nobody could give what was asked for."""
 
 
-def better(mine: forks.Chain, entries: Iterable[RosterEntry]) -> RosterEntry | None:
+Heard = list[tuple[RosterEntry, forks.Chain]]
+"""Peers with a state, and what each says of its chain."""
+
+
+def better(mine: forks.Chain, heard: Heard) -> RosterEntry | None:
     """Fork choice: the peer whose chain is to be followed instead of ours, if any."""
     chosen, best = mine, None
-    for entry in entries:
-        chain = chain_of(entry)
+    for entry, chain in heard:
         if chain and forks.compare(chosen, chain).follow:
             chosen, best = chain, entry
     return best
 
 
-def chain_of(entry: RosterEntry) -> forks.Chain:
+def chain_of(status: pb.NodeStatus) -> forks.Chain:
     """What a peer says of its chain; nothing where that makes no sense."""
-    status = entry.status
     try:
         return forks.parse_chain(status.chain, status.version, status.digest)
     except ValueError:
@@ -63,6 +65,7 @@ class Recovery:
         self._fetch: Fetch | None = None
         self._behind_since: float | None = None
         self._distrusted: dict[bytes, float] = {}
+        self._chains: dict[bytes, tuple[bytes, forks.Chain]] = {}
 
     @property
     def fetching(self) -> bool:
@@ -93,23 +96,32 @@ class Recovery:
     def _join(self) -> Fetch:
         node = self._node
         try:
-            yield from self._take_state(self._entries())
+            yield from self._take_state([entry for entry, _ in self._heard()])
         except (Failed, Damaged, AtollError) as error:
             node.engine.say("{} can't have the state yet: {}", node.name, str(error))
             node.later(RETRY_S, self.join)
             return
         node.begin_rounds()
 
-    def _entries(self) -> list[RosterEntry]:
-        """Peers with a state, in an order that does not depend on chance."""
+    def _heard(self) -> Heard:
+        """In an order that does not depend on chance."""
         now = self._node.engine.now
         self._distrusted = {peer: until for peer, until in self._distrusted.items() if until > now}
         entries = self._node.roster.entries
-        return [
-            entries[peer]
-            for peer in sorted(entries)
-            if entries[peer].status.state != pb.JOINING and peer not in self._distrusted
-        ]
+        heard = []
+        for peer in sorted(entries):
+            status = entries[peer].status
+            if status.state != pb.JOINING and peer not in self._distrusted:
+                heard.append((entries[peer], self._chain(peer, status)))
+        return heard
+
+    def _chain(self, peer: bytes, status: pb.NodeStatus) -> forks.Chain:
+        """Parsed once for each head."""
+        known = self._chains.get(peer)
+        key = b"".join((status.digest, *(b"1" if link.certified else b"0" for link in status.chain)))
+        if known is None or known[0] != key:
+            known = self._chains[peer] = (key, chain_of(status))
+        return known[1]
 
     def _take_state(self, entries: list[RosterEntry]) -> Fetch:
         """Fetches and takes over the newest state that most holders have in the same bits."""
@@ -131,10 +143,9 @@ class Recovery:
     def keep_up(self) -> None:
         """Called again and again: fetches what the swarm has and this node lacks, when no round brings it."""
         node = self._node
-        entries = self._entries()
-        known = {link.digest for e in entries for link in chain_of(e) if link.certified}
-        node.store.certify(known)
-        best = better(node.store.chain, entries)
+        heard = self._heard()
+        node.store.certify({link.digest for _, chain in heard for link in chain if link.certified})
+        best = better(node.store.chain, heard)
         busy = node.machine.applying or node.machine.session is not None or self._fetch is not None
         if best is None or busy:
             self._behind_since = None if best is None else self._behind_since
@@ -161,7 +172,7 @@ class Recovery:
                 node.engine.say("{} can't replay: {}", node.name, str(error))
                 yield from self._take_state([best])
                 whole = True
-                node.oracle.left(node, mine, chain_of(best))
+                node.oracle.left(node, mine, chain_of(best.status))
                 node.oracle.moved(node, None)
                 # A checkpoint lags behind its holder's head: a round of our own from there would be a fork.
                 if node.store.head.version < best.status.version:

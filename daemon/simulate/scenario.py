@@ -81,7 +81,7 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
 
 
 def _traits(chance: random.Random) -> Traits:
-    inner = chance.uniform(0.8, 1.6)
+    inner = chance.uniform(0.4, 1.0)
     speed = 10 ** chance.uniform(4.5, 6.5)
     return Traits(
         inner_s=(inner, 1.3 * inner),

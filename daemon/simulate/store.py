@@ -23,12 +23,14 @@ from atoll.daemon.storage.round_log import RoundLog, RoundLogError
 from atoll.protocol import chain as chains
 from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.chain import Head
+from atoll.protocol.chain import DIGEST_BYTES, Head
 from atoll.protocol.outer import outer_step
 from atoll.protocol.round.commit import electorate
 from atoll.protocol.signing import Keyring
 
 KEEP = 3
+HISTORY = 64
+"""Digests that a state carries: forks may be deeper than what nodes tell each other."""
 CHECKPOINTS = Path("checkpoints")
 ROUNDS = Path("rounds")
 
@@ -53,6 +55,7 @@ class Store:
         self.momentum = np.zeros_like(self.parameters)
         self.head = genesis
         self.chain: forks.Chain = (forks.link_of(genesis),)
+        self.history: tuple[bytes, ...] = (genesis.digest,)  # newest first
         self.saved: dict[int, bytes] = {}
         self.log = RoundLog(ROUNDS, facts.CHUNKS, facts.CODEC, disk)
         self._keyring = keyring
@@ -75,6 +78,7 @@ class Store:
             "digest": self.head.digest.hex(),
             "tokens": self.head.cumulative_tokens,
             "electorate": [peer.hex() for peer in self.head.electorate],
+            "history": b"".join(self.history).hex(),
             "chain": [[link.version, link.digest.hex(), link.cumulative_tokens] for link in self.chain],
         }
         head = json.dumps(about, separators=(",", ":")).encode()
@@ -120,6 +124,7 @@ class Store:
             for link, flag in zip(state.chain, flags, strict=True)
         )
         self.head = replace(state.head, certified=self.chain[0].certified)
+        self.history = state.history
         np.copyto(self.parameters, state.parameters)
         np.copyto(self.momentum, state.momentum)
 
@@ -208,8 +213,13 @@ class Store:
             cumulative_tokens=int(commit.cumulative_tokens),
         )
         self.chain = forks.extend(self.chain, forks.link_of(self.head))
+        self.history = (self.head.digest, *self.history)[:HISTORY]
         self._applied(commit)
         return self.head
+
+    def window(self) -> dict[int, bytes]:
+        """Digests of this chain by version, as far back as they are known."""
+        return {self.head.version - back: digest for back, digest in enumerate(self.history)}
 
     def certify(self, known: set[bytes]) -> None:
         """Others know that these commits are certified."""
@@ -249,6 +259,7 @@ class State:
 
     head: Head
     chain: forks.Chain
+    history: tuple[bytes, ...]
     parameters: np.ndarray
     momentum: np.ndarray
 
@@ -269,9 +280,10 @@ def parse_state(content: bytes) -> State:
             certified=False,
             cumulative_tokens=int(about["tokens"]),
         )
+        past = bytes.fromhex(about["history"])
+        history = tuple(past[at : at + DIGEST_BYTES] for at in range(0, len(past), DIGEST_BYTES))
         chain = tuple(forks.Link(int(v), bytes.fromhex(d), False, int(n)) for v, d, n in about["chain"])
     except (struct.error, KeyError, TypeError, ValueError) as error:
         raise Damaged("a state that is not readable") from error
-    return State(
-        head, chain, np.frombuffer(tensors[:size], np.float32), np.frombuffer(tensors[size:], np.float32)
-    )
+    vectors = (np.frombuffer(tensors[:size], np.float32), np.frombuffer(tensors[size:], np.float32))
+    return State(head, chain, history, *vectors)

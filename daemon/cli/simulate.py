@@ -1,0 +1,62 @@
+"""`atoll simulate chaos`: whole swarms in virtual time, with everything that can go wrong, from a seed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from atoll.daemon.errors import AtollError, Exit
+
+
+def simulate(arguments: argparse.Namespace) -> int:
+    """`atoll simulate chaos`"""
+    if arguments.seeds < 1 or arguments.jobs < 0 or arguments.seed < 0:
+        raise AtollError(Exit.USAGE, "usage", "Seeds, their number and jobs are positive numbers.")
+    if arguments.seeds == 1 and not arguments.resume:
+        return _one(arguments.seed, arguments.trace)
+    if arguments.trace:
+        raise AtollError(Exit.USAGE, "usage", "A trace is of one seed: leave out --seeds and --resume.")
+    return _many(arguments)
+
+
+def _one(seed: int, trace: bool) -> int:
+    import torch
+
+    from atoll.daemon.simulate import chaos
+    from atoll.daemon.simulate.engine import Violation
+
+    torch.set_num_threads(1)
+    try:
+        outcome = chaos.run(seed, print if trace else None)
+    except Violation as violation:
+        # With --trace all lines have been printed.
+        print(str(violation).splitlines()[0] if trace else violation, file=sys.stderr)
+        return int(Exit.BUG)
+    ends = ", ".join(f"{count} {name}" for name, count in sorted(outcome.outcomes.items()))
+    print(
+        f"Seed {seed}: {outcome.nodes} nodes, {outcome.faults} faults, {outcome.rounds} rounds in "
+        f"{outcome.virtual_s:.0f} virtual seconds; one head {outcome.converged_s:.1f} s after the last fault."
+    )
+    print(f"Sessions, over all nodes: {ends}.")
+    rate = outcome.delivered / outcome.cpu_s
+    print(f"{outcome.delivered} deliveries in {outcome.cpu_s:.2f} CPU-seconds: {rate:,.0f} per CPU-second.")
+    return int(Exit.OK)
+
+
+def _many(arguments: argparse.Namespace) -> int:
+    from atoll.daemon.simulate import campaign
+
+    path = Path(arguments.resume) if arguments.resume else None
+    progress = campaign.load(path, arguments.seed, arguments.seeds)
+    jobs = arguments.jobs or os.cpu_count() or 1
+    try:
+        campaign.run(progress, jobs, path, lambda p: print(f"\r{p.summary()}", end="", file=sys.stderr))
+    finally:
+        print(file=sys.stderr)
+    print(f"{progress.summary()}.")
+    for found in progress.violations:
+        print(f"Violation of {found['kind']!r} at {found['at_s']} s: {found['message']}")
+        print(f"  atoll simulate chaos --seed {found['seed']} --trace")
+    return int(Exit.BUG if progress.violations else Exit.OK)
