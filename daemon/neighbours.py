@@ -10,22 +10,27 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from atoll.daemon.events import Events
 from atoll.peers.files import FileServer, Provider
 from atoll.peers.identity import readable_name
-from atoll.peers.links import Callbacks, Link, Links
+from atoll.peers.links import Callbacks, Link, LinkLost, Links
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import EVICT_S, HEARTBEAT_S, Roster
+from atoll.peers.routing import MAX_LINKED, Router, RoutingError
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
+from atoll.protocol.signing import Keyring
 
 MAX_ANNOUNCED = 16
 MAX_LEARNED_PER_PEER = 4
+MAX_FORWARDING = 8
+"""Envelopes of others that are on their way at once; more are dropped, as on a line that is full."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,13 @@ class Neighbours:
     """Everyone this node has a link to."""
 
     def __init__(
-        self, host: Host, me: bytes, manifest: SwarmManifest, software: str, events: Events, hooks: Hooks
+        self,
+        host: Host,
+        keyring: Keyring,
+        manifest: SwarmManifest,
+        software: str,
+        events: Events,
+        hooks: Hooks,
     ) -> None:
         self._manifest = manifest
         self._software = software
@@ -54,9 +65,13 @@ class Neighbours:
         self._hooks = hooks
         self._due = asyncio.Event()
         self._echoes: dict[int, tuple[bytes, float]] = {}
+        self._forwarding: set[asyncio.Task[None]] = set()
+        self.forwarded = Counter[str]()
+        """Envelopes of others: passed on, or why not."""
         self.roster = Roster()
+        self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
-        self.links = Links(host.p2p, me, callbacks)
+        self.links = Links(host.p2p, keyring.peer_id, callbacks)
         self.files = FileServer(host.p2p, manifest.swarm_id, hooks.provide)
 
     async def listen(self) -> None:
@@ -77,7 +92,7 @@ class Neighbours:
             software=self._software,
             schema_digest=self._manifest.body.schema_digest,
             data_digest=self._manifest.body.data.digest,
-            status=self._hooks.status(),
+            status=self._status(),
             addresses=self._hooks.addresses()[:MAX_ANNOUNCED],
         )
 
@@ -93,6 +108,11 @@ class Neighbours:
                 return f"its {what} {theirs.hex()[:16]} is not {mine.hex()[:16]}"
         return None
 
+    def _status(self) -> pb.NodeStatus:
+        status = self._hooks.status()
+        status.linked.extend(self.links.peers[:MAX_LINKED])
+        return status
+
     # ---- who is there
 
     def _up(self, link: Link) -> None:
@@ -103,6 +123,7 @@ class Neighbours:
         self._hooks.changed()
 
     def _down(self, peer: bytes, reason: str) -> None:
+        self._router.lost(peer)
         if self.roster.down(peer):
             self._events.emit("peer-down", f"{readable_name(peer)} is gone: {reason}.")
             self._hooks.changed()
@@ -117,6 +138,7 @@ class Neighbours:
                 entry.status.state == pb.TRAINING,
                 int(entry.status.upload_bps),
                 ahead=peer in ahead,
+                direct=entry.direct,
             )
             for peer, entry in self.roster.entries.items()
         }
@@ -129,18 +151,80 @@ class Neighbours:
         match frame.WhichOneof("message"):
             case "heartbeat":
                 self._heartbeat(peer, frame.heartbeat, now)
+            case "forward":
+                await self._forward(peer, frame.forward, payload, now)
             case "hello":
                 self._events.emit("protocol", f"{readable_name(peer)} said hello twice.")
             case _:
                 await self._hooks.frame(peer, frame, payload)
 
+    # ---- to and from everyone, with a link or through others
+
+    def send(self, peer: bytes, frame: pb.Frame) -> None:
+        """Sends a control frame; it goes nowhere where no way is known, and the roster has said so."""
+        if self.links.send(peer, frame):
+            return
+        via = self._router.via(peer)
+        if via is not None:
+            self.links.send(via, self._router.wrap(peer, frame))
+
+    async def send_bulk(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
+        """Sends a frame with its payload. Raises LinkLost."""
+        via = self._router.via(peer) if self.links.get(peer) is None else None
+        if via is None:
+            await self.links.send_bulk(peer, frame, payload)
+        else:
+            await self.links.send_bulk(via, self._router.wrap(peer, frame, payload), payload)
+
+    async def _forward(self, sender: bytes, message: pb.Forward, payload: bytes, now: float) -> None:
+        """An envelope: for this node, or to be passed on."""
+        me = self.links.me
+        try:
+            if message.target == me:
+                origin, frame = self._router.unwrap(message, payload)
+                await self._unwrapped(origin, frame, payload, now)
+                return
+            target = self._router.pass_on(sender, message, self.links.peers)
+        except RoutingError as error:
+            self.forwarded[str(error)] += 1
+            return
+        if len(self._forwarding) >= MAX_FORWARDING:
+            self.forwarded["too many at once"] += 1
+            return
+        self.forwarded["passed on"] += 1
+        task = asyncio.create_task(self._pass_on(target, message, payload))
+        self._forwarding.add(task)
+        task.add_done_callback(self._forwarding.discard)
+
+    async def _pass_on(self, target: bytes, message: pb.Forward, payload: bytes) -> None:
+        frame = pb.Frame(forward=message)
+        if not payload:
+            self.links.send(target, frame)
+            return
+        try:
+            await self.links.send_bulk(target, frame, payload)
+        except LinkLost:
+            self.forwarded["the target's link ended"] += 1
+
+    async def _unwrapped(self, origin: bytes, frame: pb.Frame, payload: bytes, now: float) -> None:
+        if frame.WhichOneof("message") == "heartbeat":
+            if self.roster.up_through_others(origin, frame.heartbeat.status, now):
+                self._events.emit("peer-up", f"{readable_name(origin)} is reached through others.")
+                self._hooks.changed()
+            self._heartbeat(origin, frame.heartbeat, now)
+        elif origin in self.roster.entries:
+            self.roster.seen(origin, now)
+            await self._hooks.frame(origin, frame, payload)
+
     def _heartbeat(self, peer: bytes, beat: pb.Heartbeat, now: float) -> None:
+        if self.links.get(peer) is not None:
+            self._router.heard(peer, beat.status.linked)
         sent = self._echoes.pop(beat.echo, None) if beat.echo else None
         if sent is not None and sent[0] == peer:
             self.roster.measured(peer, now - sent[1])
         if beat.nonce:
-            answer = pb.Heartbeat(status=self._hooks.status(), echo=beat.nonce)
-            self.links.send(peer, pb.Frame(heartbeat=answer))
+            answer = pb.Heartbeat(status=self._status(), echo=beat.nonce)
+            self.send(peer, pb.Frame(heartbeat=answer))
         if self.roster.heard(peer, beat.status, now):
             self._hooks.changed()
 
@@ -150,23 +234,29 @@ class Neighbours:
 
     def tell_everyone(self) -> None:
         """Sends the status at once: rounds wait for it."""
-        status = self._hooks.status()
-        for peer in self.links.peers:
-            self.links.send(peer, pb.Frame(heartbeat=pb.Heartbeat(status=status)))
+        status = self._status()
+        for peer in self._reached(time.monotonic()):
+            self.send(peer, pb.Frame(heartbeat=pb.Heartbeat(status=status)))
+
+    def _reached(self, now: float) -> list[bytes]:
+        return [*self.links.peers, *self._router.indirect(self.links.peers, now)]
 
     async def heartbeats(self) -> None:
         """Tells everyone how this node is, every HEARTBEAT_S and when it matters; evicts the silent."""
         while True:
             now = time.monotonic()
-            status = self._hooks.status()
-            for peer in self.links.peers:
+            status = self._status()
+            for peer in self._reached(now):
                 nonce = secrets.randbits(63) | 1
                 self._echoes[nonce] = (peer, now)
                 beat = pb.Heartbeat(status=status, nonce=nonce)
-                self.links.send(peer, pb.Frame(heartbeat=beat))
+                self.send(peer, pb.Frame(heartbeat=beat))
             self._echoes = {n: (p, at) for n, (p, at) in self._echoes.items() if now - at < EVICT_S}
             for peer in self.roster.silent(now):
-                self.links.cut(peer, f"it was silent for {EVICT_S:.0f} s")
+                if self.roster.entries[peer].direct:
+                    self.links.cut(peer, f"it was silent for {EVICT_S:.0f} s")
+                else:
+                    self._down(peer, "it is no longer reached through others")
             self._due.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_S):

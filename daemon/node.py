@@ -276,7 +276,7 @@ class Node:
             frame=self._frame,
         )
         self.neighbours = Neighbours(
-            self.host, self.keyring.peer_id, self.manifest, SOFTWARE, self.events, hooks
+            self.host, self.keyring, self.manifest, SOFTWARE, self.events, hooks
         )
         self.recovery = Recovery(
             self.folder, self.manifest, self.host, self.neighbours, self.events, self.alerts, self.enter
@@ -382,7 +382,7 @@ class Node:
             self.keyring,
             self.outer,
             memory.snapshot,
-            self.neighbours.links,
+            self.neighbours,
             time.monotonic,
             before_apply=island.merged,
             applied=self._applied,

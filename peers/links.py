@@ -190,7 +190,7 @@ class Links:
 
     def __init__(self, p2p: P2P, me: bytes, callbacks: Callbacks) -> None:
         self._p2p = p2p
-        self._me = me
+        self.me = me
         self._on = callbacks
         self._links: dict[bytes, Link] = {}
         self._dialling: set[bytes] = set()
@@ -291,7 +291,7 @@ class Links:
         self._establish(Link(peer, frame.hello, reader, writer, dialled, relayed))
 
     def _refusal(self, peer: bytes, hello: pb.Hello) -> str | None:
-        if peer == self._me:
+        if peer == self.me:
             return "that is this node itself"
         try:
             wire.common_version(hello.protocol)
@@ -315,7 +315,7 @@ class Links:
 
     def _wins(self, link: Link) -> bool:
         """Of two streams between the same two nodes, the one dialled by the smaller peer id stays."""
-        return (self._me < link.peer) == link.dialled
+        return (self.me < link.peer) == link.dialled
 
     async def _read(self, link: Link) -> None:
         reason = "it closed the connection"

@@ -19,7 +19,7 @@ EVICT_S = 10.0
 @dataclass(frozen=True)
 class RosterEntry:
     """One live peer. Times on the roster's clock, `rtt_s` None until measured; `chain` empty where it has no
-    state, or tells nonsense."""
+    state, or tells nonsense; `direct`: there is a link, else others forward."""
 
     peer: bytes
     status: pb.NodeStatus
@@ -28,6 +28,7 @@ class RosterEntry:
     chain: forks.Chain = ()
     software: str = ""
     rtt_s: float | None = None
+    direct: bool = True
 
 
 @dataclass
@@ -40,6 +41,13 @@ class Roster:
         """A link to `peer` is established."""
         status = hello.status
         self.entries[peer] = RosterEntry(peer, status, now, now, _chain_of(status), hello.software[:64])
+
+    def up_through_others(self, peer: bytes, status: pb.NodeStatus, now: float) -> bool:
+        """Something came of a peer that there is no link to; whether it is new here."""
+        if peer in self.entries:
+            return False
+        self.entries[peer] = RosterEntry(peer, status, now, now, _chain_of(status), direct=False)
+        return True
 
     def down(self, peer: bytes) -> bool:
         """The link to `peer` ended; whether it was in the roster."""

@@ -64,7 +64,7 @@ def decode_frame(body: bytes) -> pb.Frame:
         raise WireError("frame without a message that is known here")
     if frame.payload_size > MAX_PAYLOAD_BYTES:
         raise WireError(f"payload of {frame.payload_size} bytes, at most {MAX_PAYLOAD_BYTES} are allowed")
-    if frame.payload_size and kind not in ("contribution", "result"):
+    if frame.payload_size and kind not in ("contribution", "result", "forward"):
         raise WireError(f"payload after a {kind} message")
     return frame
 

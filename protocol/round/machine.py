@@ -298,6 +298,7 @@ class RoundMachine:
             steps=self._local.steps,
             upload_bps=self._upload_bps,
             codecs=[self._config.codec],
+            unreachable=sorted(peer for peer, view in self._peers.items() if not view.direct),
             next_view=self._next_view,
         )
 

@@ -78,7 +78,9 @@ def make_plan(
     """The leader's plan for one session with all who are `ready`; `durations` of scatter, reduce, vote."""
     members = sorted(ready)
     shares = weights([ready[m].tokens for m in members])
-    excluded = [i for i, m in enumerate(members) if m in no_owners]
+    # What forwarders would have to carry twice is better owned by those whom everybody reaches.
+    unreachable = {bytes(peer) for m in members for peer in ready[m].unreachable}
+    excluded = [i for i, m in enumerate(members) if m in no_owners or m in unreachable]
     return pb.Plan(
         swarm_id=config.swarm_id,
         session=pb.SessionId(parent=head.digest, fragment=0, view=view, leader=leader),

@@ -53,6 +53,8 @@ class PeerView:
     training: bool
     upload_bps: int = 0
     ahead: bool = False
+    direct: bool = True
+    """Whether this node has a link to it; else others forward."""
 
 
 @dataclass(frozen=True)

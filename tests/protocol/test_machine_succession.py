@@ -338,6 +338,28 @@ def test_late_answers_are_the_ordinary_end(member: Bench):
     assert member.feed(t.InquiryReceived(FIRST, pb.Inquiry(session=session))) == []
 
 
+# ---- members that can't reach each other
+
+
+def test_what_not_everybody_reaches_owns_nothing():
+    bench = Bench(FIRST)
+    bench.peers[THIRD] = t.PeerView(bench.head.digest, True, direct=False)
+    bench.roster()
+    bench.local()
+    bench.ready(SECOND)
+    (sent,) = frames(bench.ready(THIRD, unreachable=[FIRST]), "plan")
+    plan = pb.Plan.FromString(sent.frame.plan.body)
+    assert {plan.contributors[o].peer for o in plan.owners} == {SECOND}
+
+
+def test_a_node_says_whom_it_has_no_link_to():
+    bench = Bench(SECOND)
+    bench.peers[THIRD] = t.PeerView(bench.head.digest, True, direct=False)
+    bench.roster()
+    (told,) = frames(bench.local(), "ready")
+    assert list(told.frame.ready.unreachable) == [THIRD]
+
+
 # ---- whole swarms
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from atoll.daemon import neighbours
 from atoll.daemon.storage import round_log
 from atoll.dht import records
-from atoll.peers import files, links, roster
+from atoll.peers import files, links, roster, routing
 from atoll.protocol import PROTOCOL_HIGHEST, chain, forks, manifest, schema, signing, ticket, wire
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.codecs import CODECS, Int8Codec, aggregate
@@ -112,6 +113,8 @@ def test_limits() -> None:
     )
     assert (agreement.WANT_AFTER, salvage.ANSWER_PART) == (0.1, 0.5)
     assert (pace.ENOUGH, forks.WINDOW) == (4, 16)
+    assert (routing.PATIENCE_S, routing.MAX_LINKED, routing.REPLAY_WINDOW) == (5, 64, 1024)
+    assert neighbours.MAX_FORWARDING == 8
     fields = {f.name: f.default for f in dataclasses.fields(RoundConfig)}
     assert (fields["repeat_s"], fields["stash_events"], fields["stash_bytes"]) == (5, 4096, 64 << 20)
     assert MAX_SCALE == 2.0**120 and round_log.KEEP == 8
@@ -139,5 +142,6 @@ def test_names_and_versions() -> None:
         "Want",
         "Inquiry",
         "Holding",
+        "Forward",
     ):
         assert message in pb.DESCRIPTOR.message_types_by_name and f"`{message}`" in SPEC

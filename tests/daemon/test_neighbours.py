@@ -1,0 +1,124 @@
+"""Neighbours over real libp2p hosts: two nodes that can't reach each other meet through a third."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from atoll.daemon.events import Events
+from atoll.daemon.neighbours import Hooks, Neighbours
+from atoll.peers import routing
+from atoll.peers.links import LinkLost
+from atoll.peers.p2pd import Host
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.manifest import SwarmManifest
+
+from ..peers.hosts import Hosts, connect, until
+from .swarm import keyring, make_manifest
+
+
+@dataclass
+class Node:
+    """Neighbours, and what they gave to the node."""
+
+    host: Host
+    neighbours: Neighbours
+    id: bytes
+    version: int = 0
+    frames: list[tuple[bytes, pb.Frame, bytes]] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    beats: asyncio.Task[None] | None = None
+
+
+async def make(hosts: Hosts, name: str, manifest: SwarmManifest, folder: Path) -> Node:
+    host, keys = await hosts.start(name)
+
+    async def frame(peer: bytes, message: pb.Frame, payload: bytes) -> None:
+        node.frames.append((peer, message, payload))
+        node.changed.set()
+
+    hooks = Hooks(
+        status=lambda: pb.NodeStatus(state=pb.TRAINING, version=node.version, digest=b"d" * 32),
+        chain=lambda: (),
+        addresses=lambda: [],
+        provide=lambda kind, version: None,
+        changed=lambda: node.changed.set(),
+        lost=lambda: node.changed.set(),
+        learned=lambda address: None,
+        frame=frame,
+    )
+    events = Events(folder / f"{name}.jsonl", lambda: 0.0)
+    node = Node(host, Neighbours(host, keys, manifest, name, events, hooks), keys.peer_id)
+    await node.neighbours.listen()
+    node.beats = asyncio.create_task(node.neighbours.heartbeats())
+    return node
+
+
+@pytest.fixture
+async def hosts(tmp_path: Path) -> AsyncIterator[Hosts]:
+    started = Hosts(tmp_path)
+    yield started
+    await started.close()
+
+
+@pytest.fixture
+async def trio(
+    hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Node, Node, Node]]:
+    """A and B, each linked to F only."""
+    monkeypatch.setattr(routing, "PATIENCE_S", 0.0)
+    manifest = make_manifest(keyring(0), 1)
+    a, b, f = [await make(hosts, name, manifest, tmp_path) for name in "abf"]
+    for node in (a, b):
+        await connect(node.host, f.host)
+        await node.neighbours.links.dial(f.id)
+    yield a, b, f
+    for node in (a, b, f):
+        assert node.beats is not None
+        node.beats.cancel()
+        await asyncio.gather(node.beats, return_exceptions=True)
+        await node.neighbours.close("bye")
+
+
+async def test_two_nodes_without_a_link_reach_each_other_through_a_third(trio: tuple[Node, Node, Node]):
+    a, b, f = trio
+    for one, other in ((a, b), (b, a)):
+        await until(lambda one=one, other=other: other.id in one.neighbours.views(), one.changed)
+        assert not one.neighbours.views()[other.id].direct
+        assert one.neighbours.views()[f.id].direct
+    a.neighbours.send(b.id, pb.Frame(want=pb.Want(chunks=[1])))
+    contribution = pb.Frame(contribution=pb.Contribution(chunk=2))
+    await a.neighbours.send_bulk(b.id, contribution, b"payload" * 1000)
+    await until(lambda: len(b.frames) == 2, b.changed)
+    by_kind = {frame.WhichOneof("message"): (peer, payload) for peer, frame, payload in b.frames}
+    assert by_kind == {"want": (a.id, b""), "contribution": (a.id, b"payload" * 1000)}
+    assert f.neighbours.forwarded["passed on"] >= 4 and f.frames == []
+    with pytest.raises(LinkLost):
+        await a.neighbours.send_bulk(b"x" * 38, contribution, b"")
+
+
+async def test_a_change_is_told_through_others_and_their_loss_ends_it(
+    trio: tuple[Node, Node, Node], monkeypatch: pytest.MonkeyPatch
+):
+    a, b, f = trio
+    await until(lambda: b.id in a.neighbours.views(), a.changed)
+    b.version = 9
+    b.neighbours.tell_everyone()
+    await until(lambda: a.neighbours.roster.entries[b.id].status.version == 9)
+    monkeypatch.setattr("atoll.peers.roster.EVICT_S", 1.0)
+    await f.neighbours.close("bye")
+    await until(lambda: not a.neighbours.views(), a.changed)
+
+
+async def test_envelopes_that_are_not_to_be_passed_on_are_counted(trio: tuple[Node, Node, Node]):
+    a, b, f = trio
+    await until(lambda: b.id in a.neighbours.views(), a.changed)
+    envelope = a.neighbours._router.wrap(b.id, pb.Frame(want=pb.Want()))
+    envelope.forward.target = b"x" * 38
+    a.neighbours.links.send(f.id, envelope)
+    reason = "envelope for a peer without a link here"
+    await until(lambda: f.neighbours.forwarded[reason])
