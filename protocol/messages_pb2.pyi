@@ -213,7 +213,7 @@ class HeldState(_message.Message):
     def __init__(self, version: _Optional[int] = ..., state: _Optional[bytes] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("state", "version", "digest", "certified", "cumulative_tokens", "accepted_tokens", "tokens_per_s", "step", "steps", "upload_bps", "download_bps", "checkpoint_version", "checkpoint_state", "label", "reason", "chain", "linked", "held")
+    __slots__ = ("state", "version", "digest", "certified", "cumulative_tokens", "accepted_tokens", "tokens_per_s", "step", "steps", "upload_bps", "download_bps", "label", "reason", "chain", "linked", "held")
     STATE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -225,8 +225,6 @@ class NodeStatus(_message.Message):
     STEPS_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
     DOWNLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
-    CHECKPOINT_VERSION_FIELD_NUMBER: _ClassVar[int]
-    CHECKPOINT_STATE_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     CHAIN_FIELD_NUMBER: _ClassVar[int]
@@ -243,14 +241,12 @@ class NodeStatus(_message.Message):
     steps: int
     upload_bps: int
     download_bps: int
-    checkpoint_version: int
-    checkpoint_state: bytes
     label: str
     reason: str
     chain: _containers.RepeatedCompositeFieldContainer[ChainLink]
     linked: _containers.RepeatedScalarFieldContainer[bytes]
     held: _containers.RepeatedCompositeFieldContainer[HeldState]
-    def __init__(self, state: _Optional[_Union[NodeState, str]] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., certified: bool = ..., cumulative_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., checkpoint_version: _Optional[int] = ..., checkpoint_state: _Optional[bytes] = ..., label: _Optional[str] = ..., reason: _Optional[str] = ..., chain: _Optional[_Iterable[_Union[ChainLink, _Mapping]]] = ..., linked: _Optional[_Iterable[bytes]] = ..., held: _Optional[_Iterable[_Union[HeldState, _Mapping]]] = ...) -> None: ...
+    def __init__(self, state: _Optional[_Union[NodeState, str]] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., certified: bool = ..., cumulative_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., label: _Optional[str] = ..., reason: _Optional[str] = ..., chain: _Optional[_Iterable[_Union[ChainLink, _Mapping]]] = ..., linked: _Optional[_Iterable[bytes]] = ..., held: _Optional[_Iterable[_Union[HeldState, _Mapping]]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("swarm_id", "protocol", "software", "schema_digest", "data_digest", "status", "addresses")
