@@ -17,6 +17,7 @@ from atoll.daemon.rounds.outer_state import OuterState, genesis_head
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.round_log import RoundLog
 from atoll.peers.links import LinkLost
+from atoll.protocol import forks
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
@@ -190,10 +191,13 @@ class Swarm:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _is_ahead(self, other: Member, member: Member) -> bool:
+        return forks.compare(member.state.chain, other.state.chain).follow
+
     def roster_changed(self) -> None:
         for member in self.members:
             views = {
-                other.me: t.PeerView(other.state.head.digest, True, 0, other.state.head.version)
+                other.me: t.PeerView(other.state.head.digest, True, ahead=self._is_ahead(other, member))
                 for other in self.members
                 if other is not member and self.reachable(member.me, other.me)
             }

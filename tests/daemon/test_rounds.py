@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from atoll.daemon.errors import AtollError
-from atoll.daemon.rounds.outer_state import check_record
+from atoll.daemon.rounds.outer_state import check_record, served_file
 from atoll.daemon.storage import checkpoint
+from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLogError
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.outer import Float32
@@ -81,6 +82,63 @@ async def test_many_rounds_and_a_restart_from_disk(make: Make, tmp_path: Path) -
     assert again.bits == swarm.members[0].bits
     assert again.state.head == swarm.members[0].state.head
     await again.driver.close()
+
+
+async def test_all_hold_the_same_states_and_any_of_them_is_served(make: Make, tmp_path: Path) -> None:
+    swarm = make(3)
+    for seed in range(1, 5):
+        await one_round(swarm, seed)
+    for member in swarm.members:
+        await member.driver.on_disk(member.state.save_if_due, True)
+    held = swarm.members[0].state.held
+    assert [version for version, _ in held] == [4, 3, 2]
+    assert {m.state.held for m in swarm.members} == {held}
+    found = []
+    for member in swarm.members:
+        folder = DataDir(member.folder)
+        for version, _ in held:
+            file = served_file(folder, member.state, "checkpoint", version)
+            assert file is not None and file.version == version
+            found.append((version, file.path.read_bytes()))
+        newest = served_file(folder, member.state, "checkpoint", 0)
+        assert newest is not None and newest.version == 4
+        assert served_file(folder, member.state, "checkpoint", 1) is None
+    assert len(set(found)) == 3
+    about, _ = checkpoint.read_header(newest.path, swarm.manifest.swarm_id)
+    assert about.inner_step == 4 * swarm.manifest.body.inner.steps
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+async def test_damaged_checkpoints_are_passed_over(make: Make, damage: str) -> None:
+    """The newest two can't be used: the one before them and the replay log give the same bits."""
+    swarm = make(2)
+    for seed in range(1, 5):
+        await one_round(swarm, seed)
+    member = swarm.members[1]
+    await member.driver.on_disk(member.state.save_if_due, True)
+    folder = member.folder / "checkpoints"
+    for version in (4, 3):
+        path = checkpoint.path_of(folder, version)
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        path.write_bytes({"truncated": whole[:-1], "flipped": flipped, "empty": b""}[damage])
+    again = Member(member.folder, swarm._keys[1], swarm)
+    assert len(again.problems) == 2 and all("checkpoint-" in problem for problem in again.problems)
+    assert again.bits == swarm.members[0].bits and again.state.head == swarm.members[0].state.head
+    assert again.state.saved is not None and again.state.saved.head.version == 2
+    await again.driver.close()
+
+
+async def test_a_state_of_another_schedule_is_refused(make: Make) -> None:
+    swarm = make(1)
+    member = swarm.members[0]
+    await one_round(swarm, 1)
+    parameters, momentum = member.state.parameters.copy(), member.state.momentum.copy()
+    folder = member.folder / "rounds"
+    checkpoint.save(folder, swarm.manifest.swarm_id, member.state.head, SCHEMA, parameters, momentum, 99)
+    with pytest.raises(checkpoint.CheckpointError, match="schedule"):
+        member.state.adopt(checkpoint.path_of(folder, 1))
 
 
 async def test_a_member_that_dies_is_left_out(make: Make) -> None:

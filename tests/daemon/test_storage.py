@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -127,9 +130,116 @@ def test_a_damaged_checkpoint_is_never_believed(
         found = checkpoint.load(path, SWARM, parameters, momentum)
     except CheckpointError:
         return
-    # The flip hit what no bit of the state depends on (electorate, tokens, spaces): the bits are still right.
-    assert found.head.digest == head(3).digest
+    # The flip hit what nothing depends on (spaces, offsets): facts and bits are still right.
+    assert (found.head, found.cursor) == (head(3), {"tokens": 3000})
     assert parameters.tobytes() == vectors(3)[0].tobytes()
+
+
+def test_the_file_of_a_version_is_the_same_on_every_node(tmp_path: Path) -> None:
+    made = []
+    for name, certified in (("a", True), ("b", False)):
+        (tmp_path / name).mkdir()
+        one = replace(head(5), certified=certified)
+        checkpoint.save(tmp_path / name, SWARM, one, SCHEMA, *vectors(5), inner_step=500)
+        path = checkpoint.path_of(tmp_path / name, 5)
+        made.append(path.read_bytes())
+        found = checkpoint.verify(path, SWARM)
+        assert found.head == one
+        assert (found.fragments, found.inner_step, found.cursor) == ((5,), 500, {"tokens": 5000})
+    assert made[0] == made[1]
+
+
+def test_what_a_node_knows_of_one_chain_it_does_not_believe_of_another(tmp_path: Path) -> None:
+    certified = replace(head(5), certified=True)
+    checkpoint.save(tmp_path, SWARM, certified, SCHEMA, *vectors(5))
+    other = replace(head(5), digest=b"o" * 32, certified=False)
+    checkpoint.save(tmp_path, SWARM, other, SCHEMA, *vectors(6))
+    assert not checkpoint.verify(checkpoint.path_of(tmp_path, 5), SWARM).head.certified
+    # The genesis needs no votes.
+    genesis = Head(0, b"g" * 32, (b"a" * 38,), False)
+    checkpoint.save(tmp_path, SWARM, genesis, SCHEMA, *vectors(0))
+    assert checkpoint.verify(checkpoint.path_of(tmp_path, 0), SWARM).head.certified
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        {"electorate": '["00"]'},
+        {"cumulative_tokens": "7"},
+        {"fragments": "[3, 3]"},
+        {"fragments": "[2]"},
+        {"inner_step": "1"},
+        {"cursor": '{"tokens": 7}'},
+        {"cursor": "[]"},
+        {"digest": "00"},
+        {"version": "-1"},
+        {"more": "x"},
+        {"state": "00"},
+        {"format": "atoll-checkpoint-1"},
+    ],
+)
+def test_no_fact_can_be_changed(tmp_path: Path, fact: dict[str, str]) -> None:
+    path = saved(tmp_path, 3)
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    header["__metadata__"] |= fact
+    text = json.dumps(header, separators=(",", ":")).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    with pytest.raises(CheckpointError):
+        checkpoint.verify(path, SWARM)
+
+
+def test_a_disk_that_fills_up_in_mid_write_leaves_the_older_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2, 3):
+        saved(tmp_path, version)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(file: BinaryIO, *rest: object) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    with pytest.raises(AtollError, match="No space left"):
+        saved(tmp_path, 4)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_small_disk_that_fills_up(tmp_path: Path) -> None:
+    """The same on a real file system that is too small."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=True)
+    try:
+        versions = []
+        with pytest.raises(AtollError, match="No space left"):
+            for version in range(20):
+                monster = np.zeros(4096, np.float32)
+                layout = ParameterSchema.of([("weight", (4096,))])
+                checkpoint.save(tmp_path, SWARM, head(version), layout, monster, monster)
+                versions.append(version)
+        assert versions and checkpoint.versions(tmp_path)[0] == versions[-1]
+        for version in checkpoint.versions(tmp_path):
+            checkpoint.verify(checkpoint.path_of(tmp_path, version), SWARM)
+        assert not list(tmp_path.glob(".*"))
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+    for version in range(1, 6):
+        saved(tmp_path, version)
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {f"checkpoint-000000000{v}.safetensors" for v in (3, 4, 5)} | {
+        "checkpoint-0000000004.certified"
+    }
+    for left in (".checkpoint-0000000006.safetensors.tmp", "checkpoint-0000000002.certified"):
+        (tmp_path / left).write_bytes(b"x")
+    (tmp_path / "incoming-00.safetensors.part").write_bytes(b"x")  # a transfer goes on from it
+    checkpoint.tidy(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept | {"incoming-00.safetensors.part"}
 
 
 def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
