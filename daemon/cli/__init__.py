@@ -169,4 +169,4 @@ def _add_simulation(commands: argparse._SubParsersAction[argparse.ArgumentParser
     simulate.add_argument("--seeds", type=int, default=1, help="how many (1)")
     simulate.add_argument("--jobs", type=int, default=0, help="processes (one per core)")
     simulate.add_argument("--trace", action="store_true", help="print what happens, event by event")
-    simulate.add_argument("--resume", metavar="FILE", help="go on where this file says, and keep it up to date")
+    simulate.add_argument("--resume", metavar="FILE", help="go on where this file says")

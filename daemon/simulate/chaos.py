@@ -20,6 +20,8 @@ from atoll.daemon.simulate.node import SimNode
 from atoll.daemon.simulate.scenario import Fault, Scenario
 
 CONVERGE_S = 150.0
+SETTLED_S = 4.0
+"""So long after the last fault its messages are gone."""
 ROUNDS_AFTER = 2
 """Commits certified after the faults that the common head has to end with."""
 
@@ -187,6 +189,7 @@ class Swarm:
         engine.now = max(engine.now, scenario.QUIET_AT_S)
         self._heal()
         quiet = engine.now
+        engine.at(quiet + SETTLED_S, self._settled)
         before = set(oracle.certified.values())
         if not engine.run(lambda: self._agree(before), quiet + CONVERGE_S):
             raise Violation("convergence", self.describe())
@@ -206,6 +209,9 @@ class Swarm:
             cpu_s=time.process_time() - began,
             outcomes=dict(oracle.outcomes),
         )
+
+    def _settled(self) -> None:
+        self.oracle.quiet = True
 
     def _agree(self, before: set[bytes]) -> bool:
         """All live honest nodes are at one head that ends with commits certified since the faults."""

@@ -150,6 +150,7 @@ class Driver:
                     node.oracle.session_ended(node, effect.report)
             case t.Dropped():
                 node.dropped[effect.reason] += 1
+                node.oracle.dropped(node, effect)
                 node.engine.say("{} drops: {}", node.name, effect.reason)
 
     def send(self, peers: tuple[bytes, ...], frame: pb.Frame, payload: bytes = b"") -> None:

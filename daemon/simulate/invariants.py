@@ -6,7 +6,7 @@ node anything.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     from atoll.daemon.simulate.node import SimNode
 
 OUTCOMES = ("certified", "provisional", "aborted", "missed")
+NEVER = frozenset(
+    (
+        "contribution to a chunk that is not owned here",
+        "result that is not by the owner of the chunk",
+        "result with impossible contributors",
+        "plan with weights that do not follow from the tokens",
+        "plan with another learning rate than the manifest's",
+    )
+)
+"""What an honest node never gives another cause to say, in a swarm without faults."""
 SPARE_VERSIONS = 8
 """Versions are forgotten at the next commit: those that a late checkpoint covers are still here."""
 
@@ -53,6 +63,8 @@ class Oracle:
     offers: dict[tuple[bytes, bytes, int], list[int]] = field(default_factory=dict)
     ended: set[tuple[bytes, int, bytes]] = field(default_factory=set)
     applied: dict[bytes, set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    refused: Counter[str] = field(default_factory=Counter)
+    quiet: bool = False
     outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     # ---- contributions
@@ -65,7 +77,7 @@ class Oracle:
         parent = facts.mark(effect.plan.session.parent)
         for (index, _, _), value in zip(effect.contributions, values, strict=True):
             peer = effect.plan.contributors[index].peer
-            if peer in self.honest and value[facts.PARENT] != parent:
+            if peer in self.honest and value[facts.PARENT] != parent * value[facts.TAG]:
                 raise Violation("another parent", "a pseudo-gradient of another parent is averaged")
 
     # ---- votes and commits
@@ -168,6 +180,13 @@ class Oracle:
                     raise Violation("fork choice", f"{node.name} leaves a certified commit for another")
                 return
 
+    def dropped(self, node: SimNode, effect: t.Dropped) -> None:
+        """Once the faults are over, honest nodes find no fault with each other."""
+        if self.quiet and node.id in self.honest and effect.sender in self.honest:
+            self.refused[effect.reason] += 1
+            if effect.reason in NEVER:
+                raise Violation("mutual understanding", f"{node.name} drops: {effect.reason}")
+
     # ---- sessions and memory
 
     def session_ended(self, node: SimNode, report: t.SessionReport) -> None:
@@ -193,7 +212,7 @@ class Oracle:
         if not node.island.account.balanced():
             raise Violation("account", f"{node.name}: the token account does not balance")
         lag = node.store.head.version - max(node.store.saved, default=0)
-        versions = {name.split(".")[0] for name in node.disk.names(node.store.log.folder)}
+        versions = {name.split(".")[0] for name in node.disk.names(node.store.log.folder)} - {"promises"}
         if len(versions) > KEEP + max(lag, 0) + SPARE_VERSIONS:
             raise Violation("bounded memory", f"{node.name} keeps {len(versions)} versions")
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 REDIAL_S = (0.4, 1.2)
 NOTICE_S = (0.02, 0.3)
+REPLAY_S = 3.0
+"""A frame that comes twice comes again within so long."""
 REQUEST_BYTES = 120
 
 
@@ -125,7 +127,7 @@ class Network:
         when = self._arrival(link, link.side(source), len(data), payload)
         engine.at(when, self._arrive, link, source, data, payload)
         if self.duplicates and engine.random.random() < self.duplicates:
-            engine.at(when, self._arrive, link, source, data, payload)
+            engine.at(when + REPLAY_S * engine.random.random(), self._arrive, link, source, data, payload)
         return True
 
     def _arrive(self, link: Link, source: SimNode, data: bytes, payload: bytes) -> None:
@@ -146,7 +148,7 @@ class Network:
         timeout_s: float,
     ) -> None:
         """Fetches a file of a holder; None where it can't be had. The node hears of it once."""
-        engine = self._engine
+        engine, life = self._engine, node.life
         done = [False]
 
         def give(content: bytes | None) -> None:
@@ -157,7 +159,7 @@ class Network:
         def arrived(content: bytes | None) -> None:
             if self.reachable(node, holder):
                 self.delivered += 1
-                node.soon(give, content)
+                node.do(life, give, content)
 
         def serve() -> None:
             content = holder.store.serve(kind, version)

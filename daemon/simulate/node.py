@@ -113,10 +113,16 @@ class SimNode:
         self.soon(self._restore)
 
     def _restore(self) -> None:
-        if not self.store.restore():
-            self.recovery.join()
-        else:
+        try:
+            found = self.store.restore()
+        except AtollError:
+            # A promise can't be kept on a disk that is full: the service manager starts the daemon again.
+            self.later(WATCH_S, self.start)
+            return
+        if found:
             self.begin_rounds()
+        else:
+            self.recovery.join()
         self._beat()
         self._watch()
 
@@ -162,19 +168,20 @@ class SimNode:
         self.stalled, self.resumed_at = False, self.engine.now
         waiting, self._waiting = self._waiting, deque()
         for started, work, arguments in waiting:
-            self._do(started, work, *arguments)
+            self.do(started, work, *arguments)
 
     # ---- this process's time
 
     def soon(self, work: Callable[..., None], *arguments: Any) -> None:
         """Does `work` now, or when the node is no longer stalled; never in another life."""
-        self._do(self.life, work, *arguments)
+        self.do(self.life, work, *arguments)
 
     def later(self, delay: float, work: Callable[..., None], *arguments: Any) -> None:
         """Does `work` after a while, in this life only."""
-        self.engine.after(delay, self._do, self.life, work, *arguments)
+        self.engine.after(delay, self.do, self.life, work, *arguments)
 
-    def _do(self, life: int, work: Callable[..., None], *arguments: Any) -> None:
+    def do(self, life: int, work: Callable[..., None], *arguments: Any) -> None:
+        """Does `work` now if this life still lasts."""
         if life != self.life or not self.alive:
             return
         if self.stalled:
@@ -210,7 +217,7 @@ class SimNode:
             raise Violation("sessions", f"{self.name}: a session without a deadline")
         if due < self._tick_at:
             self._tick_at = due
-            self.engine.at(due, self._do, self.life, self._tick, due)
+            self.engine.at(due, self.do, self.life, self._tick, due)
 
     def _tick(self, due: float) -> None:
         if due != self._tick_at:
@@ -290,7 +297,7 @@ class SimNode:
 
     def received(self, link: Link, sender: bytes, data: bytes, payload: bytes) -> None:
         """One frame came over a link."""
-        self._do(self.life, self._received, link, sender, data, payload)
+        self.do(self.life, self._received, link, sender, data, payload)
 
     def _received(self, link: Link, sender: bytes, data: bytes, payload: bytes) -> None:
         now = self.engine.now

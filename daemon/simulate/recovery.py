@@ -41,11 +41,17 @@ Heard = list[tuple[RosterEntry, forks.Chain]]
 
 
 def better(mine: forks.Chain, heard: Heard) -> RosterEntry | None:
-    """Fork choice: the peer whose chain is to be followed instead of ours, if any."""
+    """Fork choice: the peer whose chain is to be followed instead of ours, if any.
+
+    Whoever knows that a commit is certified tells it of every chain: some peers took a state over without it.
+    """
+    known = {link.digest for chain in (mine, *(c for _, c in heard)) for link in chain if link.certified}
     chosen, best = mine, None
     for entry, chain in heard:
-        if chain and forks.compare(chosen, chain).follow:
-            chosen, best = chain, entry
+        if chain and chain[0].digest != chosen[0].digest:
+            theirs = forks.certify(chain, known)
+            if forks.compare(chosen, theirs).follow:
+                chosen, best = theirs, entry
     return best
 
 
@@ -203,12 +209,15 @@ class Recovery:
         node.driver.on_disk(node.store.save_if_due)
 
     def _replay(self, best: RosterEntry, replayed: list[tuple[pb.Commit, bytes]]) -> Fetch:
-        """Commits between this head and the holder's, one by one."""
+        """Commits between this head and the holder's, one by one; it goes on as the holder does."""
         node, store = self._node, self._node.store
         target = best.status.version
         if not 0 < target - store.head.version <= KEEP:
             raise Failed("the holder's log does not reach this head")
         while store.head.version < target:
+            now = node.roster.entries.get(best.peer)
+            if now is not None and forks.compare(store.chain, chain_of(now.status)) is forks.Choice.AHEAD:
+                target = max(target, now.status.version)
             version = store.head.version + 1
             data = yield best.peer, "commit", version
             payload = yield best.peer, "payload", version

@@ -71,7 +71,7 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
     return Scenario(
         traits=tuple(_traits(chance) for _ in range(size)),
         starts=tuple(starts),
-        min_peers=chance.randint(1, size - joiners),
+        min_peers=chance.randint(1, max(1, size - joiners - len(gone))),
         latency_s=latency,
         liar=liar_at,
         lie=chance.choice(liar.KINDS),

@@ -5,28 +5,36 @@ For version v (the one a commit makes):
     v.vote      the signed commit, fsynced with the payload before this node votes for it
     v.commit    the same with the votes, once the commit is certified or adopted as provisional
 
+    promises    commits of chains that were left, by parent: this node voted for them, or may have
+
 A start replays v.commit files on top of the newest checkpoint. A v.vote alone is a promise: others may have
 counted it, so a node that starts again keeps to it and adopts the commit as provisional. Peers that missed a
-commit fetch v.commit and v.payload. The last KEEP versions stay.
+commit fetch v.commit and v.payload. The last KEEP versions stay. A node that takes another chain over may
+come by a parent that it voted on before: it has one vote for each, whatever became of it.
 All methods block; they run on the daemon's disk thread, in order.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
 from atoll.daemon.storage.disk import Disk, RealDisk
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import commit_digest
 from atoll.protocol.codecs import CODECS
 from atoll.protocol.schema import ChunkTable
 
 KEEP = 8
 MAX_RECORD_BYTES = 8 << 20
+MAX_PROMISES = 256
+_PROMISES = "promises.json"
 _NAME = re.compile(r"^(\d{10})\.(payload|vote|commit)$")
 
 
@@ -80,8 +88,12 @@ class RoundLog:
     def vote(self, version: int, commit: pb.Signed) -> None:
         """Makes results and commit durable: after this, the node may vote.
 
-        Raises AtollError, and RoundLogError if a result is not here as the commit names it.
+        Raises AtollError, and RoundLogError if a result is not here as the commit names it, or if the vote
+        for this parent is given.
         """
+        parent, digest = _named(commit)
+        if self._promises().get(parent, digest) != digest:
+            raise RoundLogError("this node has voted for another commit of this parent")
         path = self.path(version, "payload")
         self._disk.truncate(path, self.payload_bytes)
         self._disk.fsync(path)
@@ -122,15 +134,45 @@ class RoundLog:
                 raise RoundLogError(f"chunk {chunk} of version {version} does not have its digest")
 
     def clear(self, keep_up_to: int = -1) -> None:
-        """Forgets everything above a version: another chain was taken over."""
+        """Forgets everything above a version, but not what was voted for: another chain was taken over.
+
+        Raises AtollError, and has then forgotten nothing.
+        """
         self.release()
+        promises = self._promises()
+        for name in self._disk.names(self.folder):
+            match = _NAME.match(name)
+            if match and match.group(2) != "payload":
+                with suppress(RoundLogError):
+                    record = self._read(int(match.group(1)), match.group(2))
+                    if record is not None:
+                        promises.update([_named(record.commit)])
+        newest = dict(list(promises.items())[-MAX_PROMISES:])
+        self._disk.write(self.folder / _PROMISES, json.dumps(newest, indent=1).encode())
         self._forget(lambda v: v > keep_up_to)
+
+    def _promises(self) -> dict[str, str]:
+        """Commit by parent, both in hex, oldest first."""
+        try:
+            kept = json.loads(self._disk.read(self.folder / _PROMISES))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return {str(k): str(v) for k, v in kept.items()} if isinstance(kept, dict) else {}
 
     def _forget(self, condition: Callable[[int], bool]) -> None:
         for name in self._disk.names(self.folder):
             match = _NAME.match(name)
             if match and condition(int(match.group(1))):
                 self._disk.unlink(self.folder / name)
+
+
+def _named(signed: pb.Signed) -> tuple[str, str]:
+    """Parent and digest of a commit, in hex. Raises RoundLogError."""
+    try:
+        commit = pb.Commit.FromString(signed.body)
+    except DecodeError as error:
+        raise RoundLogError("a commit that is not readable") from error
+    return commit.session.parent.hex(), commit_digest(signed.body).hex()
 
 
 def parse_record(data: bytes) -> pb.RoundRecord:

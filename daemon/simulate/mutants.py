@@ -1,0 +1,182 @@
+"""Ten faults planted in the shipping code, each alone: the simulator is worth what it finds of them.
+
+Each is a context manager that patches one thing and takes it back. MUTANTS says by which kind of violation
+it is to be found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from atoll.daemon.simulate.island import Island
+from atoll.daemon.storage.round_log import RoundLog
+from atoll.daemon.training import rebase
+from atoll.protocol import forks
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.round import plan as plans
+from atoll.protocol.round import types as t
+from atoll.protocol.round.exchange import Exchange
+from atoll.protocol.round.machine import RoundMachine
+from atoll.protocol.round.stash import session_of
+
+Patched = Iterator[None]
+
+
+@contextmanager
+def vote_before_fsync() -> Patched:
+    """The vote's record is durable, the results that it promises are not."""
+    vote = RoundLog.vote
+
+    def hasty(self: RoundLog, version: int, commit: pb.Signed) -> None:
+        with patch.object(self._disk, "fsync", lambda path: None):
+            vote(self, version, commit)
+
+    with patch.object(RoundLog, "vote", hasty):
+        yield
+
+
+@contextmanager
+def world_size_before_retry() -> Patched:
+    """The learning rate is that for the members of the first attempt."""
+    make, check = plans.make_plan, plans.check_plan
+    sizes: dict[tuple[bytes, bytes], int] = {}
+
+    def stale(config: t.RoundConfig, *arguments: Any, **named: Any) -> pb.Plan:
+        plan = make(config, *arguments, **named)
+        key = (bytes(plan.session.leader), bytes(plan.session.parent))
+        plan.outer_lr = config.outer_lr(sizes.setdefault(key, len(plan.contributors)))
+        return plan
+
+    def lenient(config: t.RoundConfig, *arguments: Any, **named: Any) -> None:
+        *others, plan = arguments
+        right = pb.Plan()
+        right.CopyFrom(plan)
+        right.outer_lr = config.outer_lr(len(plan.contributors))
+        check(config, *others, right, **named)
+
+    with patch.object(plans, "make_plan", stale), patch.object(plans, "check_plan", lenient):
+        yield
+
+
+@contextmanager
+def no_parent_in_session() -> Patched:
+    """Messages belong to a session by leader and view alone."""
+    message = RoundMachine._message
+
+    def careless(self: RoundMachine, event: Any, *arguments: Any) -> list[t.Effect]:
+        running, session = self._running(), session_of(event)
+        if running is None or isinstance(event, t.PlanReceived):
+            return message(self, event, *arguments)
+        if (session.leader, session.view) != (running.id.leader, running.id.view):
+            return message(self, event, *arguments)
+        return self._in_session(event, running, arguments[0])
+
+    with patch.object(RoundMachine, "_message", careless):
+        yield
+
+
+@contextmanager
+def abort_clears_progress() -> Patched:
+    """What a node carries is gone when a session is aborted."""
+
+    def forgetful(self: Island, outcome: str) -> None:
+        if outcome == "aborted":
+            self.local.copy_(self._new)
+
+    with patch.object(Island, "session_ended", forgetful):
+        yield
+
+
+@contextmanager
+def rebase_twice() -> Patched:
+    """Local progress since the snapshot is applied twice."""
+    once = rebase.rebase_
+
+    def twice(*arguments: Any) -> None:
+        once(*arguments)
+        once(*arguments)
+
+    with patch.object(rebase, "rebase_", twice):
+        yield
+
+
+@contextmanager
+def owner_by_original_rank() -> Patched:
+    """A chunk's owner is looked up among all members, not among the contributors."""
+
+    def original(self: Exchange, chunk: int) -> bytes:
+        return sorted(self.members)[self.plan.owners[chunk]]
+
+    with patch.object(Exchange, "owner", original):
+        yield
+
+
+@contextmanager
+def lower_view() -> Patched:
+    """A plan of a past view is followed."""
+    check = plans.check_plan
+
+    def lenient(
+        config: t.RoundConfig, head: Any, me: bytes, tokens: Any, next_view: int, plan: pb.Plan
+    ) -> None:
+        check(config, head, me, tokens, min(next_view, plan.session.view), plan)
+
+    with patch.object(plans, "check_plan", lenient):
+        yield
+
+
+@contextmanager
+def counted_twice() -> Patched:
+    """After a session that did not end well, a contribution is in the sum twice."""
+    due = Exchange.due
+
+    def generous(self: Exchange) -> list[Any]:
+        found = due(self)
+        if not self.plan.session.view:
+            return found
+        return [(chunk, tuple((i, w, _double(p)) for i, w, p in given)) for chunk, given in found]
+
+    with patch.object(Exchange, "due", generous):
+        yield
+
+
+def _double(payload: bytes) -> bytes:
+    return bytes((2 * np.frombuffer(payload, np.float32)).tobytes())
+
+
+@contextmanager
+def provisional_beats_certified() -> Patched:
+    """Fork choice looks at tokens first."""
+
+    def poor(link: forks.Link) -> tuple[Any, ...]:
+        return not link.certified, link.cumulative_tokens, link.digest
+
+    with patch.object(forks, "_rank", poor):
+        yield
+
+
+@contextmanager
+def unbounded_log() -> Patched:
+    """The replay log forgets nothing."""
+    with patch.object(RoundLog, "_forget", lambda self, condition: None):
+        yield
+
+
+MUTANTS: dict[str, tuple[Callable[[], AbstractContextManager[None]], str]] = {
+    "a vote sent before fsync": (vote_before_fsync, "durable votes"),
+    "world size read before the retry": (world_size_before_retry, "learning rate"),
+    "missing parent digest in the session": (no_parent_in_session, "conservation"),
+    "error feedback cleared on abort": (abort_clears_progress, "local progress"),
+    "rebase applied twice": (rebase_twice, "local progress"),
+    "owner index by original rank": (owner_by_original_rank, "mutual understanding"),
+    "a lower view accepted": (lower_view, "sessions"),
+    "contributions double-counted after succession": (counted_twice, "conservation"),
+    "provisional beating certified": (provisional_beats_certified, "fork choice"),
+    "unbounded replay log": (unbounded_log, "bounded memory"),
+}
+"""Mutant and the kind of violation that finds it, by ROUND's name."""
