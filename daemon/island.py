@@ -21,17 +21,19 @@ from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.status import duration, size
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training import channel as ch
+from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.accounts import AccountError, TokenAccount
+from atoll.protocol.accounts import AccountError
 from atoll.protocol.chain import Head
+from atoll.protocol.ledger import Ledger
 from atoll.protocol.round import types as t
-from atoll.protocol.round.commit import contribution_of
 from atoll.protocol.schema import ChunkTable
 
 log = logging.getLogger(__name__)
 
 FIRST_RESTART_S = 1.0
 LONGEST_RESTART_S = 60.0
+BOOKS_RETRY_S = 2.0
 
 
 @dataclass
@@ -53,12 +55,13 @@ class Island:
         self,
         steps: int,
         validate_every: int,
-        account: TokenAccount,
+        ledger: Ledger,
         events: Events,
         me: bytes,
         chunks: ChunkTable,
         shard: Callable[[], tuple[int, int]],
         save_account: Callable[[], None],
+        books_are_saved: Callable[[], Awaitable[bool]],
         changed: Callable[[], None],
         make_welcome: Callable[[], ch.Welcome],
         launch: Callable[[Trainer], Awaitable[None]],
@@ -66,7 +69,8 @@ class Island:
         bug: Callable[[str], None],
         last_version: int = 0,
     ) -> None:
-        self.account = account
+        self.ledger = ledger
+        self.account = ledger.account
         self.phase = Phase(steps=steps)
         self.begun = False
         self.training = False
@@ -86,6 +90,7 @@ class Island:
         self._chunks = chunks
         self._shard = shard
         self._save_account = save_account
+        self._books_are_saved = books_are_saved
         self._changed = changed
         self._make_welcome = make_welcome
         self._launch = launch
@@ -97,6 +102,7 @@ class Island:
         self._ready: tuple[int, int] | None = None
         self._generation = 0  # of the trainer: a snapshot belongs to the one that wrote it
         self._offered: int | None = None  # generation whose snapshot may be in the session under way
+        self._offered_tokens = 0  # what that snapshot holds, as its trainer counts
         self._tasks: set[asyncio.Task[None]] = set()
         self._restart_pause = FIRST_RESTART_S
         self._stopping = False
@@ -126,6 +132,7 @@ class Island:
         assert self.driver is not None and self._trainer is not None
         head = self.driver.state.head
         self._withdraw()
+        self.ledger.begin_life()
         self._tokens = 0
         self.phase = Phase(steps=self._steps, loss=self.phase.loss, phase_loss=self.phase.phase_loss)
         self._trainer.send(ch.Begin(head.version, self._steps, self._shard(), self._evaluates(head.version)))
@@ -246,14 +253,23 @@ class Island:
             return
         self._restart_pause = FIRST_RESTART_S
         self._ready = (message.tokens, message.steps)
-        if self.paused is None:
-            self._offer()
+        await self._offer()
 
-    def _offer(self) -> None:
-        assert self.driver is not None and self._ready is not None
-        self._offered = self._generation
+    async def _offer(self) -> None:
+        """Offers the snapshot once it is in the books on disk: a commit may hold it whatever happens here."""
+        assert self.driver is not None
+        ready, parent = self._ready, self.driver.state.head.digest
+        if ready is None or self.paused is not None:
+            return
+        offer = self.ledger.offer(parent)
+        self._save_account()
+        while not await self._books_are_saved():  # noqa: ASYNC110  (a disk tells nobody when it has room)
+            await asyncio.sleep(BOOKS_RETRY_S)
+        if self._ready != ready or self.paused is not None or self.driver.state.head.digest != parent:
+            return  # withdrawn meanwhile, or a commit came
+        self._offered, self._offered_tokens = self._generation, ready[0]
         self._set_training(True)
-        self.driver.feed(t.LocalReady(*self._ready))
+        self.driver.feed(t.LocalReady(offer.tokens, ready[1], offer.number))
 
     def _withdraw(self) -> None:
         self._ready = None
@@ -285,12 +301,14 @@ class Island:
 
     # ---- commits
 
-    def committed(self, commits: Sequence[pb.Commit], head: Head) -> None:
-        """Outer steps were taken, by a round or by replay: books the tokens and lets the trainer know.
+    def committed(self, commits: Sequence[tuple[pb.Commit, bytes]], head: Head) -> None:
+        """Outer steps were taken, by a round or by replay: books the tokens, tells the trainer.
+
+        `commits`: each with the digest of the head that it makes.
 
         Of several commits only the first can hold this node's contribution to its last anchor.
         """
-        mine = {chunk for commit in commits for chunk in self._book(commit)}
+        mine = {chunk for commit, digest in commits for chunk in self._book(commit, digest)}
         # A snapshot of a trainer that is gone means nothing to the one that runs now.
         contributed = bool(mine) and self._offered == self._generation
         self._offered = None
@@ -317,17 +335,17 @@ class Island:
             self.pause("it has finished: its last contribution was accepted")
         self._pause_at_the_end(head.version)
 
-    def _book(self, commit: pb.Commit) -> list[int]:
-        """Chunks in which a commit holds this node's contribution; its tokens are accepted."""
-        tokens, mine = contribution_of(commit, self._me)
-        if not mine:
-            return []
+    def _book(self, commit: pb.Commit, digest: bytes) -> list[int]:
+        """Chunks in which a commit holds what this trainer contributed; its tokens are accepted."""
         try:
-            self.account.accept(tokens, mine, int(commit.version))
+            mine = self.ledger.book(commit, digest, self._me)
         except AccountError as error:
             self._events.emit("account", f"The token account can't follow version {commit.version}: {error}.")
+            return []
+        if not mine:
+            return []
         if self._offered == self._generation:
-            self._tokens -= min(self._tokens, tokens)
+            self._tokens -= min(self._tokens, self._offered_tokens)
         self._accepted(commit, len(mine))
         return mine
 
@@ -359,16 +377,17 @@ class Island:
                 spans.append((span.start, span.stop))
         return tuple(spans)
 
-    def orphaned(self, after: int) -> None:
-        """The swarm took another way after version `after`: what this node gave later is in no chain any more."""
-        gone = self.account.orphan(after) // self.account.chunks
+    def taken_over(self, chain: forks.Chain, replayed: Sequence[tuple[pb.Commit, bytes]]) -> None:
+        """Another node's state was taken over, with this chain: local progress against the old anchor ends.
+
+        `replayed`: commits that were applied on the way.
+        """
+        self.account.drop("expired")
+        for commit, digest in replayed:
+            self._book(commit, digest)
+        gone = self.ledger.reconcile({link.version: link.digest for link in chain}, newest=chain[0].version)
         if gone:
             self._events.emit("account", f"{gone} tokens were accepted in a branch that was left.")
-        self._save_account()
-
-    def taken_over(self) -> None:
-        """Another node's state was taken over: local progress against the old anchor is given up."""
-        self.account.drop("expired")
         self._offered = None
         self._save_account()
         if self.begun:
@@ -401,4 +420,4 @@ class Island:
         self._send(ch.Resume())
         self._events.emit("resumed", "Training goes on.")
         if self._ready is not None:
-            self._offer()
+            self._spawn(self._offer())

@@ -47,6 +47,7 @@ from atoll.peers import identity
 from atoll.peers.p2pd import Host
 from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.accounts import AccountError
 from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import RoundConfig, RoundMachine
@@ -275,9 +276,7 @@ class Node:
             learned=self._learned,
             frame=self._frame,
         )
-        self.neighbours = Neighbours(
-            self.host, self.keyring, self.manifest, SOFTWARE, self.events, hooks
-        )
+        self.neighbours = Neighbours(self.host, self.keyring, self.manifest, SOFTWARE, self.events, hooks)
         self.recovery = Recovery(
             self.folder, self.manifest, self.host, self.neighbours, self.events, self.alerts, self.enter
         )
@@ -360,16 +359,17 @@ class Node:
             grace_cap_s=body.rounds.grace_cap_s,
         )
         book = AccountBook(self.folder, len(manifest.chunks), self.events, self.alerts)
-        book.recover(self.keyring.peer_id, self.outer.kept_commits())
+        self._book_missed(book)
         island = Island(
             body.inner.steps,
             body.rounds.validate_every,
-            book.account,
+            book.ledger,
             self.events,
             self.keyring.peer_id,
             manifest.chunks,
             self._shard,
             book.note,
+            book.save,
             self._island_changed,
             lambda: welcome(manifest, self.settings, self.folder, memory, text, self.keyring.peer_id),
             self._launch_trainer,
@@ -399,6 +399,19 @@ class Node:
         await island.start()
         self.neighbours.tell_everyone()
 
+    def _book_missed(self, book: AccountBook) -> None:
+        """What commits on this disk accepted and the last run did not book; what is in no chain any more."""
+        assert self.outer is not None
+        book.ledger.reconcile({link.version: link.digest for link in self.outer.chain})
+        for commit, digest in self.outer.kept_commits():
+            if commit.version <= book.ledger.at:
+                continue
+            try:
+                book.ledger.book(commit, digest, self.keyring.peer_id)
+            except AccountError as error:
+                self.events.emit("account", f"Version {commit.version} can't be booked: {error}.")
+        book.note()
+
     async def _launch_trainer(self, trainer: Trainer) -> None:
         if self._trainer_socket is not None:
             await trainer.attach(self._trainer_socket)
@@ -427,7 +440,7 @@ class Node:
         for code in TROUBLE_CODES:
             self.alerts.clear(code)
         self.history.applied(head)
-        self.island.committed([commit], head)
+        self.island.committed([(commit, head.digest)], head)
         self.events.changed()
 
     def _session_ended(self, report: t.SessionReport) -> None:

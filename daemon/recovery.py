@@ -254,14 +254,14 @@ class Recovery:
         self._events.emit("behind", f"{what}; it fetches what it missed.")
         # No session may begin at a head that is about to be left.
         driver.feed(t.CatchingUp(True))
-        replayed: list[pb.Commit] = []
+        replayed: sync.Applied = []
         whole = False
         try:
             await island.merged()
             if not forked:
                 whole = await self._replay_or_take_over(best, outer, driver.on_disk, replayed)
             else:
-                whole = await self._take_state_of(best, outer, driver.on_disk, -1)
+                whole = await self._take_state_of(best, outer, driver.on_disk, replayed, -1)
         except (AtollError, OSError, TimeoutError) as error:
             self._told_trouble(error)
         finally:
@@ -273,10 +273,8 @@ class Recovery:
         if not moved:
             return
         told()
-        if forked:
-            island.orphaned(forks.common_version(before, outer.chain) or 0)
         if whole or len(replayed) > REPLAY_LIMIT:
-            island.taken_over()
+            island.taken_over(outer.chain, replayed)
         else:
             island.committed(replayed, outer.head)
         self._events.emit("behind", f"Caught up with version {outer.head.version}.")
@@ -298,15 +296,18 @@ class Recovery:
         best: RosterEntry,
         outer: OuterState,
         on_disk: Callable[..., Awaitable[object]],
-        replayed: list[pb.Commit],
+        replayed: sync.Applied,
     ) -> bool:
         """Moves this head as far as it goes; whether a whole state was taken over."""
         try:
-            await sync.catch_up(self._host, self._at_head_of(best), outer, on_disk, replayed)
+            # The swarm goes on meanwhile: a slow line would never be done with it otherwise.
+            while best.status.version > outer.head.version:
+                await sync.catch_up(self._host, self._at_head_of(best), outer, on_disk, replayed)
+                best = self._neighbours.roster.entries.get(best.peer, best)
             return False
         except sync.SyncFailed as error:
             self._events.emit("behind", f"Replay is not possible ({error}); the whole state is fetched.")
-            return await self._take_state_of(best, outer, on_disk, outer.head.version)
+            return await self._take_state_of(best, outer, on_disk, replayed, outer.head.version)
 
     def _at_head_of(self, best: RosterEntry) -> list[RosterEntry]:
         """The best peer, and those that hold the same head."""
@@ -314,10 +315,17 @@ class Recovery:
         return [best, *same]
 
     async def _take_state_of(
-        self, best: RosterEntry, outer: OuterState, on_disk: Callable[..., Awaitable[object]], above: int
+        self,
+        best: RosterEntry,
+        outer: OuterState,
+        on_disk: Callable[..., Awaitable[object]],
+        replayed: sync.Applied,
+        above: int,
     ) -> bool:
-        """Takes over a state of a peer's chain after version `above`, and what followed it; whether that went
-        well."""
+        """Takes over a state of a peer's chain after version `above`, and what followed it.
+
+        Whether that went well.
+        """
         try:
             begun = sync.begun(self._folder.checkpoints)
             choice = sync.choose_state(self._trusted(), begun, best, above)
@@ -334,7 +342,7 @@ class Recovery:
             self.fetched = None
         try:
             now = self._neighbours.roster.entries.get(best.peer, best)
-            await sync.catch_up(self._host, self._at_head_of(now), outer, on_disk, [])
+            await sync.catch_up(self._host, self._at_head_of(now), outer, on_disk, replayed)
         except sync.SyncFailed as error:
             self._events.emit("behind", f"The rounds since then are not here yet ({error}).")
         return True

@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-WINDOW = 16
-"""Versions whose accepted tokens are known one by one; as far as fork choice looks back."""
 CATEGORIES = ("accepted", "orphaned", "expired", "lost")
 
 
@@ -34,8 +32,6 @@ class TokenAccount:
     expired: int = 0
     lost: int = 0
     pending: list[int] = field(default_factory=list)
-    recent: dict[int, int] = field(default_factory=dict)
-    """Token·chunks that the last versions accepted, by version: what a fork can still take back."""
 
     def __post_init__(self) -> None:
         if not self.pending:
@@ -54,8 +50,8 @@ class TokenAccount:
         self.produced += tokens * self.chunks
         self.pending = [p + tokens for p in self.pending]
 
-    def accept(self, tokens: int, chunks: Iterable[int], version: int) -> None:
-        """`tokens` of this node were averaged in these chunks into the commit that makes `version`.
+    def accept(self, tokens: int, chunks: Iterable[int]) -> None:
+        """`tokens` of this node were averaged into a commit in these chunks.
 
         They were carried; or they had been given up (the trainer died, the node was restarted) while the
         contribution was on its way, and now come back from there. Raises AccountError for more than that.
@@ -70,29 +66,13 @@ class TokenAccount:
         self.lost -= from_lost
         self.expired -= back - from_lost
         self.accepted += tokens * len(chosen)
-        self.recent[version] = tokens * len(chosen)
-        self.recent = dict(sorted(self.recent.items())[-WINDOW:])
 
-    def recover(self, tokens: int, chunks: Iterable[int], version: int) -> bool:
-        """Books what `version` accepted, if a crash kept it from being booked. Whether it did."""
-        if version <= max(self.recent, default=-1):
-            return False
-        chosen = set(chunks)
-        # What was produced after the account was last written is known from the commit alone.
-        unknown = sum(max(0, tokens - self.pending[c]) for c in chosen) - self.lost - self.expired
-        if unknown > 0:
-            self.produced += unknown
-            self.lost += unknown
-        self.accept(tokens, chosen, version)
-        return True
-
-    def orphan(self, after: int) -> int:
-        """The versions after this one lost to a fork. Token·chunks that were accepted in them."""
-        gone = {version: amount for version, amount in self.recent.items() if version > after}
-        self.recent = {version: amount for version, amount in self.recent.items() if version <= after}
-        self.accepted -= sum(gone.values())
-        self.orphaned += sum(gone.values())
-        return sum(gone.values())
+    def orphan(self, tokens: int, chunks: int) -> None:
+        """A commit with `tokens` accepted in so many chunks lost to a fork."""
+        if tokens * chunks > self.accepted:
+            raise AccountError("more tokens orphaned than were accepted")
+        self.accepted -= tokens * chunks
+        self.orphaned += tokens * chunks
 
     def drop(self, category: str) -> None:
         """All carried tokens become `expired` or `lost`."""
@@ -111,23 +91,18 @@ class TokenAccount:
 
     def to_json(self) -> dict[str, object]:
         names = ("chunks", "produced", *CATEGORIES, "pending")
-        recent = [list(pair) for pair in self.recent.items()]
-        return {**{name: getattr(self, name) for name in names}, "recent": recent}
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_json(cls, data: dict[str, object]) -> TokenAccount:
         """Raises AccountError for anything that is not a balanced account."""
-        data = dict(data)
         if not data.get("pending"):
             raise AccountError("the token account is unreadable")
         try:
-            recent = dict(data.pop("recent"))  # type: ignore[call-overload]
-            account = cls(**data, recent=recent)  # type: ignore[arg-type]
+            account = cls(**data)  # type: ignore[arg-type]
             numbers = [account.chunks, account.produced, account.carried, *account.pending]
             numbers += [getattr(account, name) for name in CATEGORIES]
-            numbers += [number for pair in recent.items() for number in pair]
-            numbers.append(account.accepted - sum(recent.values()))
-        except (KeyError, TypeError, ValueError) as error:
+        except TypeError as error:
             raise AccountError("the token account is unreadable") from error
         if not all(isinstance(n, int) and n >= 0 for n in numbers) or not account.balanced():
             raise AccountError("the token account does not balance")

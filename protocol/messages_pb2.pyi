@@ -295,7 +295,7 @@ class SessionId(_message.Message):
     def __init__(self, parent: _Optional[bytes] = ..., fragment: _Optional[int] = ..., view: _Optional[int] = ..., leader: _Optional[bytes] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("parent", "version", "tokens", "steps", "upload_bps", "download_bps", "codecs", "unreachable", "next_view")
+    __slots__ = ("parent", "version", "tokens", "steps", "upload_bps", "download_bps", "codecs", "unreachable", "next_view", "offer")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +305,7 @@ class Ready(_message.Message):
     CODECS_FIELD_NUMBER: _ClassVar[int]
     UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
     NEXT_VIEW_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
     parent: bytes
     version: int
     tokens: int
@@ -314,17 +315,20 @@ class Ready(_message.Message):
     codecs: _containers.RepeatedScalarFieldContainer[str]
     unreachable: _containers.RepeatedScalarFieldContainer[bytes]
     next_view: int
-    def __init__(self, parent: _Optional[bytes] = ..., version: _Optional[int] = ..., tokens: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., unreachable: _Optional[_Iterable[bytes]] = ..., next_view: _Optional[int] = ...) -> None: ...
+    offer: int
+    def __init__(self, parent: _Optional[bytes] = ..., version: _Optional[int] = ..., tokens: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., unreachable: _Optional[_Iterable[bytes]] = ..., next_view: _Optional[int] = ..., offer: _Optional[int] = ...) -> None: ...
 
 class Contributor(_message.Message):
-    __slots__ = ("peer", "tokens", "weight")
+    __slots__ = ("peer", "tokens", "weight", "offer")
     PEER_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
     peer: bytes
     tokens: int
     weight: int
-    def __init__(self, peer: _Optional[bytes] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ...) -> None: ...
+    offer: int
+    def __init__(self, peer: _Optional[bytes] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ..., offer: _Optional[int] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s", "continues")

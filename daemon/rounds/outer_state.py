@@ -144,7 +144,7 @@ class OuterState:
     def _chain_behind(self, head: Head) -> forks.Chain:
         """The commits that led to a head, newest first, as far as this disk knows all about them."""
         links = [forks.link_of(head)]
-        commits = self.kept_commits()[::-1]
+        commits = [commit for commit, _ in self.kept_commits()[::-1]]
         for newer, commit, older in zip(commits, commits[1:], [*commits[2:], None], strict=False):
             record, version = self._kept(commit.version), int(commit.version)
             voters = electorate(older) if older else genesis_head(self.manifest).electorate
@@ -156,15 +156,15 @@ class OuterState:
             )
         return tuple(links)
 
-    def kept_commits(self) -> list[pb.Commit]:
-        """The last commits that led to this head and are on this disk, oldest first."""
-        commits: list[pb.Commit] = []
+    def kept_commits(self) -> list[tuple[pb.Commit, bytes]]:
+        """The last commits that led to this head and are on this disk, and their digests; oldest first."""
+        commits: list[tuple[pb.Commit, bytes]] = []
         digest, version = self.head.digest, self.head.version
         while (record := self._kept(version)) is not None:
             commit = pb.Commit.FromString(record.commit.body)
             if chain.next_digest(commit.session.parent, record.commit.body) != digest:
                 break
-            commits.append(commit)
+            commits.append((commit, digest))
             digest, version = bytes(commit.session.parent), version - 1
         return commits[::-1]
 
@@ -225,10 +225,16 @@ class OuterState:
         return self.apply(record.commit, certified)
 
     def save_if_due(self, always: bool = False) -> None:
-        """Writes a checkpoint: of every version for small models, of every fourth for large ones."""
+        """Writes a checkpoint: of every version for small models, of every fourth for large ones.
+
+        All nodes save the same versions, so that several hold what a newcomer asks for; one that leaps over
+        those saves what it has, or its log would grow.
+        """
         interval = 1 if 8 * self.parameters.size < _SMALL_BYTES else _LARGE_INTERVAL
-        saved = self.saved.head.digest if self.saved else b""
-        if saved != self.head.digest and (always or self.head.version % interval == 0):
+        saved = self.saved.head if self.saved else None
+        late = saved is None or self.head.version - saved.version >= 2 * interval
+        due = always or late or self.head.version % interval == 0
+        if due and (saved is None or saved.digest != self.head.digest):
             self.saved = checkpoints.save(
                 self._folder,
                 self.manifest.swarm_id,

@@ -210,13 +210,21 @@ async def fetch_checkpoint(
 
 
 OnDisk = Callable[..., Awaitable[Any]]
+Applied = list[tuple[pb.Commit, bytes]]
+"""Commits in order, each with the digest of the head that it made."""
 
 
 async def catch_up(
-    host: Host, holders: Sequence[RosterEntry], state: OuterState, on_disk: OnDisk, applied: list[pb.Commit]
+    host: Host,
+    holders: Sequence[RosterEntry],
+    state: OuterState,
+    on_disk: OnDisk,
+    applied: Applied,
 ) -> None:
-    """Fetches and applies the commits between this head and the first holder's; each applied one joins
-    `applied`. The others are at the same head, and step in where the first one fails.
+    """Fetches and applies the commits between this head and the first holder's.
+
+    Each applied one joins `applied`, with the digest of the head that it made. The other holders are at the
+    same head, and step in where the first one fails.
 
     Raises SyncFailed where their logs do not reach back, or their commits do not follow this head.
     """
@@ -227,7 +235,8 @@ async def catch_up(
         failures: list[str] = []
         for holder in holders:
             try:
-                applied.append(await _replay_one(host, holder.peer, state, on_disk))
+                commit = await _replay_one(host, holder.peer, state, on_disk)
+                applied.append((commit, state.head.digest))
                 break
             except (*TRANSFER_ERRORS, RoundLogError) as error:
                 failures.append(f"commit {state.head.version + 1}: {error or type(error).__name__}")

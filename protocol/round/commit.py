@@ -22,12 +22,12 @@ def accepted_tokens(commit: pb.Commit) -> int:
 
 
 def contribution_of(commit: pb.Commit, peer: bytes) -> tuple[int, list[int]]:
-    """Tokens of a node's contribution, and the chunks of the commit that hold it."""
+    """Number of a node's offer, and the chunks of the commit that hold its contribution."""
     index = next((i for i, c in enumerate(commit.contributors) if c.peer == peer), None)
     if index is None:
         return 0, []
     chunks = [n for n, chunk in enumerate(commit.chunks) if index in chunk.contributors]
-    return int(commit.contributors[index].tokens), chunks
+    return int(commit.contributors[index].offer), chunks
 
 
 def electorate(commit: pb.Commit) -> tuple[bytes, ...]:

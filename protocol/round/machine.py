@@ -296,6 +296,7 @@ class RoundMachine:
             version=self.head.version,
             tokens=self._local.tokens,
             steps=self._local.steps,
+            offer=self._local.offer,
             upload_bps=self._upload_bps,
             codecs=[self._config.codec],
             unreachable=sorted(peer for peer, view in self._peers.items() if not view.direct),
@@ -323,9 +324,9 @@ class RoundMachine:
         lowest = self._next_view
         if session is not None and plans.outranks(plan.session, session.id):
             lowest = session.id.view
-        tokens = self._local.tokens if self._local else None
+        mine = (self._local.tokens, self._local.offer) if self._local else None
         try:
-            plans.check_plan(self._config, self.head, self._me, tokens, lowest, plan)
+            plans.check_plan(self._config, self.head, self._me, mine, lowest, plan)
             if session is not None and plan.HasField("continues"):
                 self._check_continuation(session, plan)
         except plans.PlanError as error:

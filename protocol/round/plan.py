@@ -86,7 +86,7 @@ def make_plan(
         session=pb.SessionId(parent=head.digest, fragment=0, view=view, leader=leader),
         version=head.version,
         contributors=[
-            pb.Contributor(peer=m, tokens=ready[m].tokens, weight=w)
+            pb.Contributor(peer=m, tokens=ready[m].tokens, weight=w, offer=ready[m].offer)
             for m, w in zip(members, shares, strict=True)
         ],
         followers=sorted(set(followers) - set(members)),
@@ -130,9 +130,9 @@ def check_continuation(previous: pb.Plan, plan: pb.Plan) -> None:
 
 
 def check_plan(
-    config: RoundConfig, head: Head, me: bytes, ready_tokens: int | None, next_view: int, plan: pb.Plan
+    config: RoundConfig, head: Head, me: bytes, offered: tuple[int, int] | None, next_view: int, plan: pb.Plan
 ) -> None:
-    """Raises PlanError unless this node, at `head`, can take part. `ready_tokens`: what it offered."""
+    """Raises PlanError unless this node, at `head`, can take part. `offered`: its tokens and number."""
     session = plan.session
     if plan.swarm_id != config.swarm_id or session.fragment != 0:
         raise PlanError("plan of another swarm or fragment")
@@ -144,7 +144,7 @@ def check_plan(
         raise PlanError("plan of an impossible view")
     if head.version == 0 and session.leader != config.genesis_node:
         raise PlanError("only the genesis node may lead the first round")
-    _check_members(plan, me, ready_tokens)
+    _check_members(plan, me, offered)
     if len(plan.owners) != config.chunks or any(o >= len(plan.contributors) for o in plan.owners):
         raise PlanError("plan with a wrong table of owners")
     if (plan.codec, plan.result_codec) != (config.codec, config.result_codec):
@@ -155,7 +155,7 @@ def check_plan(
         raise PlanError("plan with impossible durations")
 
 
-def _check_members(plan: pb.Plan, me: bytes, ready_tokens: int | None) -> None:
+def _check_members(plan: pb.Plan, me: bytes, offered: tuple[int, int] | None) -> None:
     members = [c.peer for c in plan.contributors]
     if not members or members != sorted(set(members)) or len(members) + len(plan.followers) > MAX_MEMBERS:
         raise PlanError("plan without a sorted list of contributors")
@@ -169,5 +169,5 @@ def _check_members(plan: pb.Plan, me: bytes, ready_tokens: int | None) -> None:
     if mine is None:
         if me not in plan.followers:
             raise PlanError("plan without this node")
-    elif mine.tokens != ready_tokens:
+    elif (mine.tokens, mine.offer) != offered:
         raise PlanError("plan with tokens that this node did not offer")

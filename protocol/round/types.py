@@ -84,10 +84,11 @@ class CatchingUp:
 
 @dataclass(frozen=True)
 class LocalReady:
-    """The trainer's snapshot is taken: `tokens` and inner `steps` since the anchor."""
+    """The trainer's snapshot is taken: `tokens` and inner `steps` since the anchor; `offer` is its number."""
 
     tokens: int
     steps: int
+    offer: int = 0
 
 
 @dataclass(frozen=True)

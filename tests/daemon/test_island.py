@@ -14,9 +14,10 @@ from atoll.daemon.events import Events
 from atoll.daemon.island import Island
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training import channel as ch
+from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.accounts import TokenAccount
 from atoll.protocol.chain import Head
+from atoll.protocol.ledger import Ledger
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ChunkTable
 
@@ -46,16 +47,20 @@ class Rig:
     def __init__(self, folder: Path, may_restart: bool = False, last_version: int = 0) -> None:
         self.driver = FakeDriver()
         self.starts = 0
+        self.offers = 0
+        self.saves = 0
+        self.refuse = 0
         self.bugs: list[str] = []
         self.island = Island(
             10,
             2,
-            TokenAccount(len(CHUNKS)),
+            Ledger(len(CHUNKS)),
             Events(folder / "events.jsonl", lambda: 0.0),
             ME,
             CHUNKS,
             lambda: (0, 1),
             lambda: None,
+            self._save,
             lambda: None,
             lambda: WELCOME,
             self._launch,
@@ -64,6 +69,11 @@ class Rig:
             last_version,
         )
         self.island.driver = self.driver  # type: ignore[assignment]
+
+    async def _save(self) -> bool:
+        self.saves += 1
+        self.refuse -= 1
+        return self.refuse < 0
 
     async def _launch(self, trainer: Trainer) -> None:
         ours, theirs = socket.socketpair()
@@ -98,7 +108,8 @@ class Rig:
     async def ready(self, tokens: int) -> None:
         self.says(ch.Progress(5, 10, 2.0, tokens // 2, 100.0))
         self.says(ch.Ready(10, tokens, 2.5))
-        assert await self.fed(t.LocalReady) == t.LocalReady(tokens, 10)
+        self.offers += 1
+        assert await self.fed(t.LocalReady) == t.LocalReady(tokens, 10, self.offers)
 
 
 @pytest.fixture
@@ -110,10 +121,11 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await rig.island.stop()
 
 
-def commit(version: int, tokens: int, chunks: list[bool]) -> pb.Commit:
+def commit(version: int, offer: int, chunks: list[bool], parent: bytes = b"d" * 32) -> pb.Commit:
     return pb.Commit(
+        session=pb.SessionId(parent=parent),
         version=version,
-        contributors=[pb.Contributor(peer=ME, tokens=tokens, weight=tokens)],
+        contributors=[pb.Contributor(peer=ME, tokens=400, weight=400, offer=offer)],
         chunks=[pb.CommittedChunk(contributors=[0] if mine else []) for mine in chunks],
     )
 
@@ -127,7 +139,7 @@ async def test_a_node_is_expected_only_once_it_has_been_ready(rig: Rig) -> None:
 
 async def test_accepted_tokens_are_booked_chunk_by_chunk(rig: Rig) -> None:
     await rig.ready(400)
-    rig.island.committed([commit(4, 400, [True, True, False, True])], Head(4, b"e" * 32, (ME,)))
+    rig.island.committed([(commit(4, 1, [True, True, False, True]), b"e" * 32)], Head(4, b"e" * 32, (ME,)))
     told = await rig.hears()
     assert told == ch.Committed(4, 10, (0, 1), ((512, 768),), contributed=True, evaluate=True)
     account = rig.island.account
@@ -139,11 +151,46 @@ async def test_accepted_tokens_are_booked_chunk_by_chunk(rig: Rig) -> None:
     assert rig.island.val_losses == {4: 1.25}
 
 
+async def test_what_a_missed_chunk_carries_is_accepted_with_the_next_offer(rig: Rig) -> None:
+    await rig.ready(400)
+    rig.island.committed([(commit(4, 1, [True, True, False, True]), b"e" * 32)], Head(4, b"e" * 32, (ME,)))
+    assert isinstance(await rig.hears(), ch.Committed)
+    rig.driver.state.head = Head(4, b"e" * 32, (ME,))
+    rig.says(ch.Merged(4, None))
+    rig.says(ch.Ready(10, 300, 2.5))
+    assert await rig.fed(t.LocalReady) == t.LocalReady(700, 10, 2), "the oldest chunk carries 700"
+    rig.island.committed([(commit(5, 2, [True] * 4, b"e" * 32), b"f" * 32)], Head(5, b"f" * 32, (ME,)))
+    account = rig.island.account
+    assert (account.accepted, account.carried) == (4 * 700, 0) and account.balanced()
+
+
+async def test_an_offer_is_told_only_when_the_books_hold_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atoll.daemon.island.BOOKS_RETRY_S", 0.0)
+    rig.refuse = 3
+    await rig.ready(400)
+    assert rig.saves == 4
+
+
+async def test_an_offer_that_is_withdrawn_while_the_books_are_written_is_not_told(rig: Rig) -> None:
+    async def meanwhile() -> bool:
+        rig.island.pause("you asked for it")
+        return True
+
+    rig.island._books_are_saved = meanwhile
+    rig.driver.events.clear()
+    rig.says(ch.Ready(10, 400, 2.5))
+    await rig.fed(t.LocalWithdrawn)
+    await asyncio.sleep(0)
+    assert not any(isinstance(e, t.LocalReady) for e in rig.driver.events)
+
+
 async def test_a_commit_of_others_is_taken_in_and_progress_stays(rig: Rig) -> None:
     rig.says(ch.Progress(5, 10, 2.0, 200, 100.0))
     others = pb.Commit(version=4, contributors=[pb.Contributor(peer=b"x", tokens=1, weight=1)])
     others.chunks.extend(pb.CommittedChunk(contributors=[0]) for _ in range(4))
-    rig.island.committed([others], Head(4, b"e" * 32, (b"x",)))
+    rig.island.committed([(others, b"e" * 32)], Head(4, b"e" * 32, (b"x",)))
     told = await rig.hears()
     assert isinstance(told, ch.Committed) and not told.contributed and told.keep == ((0, 1024),)
     rig.says(ch.Merged(4, None))
@@ -157,7 +204,9 @@ async def test_a_replayed_commit_with_ones_own_contribution_counts_once(rig: Rig
     await rig.ready(400)
     others = pb.Commit(version=5, contributors=[pb.Contributor(peer=b"x", tokens=1, weight=1)])
     others.chunks.extend(pb.CommittedChunk(contributors=[0]) for _ in range(4))
-    rig.island.committed([commit(4, 400, [True] * 4), others], Head(5, b"e" * 32, (b"x",)))
+    rig.island.committed(
+        [(commit(4, 1, [True] * 4), b"e" * 32), (others, b"f" * 32)], Head(5, b"e" * 32, (b"x",))
+    )
     told = await rig.hears()
     assert isinstance(told, ch.Committed) and told.contributed and told.keep == ()
     account = rig.island.account
@@ -178,7 +227,7 @@ async def test_a_contribution_outlives_its_trainer(tmp_path: Path) -> None:
     rig.says(ch.Hello(1, 1, "cpu", "00", 1000))
     assert isinstance(await rig.hears(), ch.Begin)
     rig.says(ch.Merged(3, None))
-    rig.island.committed([commit(4, 400, [True] * 4)], Head(4, b"e" * 32, (ME,)))
+    rig.island.committed([(commit(4, 1, [True] * 4), b"e" * 32)], Head(4, b"e" * 32, (ME,)))
     told = await rig.hears()
     assert isinstance(told, ch.Committed) and not told.contributed and told.keep == ((0, 1024),)
     assert rig.island.account.accepted == 1600 and rig.island.account.lost == 0
@@ -245,7 +294,7 @@ async def test_pause_and_resume_offer_the_snapshot_again(rig: Rig) -> None:
     await rig.fed(t.LocalWithdrawn)
     rig.island.resume()
     assert isinstance(await rig.hears(), ch.Resume)
-    assert await rig.fed(t.LocalReady) == t.LocalReady(400, 10)
+    assert await rig.fed(t.LocalReady) == t.LocalReady(400, 10, 2)
 
 
 async def test_a_pause_for_a_while_ends_by_itself(rig: Rig) -> None:
@@ -258,7 +307,7 @@ async def test_a_pause_for_a_while_ends_by_itself(rig: Rig) -> None:
 async def test_finishing_pauses_after_the_contribution(rig: Rig) -> None:
     rig.island.finishing = True
     await rig.ready(400)
-    rig.island.committed([commit(4, 400, [True] * 4)], Head(4, b"e" * 32, (ME,)))
+    rig.island.committed([(commit(4, 1, [True] * 4), b"e" * 32)], Head(4, b"e" * 32, (ME,)))
     assert isinstance(await rig.hears(), ch.Committed)
     assert isinstance(await rig.hears(), ch.Pause)
     assert rig.island.paused is not None and "finished" in rig.island.paused
@@ -267,7 +316,7 @@ async def test_finishing_pauses_after_the_contribution(rig: Rig) -> None:
 async def test_taking_over_a_state_gives_up_local_progress(rig: Rig) -> None:
     rig.says(ch.Progress(5, 10, 2.0, 200, 100.0))
     await rig.ready(400)
-    rig.island.taken_over()
+    rig.island.taken_over((forks.Link(9, b"t" * 32, True, 1),), [])
     assert isinstance(await rig.hears(), ch.Begin)
     assert rig.island.account.expired == 1600 and rig.island.account.carried == 0
 

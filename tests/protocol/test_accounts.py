@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from atoll.protocol.accounts import CATEGORIES, WINDOW, AccountError, TokenAccount
+from atoll.protocol.accounts import CATEGORIES, AccountError, TokenAccount
 
 CHUNKS = 3
 
@@ -23,8 +23,6 @@ class Account(RuleBasedStateMachine):
         self.account = TokenAccount(CHUNKS)
         self.trained = 0
         self.pending = [0] * CHUNKS
-        self.version = 0
-        self.by_version: dict[int, int] = {}
 
     @rule(tokens=st.integers(0, 1000))
     def produce(self, tokens: int) -> None:
@@ -38,24 +36,22 @@ class Account(RuleBasedStateMachine):
         back = sum(max(0, tokens - self.pending[c]) for c in set(chunks))
         if back > self.account.lost + self.account.expired:
             with pytest.raises(AccountError):
-                self.account.accept(tokens, chunks, self.version + 1)
+                self.account.accept(tokens, chunks)
             return
         before = self.account.accepted
-        self.version += 1
-        self.account.accept(tokens, chunks, self.version)
-        self.by_version[self.version] = tokens * len(set(chunks))
+        self.account.accept(tokens, chunks)
         assert self.account.accepted == before + tokens * len(set(chunks))
         for chunk in set(chunks):
             self.pending[chunk] -= min(tokens, self.pending[chunk])
 
     @precondition(lambda self: self.account.accepted)
-    @rule(back=st.integers(0, WINDOW + 3))
-    def orphan(self, back: int) -> None:
-        known = {v: n for v, n in self.by_version.items() if v > self.version - WINDOW}
-        gone = sum(n for v, n in known.items() if v > self.version - back)
-        assert self.account.orphan(self.version - back) == gone
-        self.version = max(self.version - back, 0)
-        self.by_version = {v: n for v, n in self.by_version.items() if v <= self.version}
+    @rule(tokens=st.integers(1, 1500), chunks=st.integers(1, CHUNKS))
+    def orphan(self, tokens: int, chunks: int) -> None:
+        if tokens * chunks > self.account.accepted:
+            with pytest.raises(AccountError):
+                self.account.orphan(tokens, chunks)
+        else:
+            self.account.orphan(tokens, chunks)
 
     @rule(category=st.sampled_from(["expired", "lost", "accepted", "nonsense"]))
     def drop(self, category: str) -> None:
@@ -84,7 +80,7 @@ TestAccount = Account.TestCase
 def test_people_see_whole_tokens():
     account = TokenAccount(CHUNKS)
     account.produce(10)
-    account.accept(10, [0, 1], 1)
+    account.accept(10, [0, 1])
     assert account.summary() == {
         "produced": 10,
         "accepted": 6,
@@ -93,18 +89,6 @@ def test_people_see_whole_tokens():
         "lost": 0,
         "carried": 3,
     }
-
-
-def test_what_a_crash_kept_from_being_booked_is_recovered_once():
-    account = TokenAccount(CHUNKS)
-    account.produce(10)
-    account.accept(10, range(CHUNKS), 1)
-    account.produce(4)
-    account.drop("lost")
-    assert account.recover(10, range(CHUNKS), 2), "six of them were trained after the account was written"
-    assert account.summary()["accepted"] == 20 and account.summary()["lost"] == 0
-    assert not account.recover(10, range(CHUNKS), 2) and not account.recover(10, range(CHUNKS), 1)
-    assert account.balanced() and account.produced == 20 * CHUNKS
 
 
 def test_nothing_is_produced_below_zero():
@@ -131,11 +115,6 @@ GOOD = TokenAccount(CHUNKS).to_json()
         {"chunks": "three"},
         {"chunks": -1, "pending": []},
         {"surprise": 1},
-        {"recent": None},
-        {"recent": [[1]]},
-        {"recent": [[1, "x"]]},
-        {"recent": [[1, 5]]},
-        {"recent": [[[], 5]]},
     ],
 )
 def test_a_damaged_account_is_refused(damage: dict[str, object]):
