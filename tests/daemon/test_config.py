@@ -34,6 +34,8 @@ def test_every_setting_is_documented() -> None:
         ({"ATOLL_XYZZY": "1"}, "", "Known settings"),
         ({"ATOLL_PORT": "many"}, "", "port"),
         ({"ATOLL_PORT": "70000"}, "", "65535"),
+        ({"ATOLL_STATE_RATE": "1000"}, "", "65536"),
+        ({}, "state_rate = -1", "65536"),
         ({"ATOLL_NAT_PORT_MAP": "perhaps"}, "", "nat_port_map"),
         ({"ATOLL_BOOTSTRAP": "localhost"}, "", "multiaddr"),
         ({"ATOLL_SHARD": "3/3"}, "", "INDEX/COUNT"),
