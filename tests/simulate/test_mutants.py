@@ -1,4 +1,8 @@
-"""ROUND's ten mutants, each alone: the simulator finds it with this seed, and the seed is fine without it."""
+"""ROUND's ten mutants, each alone: the simulator finds it, and the seed that does is fine without it.
+
+Which seed finds a mutant changes with every change of the machine's messages: the known ones are tried
+first, then a short range.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +21,30 @@ SEEDS = {
     "owner index by original rank": 2,
     "a lower view accepted": 7,
     "contributions double-counted after succession": 3,
-    "provisional beating certified": 3,
+    "provisional beating certified": 2,
     "unbounded replay log": 1,
 }
-"""The first of the seeds from 1 on that finds each."""
+"""A seed that finds each."""
+RANGE = range(1, 81)
 
 
 def test_all_ten_have_a_seed():
     assert len(MUTANTS) == 10 and SEEDS.keys() == MUTANTS.keys()
 
 
+def found(name: str, seed: int) -> bool:
+    """Whether a seed finds the mutant, by the kind of violation that is expected of it."""
+    plant, kind = MUTANTS[name]
+    try:
+        with plant():
+            chaos.run(seed)
+    except Violation as violation:
+        return violation.kind == kind
+    return False
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_mutant_is_found(name: str):
-    plant, kind = MUTANTS[name]
-    with plant(), pytest.raises(Violation) as caught:
-        chaos.run(SEEDS[name])
-    assert caught.value.kind == kind, caught.value
-    chaos.run(SEEDS[name])
+    seed = next((seed for seed in (SEEDS[name], *RANGE) if found(name, seed)), None)
+    assert seed is not None, f"none of {RANGE} finds it"
+    chaos.run(seed)
