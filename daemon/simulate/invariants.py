@@ -6,7 +6,7 @@ node anything.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,9 @@ NEVER = frozenset(
         "plan with another learning rate than the manifest's",
     )
 )
-"""What an honest node never gives another cause to say, in a swarm without faults."""
+"""What an honest node gives another no cause to say, in a swarm without faults."""
+ONE_SESSION_S = 3.0
+"""A session from before the last fault may still end badly; the next one must not."""
 SPARE_VERSIONS = 8
 """Versions are forgotten at the next commit: those that a late checkpoint covers are still here."""
 
@@ -63,7 +65,7 @@ class Oracle:
     offers: dict[tuple[bytes, bytes, int], list[int]] = field(default_factory=dict)
     ended: set[tuple[bytes, int, bytes]] = field(default_factory=set)
     applied: dict[bytes, set[bytes]] = field(default_factory=lambda: defaultdict(set))
-    refused: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, float] = field(default_factory=dict)  # reason -> when it was first given
     quiet: bool = False
     outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -181,10 +183,10 @@ class Oracle:
                 return
 
     def dropped(self, node: SimNode, effect: t.Dropped) -> None:
-        """Once the faults are over, honest nodes find no fault with each other."""
-        if self.quiet and node.id in self.honest and effect.sender in self.honest:
-            self.refused[effect.reason] += 1
-            if effect.reason in NEVER:
+        """Once the faults are over, honest nodes don't go on finding fault with each other."""
+        if self.quiet and effect.reason in NEVER and {node.id, effect.sender} <= self.honest.keys():
+            now = node.engine.now
+            if now - self.refused.setdefault(effect.reason, now) > ONE_SESSION_S:
                 raise Violation("mutual understanding", f"{node.name} drops: {effect.reason}")
 
     # ---- sessions and memory
