@@ -17,6 +17,7 @@ from atoll.daemon.events import Events
 from atoll.daemon.island import Island
 from atoll.daemon.neighbours import Neighbours
 from atoll.daemon.rounds import sync
+from atoll.daemon.rounds.ahead import Ahead
 from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.rounds.outer_state import OuterState
 from atoll.daemon.status import State
@@ -73,6 +74,8 @@ class Recovery:
         self._alerts = alerts
         self._enter = enter
         self._cap = RateCap()
+        rounds = self._round_log()
+        self._ahead = Ahead(rounds.folder / "ahead", manifest.swarm_id, rounds.payload_bytes)
         self._distrusted: dict[bytes, float] = {}
         self._behind_since: float | None = None
 
@@ -143,8 +146,9 @@ class Recovery:
         await asyncio.to_thread(checkpoints.tidy, self._folder.checkpoints)
         while (schema := self._schema()) is None:
             await self._fetch_checkpoint()
-        rounds = RoundLog(self._folder.rounds, self._manifest.chunks, self._manifest.body.rounds.result_codec)
-        outer = OuterState(self._manifest, schema, memory.committed, self._folder.checkpoints, rounds)
+        outer = OuterState(
+            self._manifest, schema, memory.committed, self._folder.checkpoints, self._round_log()
+        )
         while True:
             try:
                 for problem in await asyncio.to_thread(outer.restore):
@@ -157,6 +161,9 @@ class Recovery:
                 continue
             self._events.emit("state-here", f"Version {outer.head.version} of the outer state is here.")
             return outer
+
+    def _round_log(self) -> RoundLog:
+        return RoundLog(self._folder.rounds, self._manifest.chunks, self._manifest.body.rounds.result_codec)
 
     def _schema(self) -> ParameterSchema | None:
         """The parameter schema, from any checkpoint on this disk."""
@@ -222,7 +229,8 @@ class Recovery:
         options = self._options(lambda: self._holding(choice))
         folder = self._folder.checkpoints
         try:
-            return await sync.fetch_checkpoint(self._host, choice, self._manifest, folder, options)
+            async with self._ahead.kept(self._host, self._trusted, choice.version):
+                return await sync.fetch_checkpoint(self._host, choice, self._manifest, folder, options)
         except sync.SyncFailed as error:
             self._distrusted.update(dict.fromkeys(error.liars, time.monotonic() + DISTRUST_S))
             raise
@@ -302,7 +310,7 @@ class Recovery:
         try:
             # The swarm goes on meanwhile: a slow line would never be done with it otherwise.
             while best.status.version > outer.head.version:
-                await sync.catch_up(self._host, self._at_head_of(best), outer, on_disk, replayed)
+                await sync.catch_up(self._host, self._at_head_of(best), outer, on_disk, replayed, self._ahead)
                 best = self._neighbours.roster.entries.get(best.peer, best)
             return False
         except sync.SyncFailed as error:
@@ -342,7 +350,7 @@ class Recovery:
             self.fetched = None
         try:
             now = self._neighbours.roster.entries.get(best.peer, best)
-            await sync.catch_up(self._host, self._at_head_of(now), outer, on_disk, replayed)
+            await sync.catch_up(self._host, self._at_head_of(now), outer, on_disk, replayed, self._ahead)
         except sync.SyncFailed as error:
             self._events.emit("behind", f"The rounds since then are not here yet ({error}).")
         return True

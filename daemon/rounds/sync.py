@@ -3,7 +3,7 @@
 Missed commits are exact and small (encoded results); they are tried first while the gap is within what
 peers keep. Else one state is chosen, the one that most peers name in the same bits, and fetched from all of
 them at once; what came is believed only if it is that state. A transfer that breaks goes on from where it
-was, at other holders, and never turns to a newer state on its way: replay brings the rest.
+was, at other holders, and never turns to a newer state on its way: replay brings the rest (ahead.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atoll.daemon.rounds.ahead import Ahead
 from atoll.daemon.rounds.outer_state import OuterState, check_record
 from atoll.daemon.storage import checkpoint as checkpoints
 from atoll.daemon.storage.checkpoint import CheckpointError
@@ -220,34 +221,37 @@ async def catch_up(
     state: OuterState,
     on_disk: OnDisk,
     applied: Applied,
+    ahead: Ahead,
 ) -> None:
     """Fetches and applies the commits between this head and the first holder's.
 
     Each applied one joins `applied`, with the digest of the head that it made. The other holders are at the
-    same head, and step in where the first one fails.
+    same head, and step in where the first one fails. What was fetched `ahead` is used first.
 
     Raises SyncFailed where their logs do not reach back, or their commits do not follow this head.
     """
     goal = int(holders[0].status.version)
-    if goal - state.head.version > KEEP:
+    if goal - state.head.version > KEEP and not ahead.has(state.head.version + 1):
         raise SyncFailed("the gap is longer than the log that peers keep")
     while state.head.version < goal:
         failures: list[str] = []
-        for holder in holders:
+        sources: list[bytes | Ahead] = [ahead] if ahead.has(state.head.version + 1) else []
+        for source in (*sources, *(holder.peer for holder in holders)):
             try:
-                commit = await _replay_one(host, holder.peer, state, on_disk)
+                commit = await _replay_one(host, source, state, on_disk)
                 applied.append((commit, state.head.digest))
                 break
             except (*TRANSFER_ERRORS, RoundLogError) as error:
                 failures.append(f"commit {state.head.version + 1}: {error or type(error).__name__}")
         else:
             raise _said(failures)
+    await on_disk(ahead.forget, state.head.version)
 
 
-async def _replay_one(host: Host, peer: bytes, state: OuterState, on_disk: OnDisk) -> pb.Commit:
+async def _replay_one(host: Host, source: bytes | Ahead, state: OuterState, on_disk: OnDisk) -> pb.Commit:
     """Fetches, checks and applies the next commit."""
     version = state.head.version + 1
-    record = await _fetch_commit(host, peer, state, version, on_disk)
+    record = await _fetch_commit(host, source, state, version, on_disk)
     commit, certified = check_record(state.manifest, state.head, record)
     await on_disk(state.rounds.check_payload, version, commit)
     await on_disk(state.replay, record, certified)
@@ -255,16 +259,19 @@ async def _replay_one(host: Host, peer: bytes, state: OuterState, on_disk: OnDis
 
 
 async def _fetch_commit(
-    host: Host, peer: bytes, state: OuterState, version: int, on_disk: OnDisk
+    host: Host, source: bytes | Ahead, state: OuterState, version: int, on_disk: OnDisk
 ) -> pb.RoundRecord:
     await on_disk(state.rounds.release)
-    record = state.rounds.folder / "incoming.record"
-    wanted = (
-        ("commit", record, MAX_RECORD_BYTES),
-        ("payload", state.rounds.path(version, "payload"), state.rounds.payload_bytes),
-    )
-    for kind, path, limit in wanted:
-        await files.fetch(
-            host.p2p, peer, state.manifest.swarm_id, kind, path, version=version, max_bytes=limit
+    record, payload = state.rounds.folder / "incoming.record", state.rounds.path(version, "payload")
+    if isinstance(source, Ahead):
+        await on_disk(source.take, version, record, payload)
+    else:
+        wanted = (
+            ("commit", record, MAX_RECORD_BYTES),
+            ("payload", payload, state.rounds.payload_bytes),
         )
+        for kind, path, limit in wanted:
+            await files.fetch(
+                host.p2p, source, state.manifest.swarm_id, kind, path, version=version, max_bytes=limit
+            )
     return parse_record(record.read_bytes())

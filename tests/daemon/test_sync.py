@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from atoll.daemon import recovery
+from atoll.daemon.errors import AtollError
 from atoll.daemon.rounds import sync
+from atoll.daemon.rounds.ahead import Ahead
 from atoll.daemon.rounds.outer_state import served_file
 from atoll.daemon.rounds.sync import Choice, SyncFailed, choose_state
 from atoll.daemon.storage import checkpoint
@@ -141,6 +143,10 @@ class Net:
             found.append(RosterEntry(host.peer_id, status, 0.0, 0.0, member.state.chain))
         return found
 
+    def newcomer(self, name: str) -> Member:
+        """A member at version 0."""
+        return Member(self.swarm.members[0].folder.parent / name, self.swarm._keys[0], self.swarm)
+
     async def fetch(self, choice: Choice, folder: Path, options: Options | None = None) -> Path:
         async with asyncio.timeout(DEADLINE_S):
             return await sync.fetch_checkpoint(
@@ -238,24 +244,67 @@ async def on_disk(work: Callable[..., object], *arguments: object) -> object:
     return work(*arguments)
 
 
+def ahead_of(member: Member) -> Ahead:
+    rounds = member.state.rounds
+    return Ahead(rounds.folder / "ahead", member.state.manifest.swarm_id, rounds.payload_bytes)
+
+
 async def test_missed_commits_come_from_another_one_when_the_first_fails(net: Net) -> None:
-    behind = Member(net.swarm.members[0].folder.parent / "behind", net.swarm._keys[0], net.swarm)
+    behind, again = net.newcomer("behind"), net.newcomer("again")
     assert behind.state.head.version == 0
     entries = net.entries()
     # The first one has lost its log.
     first = net.servers[0][1]
     for path in first.state.rounds.folder.glob("*.commit"):
         path.unlink()
-    applied: list[object] = []
+    applied: sync.Applied = []
     async with asyncio.timeout(DEADLINE_S):
-        await sync.catch_up(net.asker, entries, behind.state, on_disk, applied)  # type: ignore[arg-type]
+        await sync.catch_up(net.asker, entries, behind.state, on_disk, applied, ahead_of(behind))
     assert len(applied) == 4 and behind.bits == first.bits
-    assert behind.state.head == first.state.head
+    assert behind.state.head == first.state.head and applied[-1][1] == first.state.head.digest
     with pytest.raises(SyncFailed, match="not_found"):
-        again = Member(net.swarm.members[0].folder.parent / "again", net.swarm._keys[0], net.swarm)
-        await sync.catch_up(net.asker, entries[:1], again.state, on_disk, [])
-    far = pb.NodeStatus(version=100)
+        await sync.catch_up(net.asker, entries[:1], again.state, on_disk, [], ahead_of(again))
+    far = [RosterEntry(b"x", pb.NodeStatus(version=100), 0.0, 0.0)]
     with pytest.raises(SyncFailed, match="longer than the log"):
-        await sync.catch_up(net.asker, [RosterEntry(b"x", far, 0.0, 0.0)], behind.state, on_disk, [])
+        await sync.catch_up(net.asker, far, again.state, on_disk, [], ahead_of(again))
     for member in (behind, again):
         await member.driver.close()
+
+
+async def test_what_peers_forget_while_a_state_comes_was_kept(net: Net) -> None:
+    slow = net.newcomer("slow")
+    ahead = ahead_of(slow)
+    async with asyncio.timeout(DEADLINE_S), ahead.kept(net.asker, net.entries, 0):
+        while not ahead.has(4):
+            await asyncio.sleep(0)
+    assert {path.name for path in ahead.folder.iterdir()} == {
+        f"000000000{v}.{kind}" for v in (1, 2, 3, 4) for kind in ("commit", "payload")
+    }
+    for _, member in net.servers:
+        for path in member.state.rounds.folder.glob("*.commit"):
+            path.unlink()
+    # One that was damaged is asked of peers, who have it no more.
+    damaged = ahead.folder / "0000000004.payload"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    applied: sync.Applied = []
+    with pytest.raises(SyncFailed, match="commit 4"):
+        await sync.catch_up(net.asker, net.entries(), slow.state, on_disk, applied, ahead)
+    assert len(applied) == 3 and slow.state.head.digest == net.servers[0][1].state.chain[1].digest
+    ahead.forget(4)
+    assert not list(ahead.folder.iterdir())
+    await slow.driver.close()
+
+
+async def test_nobody_is_asked_for_what_all_have_forgotten(net: Net) -> None:
+    slow = net.newcomer("slow")
+    ahead = ahead_of(slow)
+    far = RosterEntry(net.servers[0][0].peer_id, pb.NodeStatus(version=100), 0.0, 0.0)
+    (task,) = [asyncio.create_task(ahead._keep(net.asker, lambda: [far], 5))]
+    async with asyncio.timeout(DEADLINE_S):
+        await task
+    assert not ahead.has(6)
+    blocked = Ahead(slow.folder / "no" / "where", b"", 0)
+    with pytest.raises(AtollError, match="no/where"):
+        async with blocked.kept(net.asker, net.entries, 0):
+            pass
+    await slow.driver.close()
