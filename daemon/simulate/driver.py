@@ -74,14 +74,14 @@ class Driver:
             node.training = True
             node.feed(t.TrainingChanged(True, int(node.upload_bps)))
             node.tell_everyone()
-        node.feed(t.LocalReady(offer.tokens, STEPS))
+        node.feed(t.LocalReady(offer.tokens, STEPS, offer.number))
 
     def trainer_died(self) -> None:
         """The trainer starts again; what it carried is lost."""
         node = self._node
         node.engine.say("{} loses its trainer", node.name)
         node.feed(t.LocalWithdrawn())
-        node.island.crashed()
+        node.island.begin()
         self._retire()
         self.train()
 
@@ -126,8 +126,9 @@ class Driver:
                 self.send(effect.peers, effect.frame)
             case t.Scatter():
                 index = next(i for i, c in enumerate(effect.plan.contributors) if c.peer == node.id)
-                first = index * facts.COUNT // len(effect.plan.contributors)
-                node.later(node.work_s(), self._scatter, effect.plan, first, 0)
+                first = index * len(effect.chunks) // len(effect.plan.contributors)
+                chunks = effect.chunks[first:] + effect.chunks[:first]
+                node.later(node.work_s(), self._scatter, effect.plan, chunks)
             case t.Reduce():
                 node.later(node.work_s(), self._reduce, effect)
             case t.StoreResult():
@@ -187,13 +188,14 @@ class Driver:
         self._disk_free = max(self._disk_free, node.engine.now) + 0.2 * node.work_s()
         node.later(self._disk_free - node.engine.now, done)
 
-    def _scatter(self, plan: pb.Plan, first: int, step: int) -> None:
-        """Encodes and sends chunk by chunk, as long as the session lasts."""
+    def _scatter(self, plan: pb.Plan, chunks: tuple[int, ...]) -> None:
+        """Encodes and sends chunk by chunk what is still wanted."""
         node = self._node
-        session = node.machine.session
-        if session is None or session.id != plan.session or not node.island.has_snapshot:
+        while chunks and not self._is_due(plan, chunks[0]):
+            chunks = chunks[1:]
+        if not chunks or not node.island.has_snapshot:
             return
-        chunk = (first + step) % facts.COUNT
+        chunk = chunks[0]
         values = np.zeros(facts.VALUES, np.float32)
         values[node.index] = node.island.delta(chunk)
         values[facts.TAG], values[facts.PARENT] = 1, facts.mark(node.store.head.digest)
@@ -204,8 +206,14 @@ class Driver:
         else:
             frame = pb.Frame(contribution=pb.Contribution(session=plan.session, chunk=chunk))
             self.send((owner,), frame, payload)
-        if step + 1 < facts.COUNT:
-            node.later(0.2 * node.work_s(), self._scatter, plan, first, step + 1)
+        node.later(0.2 * node.work_s(), self._scatter, plan, chunks[1:])
+
+    def _is_due(self, plan: pb.Plan, chunk: int) -> bool:
+        """Whether the session, or one that continues it, still has this chunk at the plan's owner."""
+        session = self._node.machine.session
+        if session is None or not session.exchange.knows(plan.session):
+            return False
+        return bool(session.exchange.owner(chunk) == plan.contributors[plan.owners[chunk]].peer)
 
     def _reduce(self, effect: t.Reduce) -> None:
         node = self._node
@@ -273,6 +281,10 @@ class Driver:
                 return self._contribution(sender, frame.contribution, payload)
             case "result":
                 return self._result(sender, frame.result, payload)
+            case "inquiry":
+                return t.InquiryReceived(sender, frame.inquiry)
+            case "holding":
+                return t.HoldingReceived(sender, frame.holding)
             case "want":
                 return t.WantReceived(sender, frame.want)
             case "commit":

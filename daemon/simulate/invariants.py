@@ -14,10 +14,11 @@ import numpy as np
 
 from atoll.daemon.simulate import facts
 from atoll.daemon.simulate.engine import Violation
-from atoll.daemon.simulate.island import Island, Offer
+from atoll.daemon.simulate.island import Island
 from atoll.daemon.storage.round_log import KEEP
 from atoll.protocol import chain, forks
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.ledger import Offer
 from atoll.protocol.outer import Float32
 from atoll.protocol.round import types as t
 from atoll.protocol.round.commit import accepted_tokens
@@ -62,7 +63,7 @@ class Oracle:
     bits: dict[bytes, bytes] = field(default_factory=dict)
     certified: dict[bytes, bytes] = field(default_factory=dict)
     votes: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
-    offers: dict[tuple[bytes, bytes, int], list[int]] = field(default_factory=dict)
+    offers: dict[tuple[bytes, bytes, int], tuple[int, ...]] = field(default_factory=dict)
     ended: set[tuple[bytes, int, bytes]] = field(default_factory=set)
     applied: dict[bytes, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     refused: dict[str, float] = field(default_factory=dict)  # reason -> when it was first given
@@ -72,7 +73,7 @@ class Oracle:
     # ---- contributions
 
     def offered(self, peer: bytes, offer: Offer) -> None:
-        self.offers[peer, bytes.fromhex(offer.parent), offer.tokens] = offer.carried
+        self.offers[peer, bytes.fromhex(offer.parent), offer.number] = offer.carried
 
     def reducing(self, effect: t.Reduce, values: list[Float32]) -> None:
         """Contributions are about to be averaged: all measured against the session's parent?"""
@@ -146,8 +147,8 @@ class Oracle:
             slot = self.honest.get(peer)
             if slot is None:
                 continue
-            carried = self.offers.get((peer, parent, contributor.tokens))
-            if carried is None:
+            carried = self.offers.get((peer, parent, contributor.offer))
+            if carried is None or max(carried) != contributor.tokens:
                 raise Violation("tokens", f"version {commit.version} has tokens that nobody offered")
             given = [n if index in c.contributors else 0 for n, c in zip(carried, commit.chunks, strict=True)]
             moved = (facts.own(before, slot) - facts.own(parameters, slot)) / commit.outer_lr

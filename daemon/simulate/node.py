@@ -284,12 +284,13 @@ class SimNode:
     def roster_changed(self) -> None:
         if not self.running:
             return
+        ahead = self.roster.ahead(self.store.chain)
         views = {
             peer: t.PeerView(
                 bytes(entry.status.digest),
                 entry.status.state == pb.TRAINING,
                 int(entry.status.upload_bps),
-                int(entry.status.version),
+                peer in ahead,
             )
             for peer, entry in self.roster.entries.items()
         }

@@ -36,33 +36,6 @@ class Failed(Exception):
     """Nobody could give what was asked for."""
 
 
-Heard = list[tuple[RosterEntry, forks.Chain]]
-"""Peers with a state, and what each says of its chain."""
-
-
-def better(mine: forks.Chain, heard: Heard) -> RosterEntry | None:
-    """Fork choice: the peer whose chain is to be followed instead of ours, if any.
-
-    Whoever knows that a commit is certified tells it of every chain: some peers took a state over without it.
-    """
-    known = {link.digest for chain in (mine, *(c for _, c in heard)) for link in chain if link.certified}
-    chosen, best = mine, None
-    for entry, chain in heard:
-        if chain and chain[0].digest != chosen[0].digest:
-            theirs = forks.certify(chain, known)
-            if forks.compare(chosen, theirs).follow:
-                chosen, best = theirs, entry
-    return best
-
-
-def chain_of(status: pb.NodeStatus) -> forks.Chain:
-    """What a peer says of its chain; nothing where that makes no sense."""
-    try:
-        return forks.parse_chain(status.chain, status.version, status.digest)
-    except ValueError:
-        return ()
-
-
 class Recovery:
     """Fetches for one node."""
 
@@ -71,7 +44,6 @@ class Recovery:
         self._fetch: Fetch | None = None
         self._behind_since: float | None = None
         self._distrusted: dict[bytes, float] = {}
-        self._chains: dict[bytes, tuple[bytes, forks.Chain]] = {}
 
     @property
     def fetching(self) -> bool:
@@ -102,32 +74,22 @@ class Recovery:
     def _join(self) -> Fetch:
         node = self._node
         try:
-            yield from self._take_state([entry for entry, _ in self._heard()])
+            yield from self._take_state(self._entries())
         except (Failed, Damaged, AtollError) as error:
             node.engine.say("{} can't have the state yet: {}", node.name, str(error))
             node.later(RETRY_S, self.join)
             return
         node.begin_rounds()
 
-    def _heard(self) -> Heard:
-        """In an order that does not depend on chance."""
-        now = self._node.engine.now
+    def _entries(self) -> list[RosterEntry]:
+        """Peers with a state, in an order that does not depend on chance."""
+        now, entries = self._node.engine.now, self._node.roster.entries
         self._distrusted = {peer: until for peer, until in self._distrusted.items() if until > now}
-        entries = self._node.roster.entries
-        heard = []
-        for peer in sorted(entries):
-            status = entries[peer].status
-            if status.state != pb.JOINING and peer not in self._distrusted:
-                heard.append((entries[peer], self._chain(peer, status)))
-        return heard
-
-    def _chain(self, peer: bytes, status: pb.NodeStatus) -> forks.Chain:
-        """Parsed once for each head."""
-        known = self._chains.get(peer)
-        key = b"".join((status.digest, *(b"1" if link.certified else b"0" for link in status.chain)))
-        if known is None or known[0] != key:
-            known = self._chains[peer] = (key, chain_of(status))
-        return known[1]
+        return [
+            entries[peer]
+            for peer in sorted(entries)
+            if entries[peer].status.state != pb.JOINING and peer not in self._distrusted
+        ]
 
     def _take_state(self, entries: list[RosterEntry]) -> Fetch:
         """Fetches and takes over the newest state that most holders have in the same bits."""
@@ -149,9 +111,9 @@ class Recovery:
     def keep_up(self) -> None:
         """Called again and again: fetches what the swarm has and this node lacks, when no round brings it."""
         node = self._node
-        heard = self._heard()
-        node.store.certify({link.digest for _, chain in heard for link in chain if link.certified})
-        best = better(node.store.chain, heard)
+        entries = self._entries()
+        node.store.certify({link.digest for entry in entries for link in entry.chain if link.certified})
+        best = node.roster.to_follow(node.store.chain, self._distrusted)
         busy = node.machine.applying or node.machine.session is not None or self._fetch is not None
         if best is None or busy:
             self._behind_since = None if best is None else self._behind_since
@@ -178,7 +140,7 @@ class Recovery:
                 node.engine.say("{} can't replay: {}", node.name, str(error))
                 yield from self._take_state([best])
                 whole = True
-                node.oracle.left(node, mine, chain_of(best.status))
+                node.oracle.left(node, mine, best.chain)
                 node.oracle.moved(node, None)
                 # A checkpoint lags behind its holder's head: a round of our own from there would be a fork.
                 if node.store.head.version < best.status.version:
@@ -216,7 +178,7 @@ class Recovery:
             raise Failed("the holder's log does not reach this head")
         while store.head.version < target:
             now = node.roster.entries.get(best.peer)
-            if now is not None and forks.compare(store.chain, chain_of(now.status)) is forks.Choice.AHEAD:
+            if now and now.chain and forks.compare(store.chain, now.chain) is forks.Choice.AHEAD:
                 target = max(target, now.status.version)
             version = store.head.version + 1
             data = yield best.peer, "commit", version
