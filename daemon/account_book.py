@@ -7,6 +7,7 @@ import asyncio
 from atoll.daemon.alerts import Alerts
 from atoll.daemon.errors import AtollError
 from atoll.daemon.events import Events
+from atoll.daemon.rounds.outer_state import OuterState
 from atoll.daemon.storage import files
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.protocol.accounts import AccountError
@@ -19,6 +20,7 @@ class AccountBook:
     def __init__(self, folder: DataDir, chunks: int, events: Events, alerts: Alerts) -> None:
         self._path = folder.account
         self._alerts = alerts
+        self._events = events
         kept = files.read_json(self._path)
         try:
             ledger = Ledger.from_json(kept) if kept is not None else Ledger(chunks)
@@ -31,6 +33,18 @@ class AccountBook:
         ledger.account.drop("lost")
         self.ledger = ledger
         self._changed = False
+
+    def catch_up(self, outer: OuterState, me: bytes) -> None:
+        """Books what commits on this disk accepted and the last run did not; drops what is in no chain."""
+        self.ledger.reconcile({link.version: link.digest for link in outer.chain})
+        for commit, digest in outer.kept_commits():
+            if commit.version <= self.ledger.at:
+                continue
+            try:
+                self.ledger.book(commit, digest, me)
+            except AccountError as error:
+                self._events.emit("account", f"Version {commit.version} can't be booked: {error}.")
+        self._changed = True
 
     def note(self) -> None:
         """The books have changed; `save` is due."""

@@ -6,17 +6,14 @@ Any libp2p peer that speaks hivemind's DHT can use it, Atoll or not.
 from __future__ import annotations
 
 import asyncio
-import random
-import secrets
 import time
+from contextlib import AsyncExitStack
 
+from atoll.daemon.alerts import Alerts
 from atoll.daemon.config import Config
-from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
-from atoll.daemon.finder import Finder
-from atoll.daemon.hosting import start_host
+from atoll.daemon.network import Network
 from atoll.daemon.storage.data_dir import DataDir
-from atoll.dht.discovery import Discovery
 from atoll.peers import identity
 
 
@@ -26,26 +23,25 @@ async def run_bootstrap(folder: DataDir, config: Config, stop: asyncio.Event) ->
     keyring = folder.keyring(folder.identity)
     folder.remember(role="bootstrap")
     events = Events(folder.events, time.time)
-    host = await start_host(folder, settings)
-    discovery = await Discovery.create(host.p2p, None)
-    rng = random.Random(secrets.randbits(64))
-    finder = Finder(host, discovery, keyring, settings.bootstrap, list, lambda: None, rng)
-    finding = asyncio.create_task(finder.run(swarm=False))
-    try:
-        for address in await host.addresses():
-            print(address, flush=True)
-        events.emit(
-            "start", f"Serving: nodes find each other through {identity.readable_name(host.peer_id)}."
-        )
-        ended = asyncio.create_task(host.process.wait())
-        stopped = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
-        for task in (ended, stopped):
-            task.cancel()
-        if ended in done:
-            raise AtollError(Exit.TEMPORARY, "p2pd", "The libp2p process ended.", "Start the node again.")
-        events.emit("stop", "Stopping: it was asked to.")
-    finally:
-        finding.cancel()
-        await discovery.close()
-        await host.close()
+    network = Network(folder, events, Alerts(events), None)
+    async with AsyncExitStack() as undo:
+        await network.open(undo, settings, keyring, settings.bootstrap, lambda: None)
+        work = [
+            asyncio.create_task(network.finder.run(swarm=False), name="finder"),
+            asyncio.create_task(network.keep_up(time.monotonic), name="p2pd-watch"),
+        ]
+        try:
+            for address in network.addresses:
+                print(address, flush=True)
+            name = identity.readable_name(network.host.peer_id)
+            events.emit("start", f"Serving: nodes find each other through {name}.")
+            stopped = asyncio.create_task(stop.wait())
+            done, _ = await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            for task in done - {stopped}:
+                task.result()  # neither ends by itself: a bug, told where it is
+            events.emit("stop", "Stopping: it was asked to.")
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)

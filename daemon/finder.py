@@ -69,6 +69,7 @@ class Finder:
         self._refused: dict[bytes, tuple[str, float]] = {}
         self.connected: set[bytes] = set()
         self.next_try: float | None = None
+        self._announce_at = 0.0
         self._wake = asyncio.Event()
         self._dials: dict[str, asyncio.Task[None]] = {}
         for text in addresses:
@@ -86,6 +87,17 @@ class Finder:
         self._refused = {p: (why, at) for p, (why, at) in self._refused.items() if now - at < REFUSED_S}
         return {peer: why for peer, (why, _) in self._refused.items()}
 
+    def attach(self, discovery: Discovery) -> None:
+        """The DHT was started anew: this node is announced again, and what was connected is dialled again."""
+        self._discovery = discovery
+        self.connected.clear()
+        self._announce_at = 0.0
+
+    def announce_now(self) -> None:
+        """The record in the DHT may have expired: it is made anew with the next look."""
+        self._announce_at = 0.0
+        self.look_now()
+
     def look_now(self) -> None:
         """Cuts the present pause short."""
         self._wake.set()
@@ -99,13 +111,13 @@ class Finder:
                 task.cancel()
 
     async def _run(self, swarm: bool) -> None:
-        pause, announced = FIRST_PAUSE_S, -ANNOUNCE_S
+        pause = FIRST_PAUSE_S
         while True:
             await self._dial_all()
             try:
-                if swarm and time.monotonic() - announced >= ANNOUNCE_S and self.links is not None:
+                if swarm and time.monotonic() >= self._announce_at and self.links is not None:
                     await self._discovery.announce(self._keyring, self._announced(), time.time())
-                    announced = time.monotonic()
+                    self._announce_at = time.monotonic() + ANNOUNCE_S
                 if swarm:
                     await self._look()
             except (P2PDaemonError, OSError, EOFError, TimeoutError) as error:

@@ -71,8 +71,8 @@ class Neighbours:
         self.roster = Roster()
         self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
-        self.links = Links(host.p2p, keyring.peer_id, callbacks)
-        self.files = FileServer(host.p2p, manifest.swarm_id, hooks.provide)
+        self.links = Links(host, keyring.peer_id, callbacks)
+        self.files = FileServer(host, manifest.swarm_id, hooks.provide)
 
     async def listen(self) -> None:
         """Accepts links and file requests from now on."""

@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
-import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -27,30 +25,29 @@ from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.finder import Finder
 from atoll.daemon.history import History
-from atoll.daemon.hosting import start_host
 from atoll.daemon.island import Island
 from atoll.daemon.neighbours import Hooks, Neighbours
+from atoll.daemon.network import Network
 from atoll.daemon.page import start_page
+from atoll.daemon.pulse import Pulse
 from atoll.daemon.recovery import Recovery
 from atoll.daemon.rounds import sync
+from atoll.daemon.rounds.config import round_config
 from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.rounds.outer_state import OuterState, served_file
-from atoll.daemon.status import State
+from atoll.daemon.status import State, duration
 from atoll.daemon.storage import files as disk
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.files import TROUBLE_CODES
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training.memory import SharedMemory
 from atoll.daemon.welcome import welcome
-from atoll.dht.discovery import Discovery
 from atoll.peers import identity
-from atoll.peers.p2pd import Host
 from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.accounts import AccountError
 from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
-from atoll.protocol.round import RoundConfig, RoundMachine
+from atoll.protocol.round import RoundMachine
 from atoll.protocol.round import types as t
 from atoll.protocol.signing import peer_text
 
@@ -97,11 +94,9 @@ class Node:
         self.island: Island | None = None
         self.driver: RoundDriver | None = None
         self.outer: OuterState | None = None
-        self.finder: Finder | None = None
+        self.network: Network | None = None
         self.neighbours: Neighbours | None = None
         self.recovery: Recovery | None = None
-        self.host: Host | None = None
-        self.addresses: list[str] = []
         self._given = addresses
         self._trainer_socket = trainer_socket
         self._consent = consent
@@ -151,7 +146,7 @@ class Node:
             self.manifest = self.folder.load_manifest()
             self.swarm_id = self.manifest.swarm_id
         await self._start_page(undo)
-        await self._start_host(undo)
+        await self._start_network(undo)
         if self.manifest is None:
             self.manifest = await self._obtain_manifest()
         if self._consent is not None and not await self._consent(self.manifest):
@@ -167,6 +162,8 @@ class Node:
         self.outer = await self.recovery.state(memory)
         self.enter(State.PREPARING, "the trainer is starting")
         await self._start_rounds(undo, memory, text)
+        self._pulse = Pulse(time.monotonic, time.time, self._stalled, self._clock_jumped)
+        undo.callback(self._pulse.close)
         self._spawn(self._watch(), "watch")
         await asyncio.Event().wait()
 
@@ -202,6 +199,14 @@ class Node:
 
     # ---- what people are told
 
+    @property
+    def finder(self) -> Finder | None:
+        return self.network.finder if self.network else None
+
+    @property
+    def addresses(self) -> list[str]:
+        return self.network.addresses if self.network else []
+
     def enter(self, state: State, reason: str = "") -> None:
         """A new state with its reason; the log has it once."""
         if state != self.state:
@@ -223,40 +228,24 @@ class Node:
 
     # ---- stage: host, DHT, finding
 
-    async def _start_host(self, undo: contextlib.AsyncExitStack) -> None:
-        self.host = await start_host(self.folder, self.settings)
-        undo.push_async_callback(self.host.close)
-        self._spawn(self._watch_host(), "p2pd-watch")
-        self.discovery = await Discovery.create(self.host.p2p, self.swarm_id)
-        undo.push_async_callback(self.discovery.close)
-        self.addresses = await self.host.addresses()
+    async def _start_network(self, undo: contextlib.AsyncExitStack) -> None:
         known = self.folder.node_facts().get("peers", [])
-        manifest_addresses = list(self.manifest.body.bootstrap) if self.manifest else []
-        self.finder = Finder(
-            self.host,
-            self.discovery,
-            self.keyring,
-            [*self._given, *self.settings.bootstrap, *manifest_addresses, *known],
-            lambda: self.addresses,
-            self.events.changed,
-            random.Random(secrets.randbits(64)),
-        )
-        self._spawn(self.finder.run(swarm=self.swarm_id is not None), "finder")
-
-    async def _watch_host(self) -> None:
-        assert self.host is not None
-        status = await self.host.process.wait()
-        raise AtollError(
-            Exit.TEMPORARY, "p2pd", f"The libp2p process ended with status {status}.", "Start the node again."
-        )
+        of_manifest = list(self.manifest.body.bootstrap) if self.manifest else []
+        addresses = [*self._given, *self.settings.bootstrap, *of_manifest, *known]
+        network = Network(self.folder, self.events, self.alerts, self.swarm_id)
+        await network.open(undo, self.settings, self.keyring, addresses, self.events.changed)
+        self.network = network
+        self._spawn(network.keep_up(time.monotonic), "p2pd-watch")
+        self._spawn(network.finder.run(swarm=self.swarm_id is not None), "finder")
 
     async def _obtain_manifest(self) -> SwarmManifest:
-        assert self.swarm_id is not None and self.host is not None and self.finder is not None
+        assert self.swarm_id is not None and self.network is not None
+        host, finder = self.network.host, self.network.finder
         self.enter(State.CONNECTING, "no node of the swarm has answered yet")
         while True:
             try:
                 return await sync.fetch_manifest(
-                    self.host, list(self.finder.connected), self.swarm_id, self.folder.run / "manifest.pb"
+                    host, list(finder.connected), self.swarm_id, self.folder.run / "manifest.pb"
                 )
             except sync.SyncFailed as error:
                 self.enter(State.CONNECTING, f"the swarm's description can't be had yet ({error})")
@@ -265,26 +254,28 @@ class Node:
     # ---- stage: links
 
     async def _start_links(self, undo: contextlib.AsyncExitStack) -> None:
-        assert self.host is not None and self.finder is not None and self.manifest is not None
+        assert self.network is not None and self.manifest is not None
+        host, finder = self.network.host, self.network.finder
         hooks = Hooks(
             status=self.status_message,
             chain=self._chain,
             addresses=lambda: self.addresses,
             provide=lambda kind, version: served_file(self.folder, self.outer, kind, version),
             changed=self._roster_changed,
-            lost=self.finder.look_now,
+            lost=finder.look_now,
             learned=self._learned,
             frame=self._frame,
         )
-        self.neighbours = Neighbours(self.host, self.keyring, self.manifest, SOFTWARE, self.events, hooks)
+        self.neighbours = Neighbours(host, self.keyring, self.manifest, SOFTWARE, self.events, hooks)
         self.recovery = Recovery(
-            self.folder, self.manifest, self.host, self.neighbours, self.events, self.alerts, self.enter
+            self.folder, self.manifest, host, self.neighbours, self.events, self.alerts, self.enter
         )
         self.recovery.limit(self.settings.state_rate)
         undo.push_async_callback(self._say_goodbye)
         await self.neighbours.listen()
-        self.finder.links = self.neighbours.links
-        self.finder.look_now()
+        finder.links = self.neighbours.links
+        self.network.neighbours = self.neighbours
+        finder.look_now()
         self._spawn(self.neighbours.heartbeats(), "heartbeats")
 
     async def _say_goodbye(self) -> None:
@@ -347,19 +338,8 @@ class Node:
     ) -> None:
         assert self.manifest is not None and self.outer is not None and self.neighbours is not None
         manifest, body = self.manifest, self.manifest.body
-        config = RoundConfig(
-            swarm_id=manifest.swarm_id,
-            chunks=len(manifest.chunks),
-            codec=body.rounds.codec,
-            result_codec=body.rounds.result_codec,
-            outer_lr=manifest.outer_lr,
-            genesis_node=bytes(body.genesis_node),
-            min_peers_to_start=body.rounds.min_peers_to_start,
-            grace_floor_s=body.rounds.grace_floor_s,
-            grace_cap_s=body.rounds.grace_cap_s,
-        )
         book = AccountBook(self.folder, len(manifest.chunks), self.events, self.alerts)
-        self._book_missed(book)
+        book.catch_up(self.outer, self.keyring.peer_id)
         island = Island(
             body.inner.steps,
             body.rounds.validate_every,
@@ -378,7 +358,7 @@ class Node:
             last_version=self.settings.rounds,
         )
         self.driver = RoundDriver(
-            RoundMachine(config, self.keyring, self.outer.head),
+            RoundMachine(round_config(manifest), self.keyring, self.outer.head),
             self.keyring,
             self.outer,
             memory.snapshot,
@@ -398,19 +378,6 @@ class Node:
         self._roster_changed()
         await island.start()
         self.neighbours.tell_everyone()
-
-    def _book_missed(self, book: AccountBook) -> None:
-        """What commits on this disk accepted and the last run did not book; what is in no chain any more."""
-        assert self.outer is not None
-        book.ledger.reconcile({link.version: link.digest for link in self.outer.chain})
-        for commit, digest in self.outer.kept_commits():
-            if commit.version <= book.ledger.at:
-                continue
-            try:
-                book.ledger.book(commit, digest, self.keyring.peer_id)
-            except AccountError as error:
-                self.events.emit("account", f"Version {commit.version} can't be booked: {error}.")
-        book.note()
 
     async def _launch_trainer(self, trainer: Trainer) -> None:
         if self._trainer_socket is not None:
@@ -475,6 +442,15 @@ class Node:
 
     # ---- watching
 
+    def _stalled(self, silent: float, where: str) -> None:
+        text = f"The daemon stood still for {duration(silent)}; peers may have taken it for dead."
+        self.events.emit("stall", text, where=where)
+
+    def _clock_jumped(self, by: float) -> None:
+        assert self.network is not None
+        self.events.emit("clock", f"The clock jumped by {by:+.0f} s; this node is announced anew.")
+        self.network.finder.announce_now()
+
     async def _watch(self) -> None:
         """Catches up when the swarm is ahead, keeps alerts, measures how late the loop is."""
         assert self.island and self.recovery and self.outer and self.driver and self.neighbours
@@ -482,6 +458,7 @@ class Node:
         while not self.island.ended.is_set():
             before = time.monotonic()
             await asyncio.sleep(LAG_PROBE_S)
+            self._pulse.beat()
             late = time.monotonic() - before - LAG_PROBE_S
             self.loop_lag_s = max(0.98 * self.loop_lag_s, late)
             await self._save_learned()

@@ -26,6 +26,7 @@ from google.protobuf.message import DecodeError
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
+from atoll.peers.p2pd import Host
 from atoll.peers.pacing import RateCap
 from atoll.peers.transfer_types import PIECE_BYTES, Content
 from atoll.protocol import messages_pb2 as pb
@@ -175,7 +176,7 @@ class FileServer:
 
     def __init__(
         self,
-        p2p: P2P,
+        host: Host,
         swarm_id: bytes,
         provider: Provider,
         cap: RateCap | None = None,
@@ -183,7 +184,7 @@ class FileServer:
     ) -> None:
         self.cap = cap or RateCap()
         self.sent_bytes = 0
-        self._p2p = p2p
+        self._host = host
         self._swarm_id = swarm_id
         self._provider = provider
         self._clock = clock
@@ -192,7 +193,8 @@ class FileServer:
         self._open = 0
 
     async def listen(self) -> None:
-        await self._p2p.add_binary_stream_handler(wire.FILES_PROTOCOL, self._accept)
+        """Answers from now on; to be called again when the host was started again."""
+        await self._host.p2p.add_binary_stream_handler(wire.FILES_PROTOCOL, self._accept)
 
     async def _accept(self, info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1

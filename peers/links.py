@@ -18,9 +18,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from hivemind.p2p import P2P, PeerID
+from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
+from atoll.peers.p2pd import Host
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 from atoll.protocol.text import plain
@@ -188,8 +189,8 @@ class Callbacks:
 class Links:
     """All links of this node."""
 
-    def __init__(self, p2p: P2P, me: bytes, callbacks: Callbacks) -> None:
-        self._p2p = p2p
+    def __init__(self, host: Host, me: bytes, callbacks: Callbacks) -> None:
+        self._host = host
         self.me = me
         self._on = callbacks
         self._links: dict[bytes, Link] = {}
@@ -199,8 +200,8 @@ class Links:
         self._closing = False
 
     async def listen(self) -> None:
-        """Accepts links from now on."""
-        await self._p2p.add_binary_stream_handler(wire.LINK_PROTOCOL, self._accept)
+        """Accepts links from now on; to be called again when the host was started again."""
+        await self._host.p2p.add_binary_stream_handler(wire.LINK_PROTOCOL, self._accept)
 
     def get(self, peer: bytes) -> Link | None:
         return self._links.get(peer)
@@ -238,7 +239,7 @@ class Links:
             raise LinkRefused(f"this node has {MAX_LINKS} links already")
         self._dialling.add(peer)
         try:
-            info, reader, writer = await self._p2p.call_binary_stream_handler(
+            info, reader, writer = await self._host.p2p.call_binary_stream_handler(
                 PeerID(peer), wire.LINK_PROTOCOL
             )
             try:

@@ -19,6 +19,7 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -43,16 +44,42 @@ class HostError(RuntimeError):
         self.port_taken = port_taken
 
 
+@dataclass(frozen=True)
+class _Launch:
+    """How p2pd is started."""
+
+    identity: Path
+    listen: tuple[str, ...]
+    run_dir: Path
+    announce: tuple[str, ...]
+    nat_port_map: bool
+
+
+@dataclass(frozen=True)
+class _Running:
+    """What was started."""
+
+    p2p: P2P
+    process: asyncio.subprocess.Process
+    folder: Path
+    reader: asyncio.Task[None]
+
+
 class Host:
     """A running p2pd with a client attached. Made by `start`, ended by `close`."""
 
-    def __init__(
-        self, p2p: P2P, process: asyncio.subprocess.Process, folder: Path, reader: asyncio.Task[None]
-    ):
-        self.p2p = p2p
-        self.process = process
-        self._folder = folder
-        self._reader = reader
+    def __init__(self, launch: _Launch, running: _Running) -> None:
+        self._launch = launch
+        self._running = running
+
+    @property
+    def p2p(self) -> P2P:
+        """The client; another one after `restart`."""
+        return self._running.p2p
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        return self._running.process
 
     @classmethod
     async def start(
@@ -64,53 +91,17 @@ class Host:
         nat_port_map: bool = False,
     ) -> Host:
         """Starts p2pd with this identity, listening on these multiaddrs. Raises HostError."""
-        with ExitStack() as claims:
-            for address in listen:
-                claims.enter_context(_claim(address))
-            return await cls._start(identity, listen, run_dir, announce, nat_port_map, claims)
+        launch = _Launch(identity, tuple(listen), run_dir, tuple(announce), nat_port_map)
+        host = cls(launch, await _run(launch))
+        if not announce:
+            # Should it be started again, then where its peers know it to be.
+            host._launch = replace(launch, listen=_settled(launch.listen, await host.addresses()))
+        return host
 
-    @classmethod
-    async def _start(
-        cls,
-        identity: Path,
-        listen: Sequence[str],
-        run_dir: Path,
-        announce: Sequence[str],
-        nat_port_map: bool,
-        claims: ExitStack,
-    ) -> Host:
-        folder = _socket_folder(run_dir)
-        control = f"/unix{folder}/p2pd.sock"
-        arguments = [
-            str(files("hivemind.hivemind_cli") / "p2pd"),
-            f"-listen={control}",
-            f"-id={identity}",
-            f"-hostAddrs={','.join(listen)}",
-            "-b=0",
-            "-dhtServer=1",
-            "-tls=1",
-            "-autonat=1",
-            "-relay=1",
-            "-connManager=1",
-            f"-natPortMap={int(nat_port_map)}",
-            "-idleTimeout=30s",
-        ]
-        if announce:
-            arguments.append(f"-announceAddrs={','.join(announce)}")
-        process = await _spawn(arguments, folder)
-        try:
-            await asyncio.wait_for(_until_up(process), START_TIMEOUT_S)
-            claims.close()
-            p2p = await _attach(folder, control)
-        except TimeoutError as error:
-            await _end(process, folder)
-            raise HostError(f"p2pd was not up after {START_TIMEOUT_S:.0f} s") from error
-        except BaseException:
-            # Cancelled, too: no process is left behind.
-            await _end(process, folder)
-            raise
-        reader = asyncio.create_task(_drain(process), name="p2pd-output")
-        return cls(p2p, process, folder, reader)
+    async def restart(self) -> None:
+        """Starts p2pd again, after it ended or to replace it. All streams are gone. Raises HostError."""
+        await self.close()
+        self._running = await _run(self._launch)
 
     @property
     def peer_id(self) -> bytes:
@@ -132,9 +123,61 @@ class Host:
 
     async def close(self) -> None:
         """Ends the client and p2pd and removes the sockets."""
-        self._reader.cancel()
-        await self.p2p.shutdown()
-        await _end(self.process, self._folder)
+        self._running.reader.cancel()
+        # A client whose p2pd is gone has nobody to say goodbye to.
+        with suppress(OSError, EOFError, TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self.p2p.shutdown()
+        await _end(self.process, self._running.folder)
+
+
+async def _run(launch: _Launch) -> _Running:
+    """Raises HostError."""
+    with ExitStack() as claims:
+        for address in launch.listen:
+            claims.enter_context(_claim(address))
+        return await _run_claimed(launch, claims)
+
+
+async def _run_claimed(launch: _Launch, claims: ExitStack) -> _Running:
+    folder = _socket_folder(launch.run_dir)
+    control = f"/unix{folder}/p2pd.sock"
+    arguments = [
+        str(files("hivemind.hivemind_cli") / "p2pd"),
+        f"-listen={control}",
+        f"-id={launch.identity}",
+        f"-hostAddrs={','.join(launch.listen)}",
+        "-b=0",
+        "-dhtServer=1",
+        "-tls=1",
+        "-autonat=1",
+        "-relay=1",
+        "-connManager=1",
+        f"-natPortMap={int(launch.nat_port_map)}",
+        "-idleTimeout=30s",
+    ]
+    if launch.announce:
+        arguments.append(f"-announceAddrs={','.join(launch.announce)}")
+    process = await _spawn(arguments, folder)
+    try:
+        await asyncio.wait_for(_until_up(process), START_TIMEOUT_S)
+        claims.close()
+        p2p = await _attach(folder, control)
+    except TimeoutError as error:
+        await _end(process, folder)
+        raise HostError(f"p2pd was not up after {START_TIMEOUT_S:.0f} s") from error
+    except BaseException:
+        # Cancelled, too: no process is left behind.
+        await _end(process, folder)
+        raise
+    reader = asyncio.create_task(_drain(process), name="p2pd-output")
+    return _Running(p2p, process, folder, reader)
+
+
+def _settled(listen: tuple[str, ...], addresses: Sequence[str]) -> tuple[str, ...]:
+    """The listen addresses, with the port that p2pd chose where any was allowed."""
+    ports = [a.split("/tcp/")[1].split("/")[0] for a in addresses if "/tcp/" in a]
+    return tuple(a.removesuffix("/0") + f"/{ports[0]}" if ports and a.endswith("/0") else a for a in listen)
 
 
 async def _spawn(arguments: Sequence[str], folder: Path) -> asyncio.subprocess.Process:

@@ -170,7 +170,7 @@ async def net(hosts: Hosts, tmp_path: Path) -> AsyncIterator[Net]:
         def provide(kind: str, version: int, member: Member = member) -> files.ServedFile | None:
             return served_file(DataDir(member.folder), member.state, kind, version)
 
-        await FileServer(host.p2p, swarm.manifest.swarm_id, provide).listen()
+        await FileServer(host, swarm.manifest.swarm_id, provide).listen()
         servers.append((host, member))
     yield Net(swarm, asker, servers)
     await swarm.close()

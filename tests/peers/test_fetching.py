@@ -38,7 +38,7 @@ class Holder:
         self.host = host
         self.path = path
         self.server = FileServer(
-            host.p2p, SWARM, lambda kind, version: ServedFile(path, 7) if version in (0, 7) else None
+            host, SWARM, lambda kind, version: ServedFile(path, 7) if version in (0, 7) else None
         )
 
     @property

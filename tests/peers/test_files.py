@@ -57,7 +57,7 @@ async def two(hosts: Hosts, tmp_path: Path) -> Pair:
     def provide(kind: str, version: int) -> ServedFile | None:
         return ServedFile(pair.served, 7) if version in (0, 7) else None
 
-    server = FileServer(holder.p2p, SWARM, provide)
+    server = FileServer(holder, SWARM, provide)
     await server.listen()
     pair = Pair(holder, asker, server, tmp_path)
     return pair
@@ -229,7 +229,7 @@ async def liar(hosts: Hosts, tmp_path: Path) -> tuple[Pair, list[bytes]]:
         writer.close()
 
     await holder.p2p.add_binary_stream_handler(wire.FILES_PROTOCOL, answer)
-    return Pair(holder, asker, FileServer(holder.p2p, SWARM, lambda k, v: None), tmp_path), says
+    return Pair(holder, asker, FileServer(holder, SWARM, lambda k, v: None), tmp_path), says
 
 
 def header(**fields: object) -> bytes:

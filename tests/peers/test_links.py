@@ -62,7 +62,7 @@ async def make(hosts: Hosts, name: str, **hello: object) -> Node:
         node.downs.append((peer, reason))
         node.changed.set()
 
-    links = Links(host.p2p, keyring.peer_id, Callbacks(lambda: message, refuse, up, down, frame))
+    links = Links(host, keyring.peer_id, Callbacks(lambda: message, refuse, up, down, frame))
     node = Node(host, links, message)
     node.gate.set()
     await links.listen()

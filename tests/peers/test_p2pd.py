@@ -34,9 +34,19 @@ async def test_two_hosts_connect(hosts: Hosts):
     assert b.peer_id in {info.peer_id.to_bytes() for info in await a.p2p.list_peers()}
 
 
+async def test_a_host_that_is_started_again_is_where_it_was(hosts: Hosts):
+    (a, keyring), (b, _) = await hosts.start("a"), await hosts.start("b")
+    before = await a.addresses()
+    a.process.send_signal(signal.SIGKILL)
+    await a.process.wait()
+    await a.restart()
+    assert await a.addresses() == before and a.peer_id == keyring.peer_id
+    await connect(b, a)
+
+
 async def test_nothing_is_left_when_a_host_closes(hosts: Hosts):
     host, _ = await hosts.start("a")
-    folder = host._folder
+    folder = host._running.folder
     assert list(folder.iterdir())
     assert folder.stat().st_mode & 0o777 == 0o700
     await hosts.close()
@@ -49,7 +59,7 @@ async def test_a_folder_with_a_long_path_still_works(tmp_path: Path):
     key = tmp_path / "key"
     identity.create(key)
     host = await Host.start(key, [LOOPBACK], run_dir)
-    folder = host._folder
+    folder = host._running.folder
     assert run_dir not in folder.parents and folder.exists()
     await host.close()
     assert not folder.exists()

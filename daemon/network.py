@@ -1,0 +1,104 @@
+"""This node on the network: the libp2p process, the DHT and the search for peers, kept up while it runs.
+
+When p2pd ends by itself, all links are gone, but nothing else is: training goes on, and p2pd is started again
+with the same identity and port, after a pause that grows; then the DHT, and links as peers are found. That it
+is down is an alert for as long as it lasts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, suppress
+
+from atoll.daemon.alerts import Alerts
+from atoll.daemon.config import Settings
+from atoll.daemon.events import Events
+from atoll.daemon.finder import Finder
+from atoll.daemon.hosting import start_host
+from atoll.daemon.neighbours import Neighbours
+from atoll.daemon.status import duration
+from atoll.daemon.storage.data_dir import DataDir
+from atoll.dht.discovery import Discovery
+from atoll.peers.p2pd import HostError
+from atoll.protocol.signing import Keyring
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 60.0
+STEADY_S = 60.0
+"""A process that ran for so long did not end because of how it was started."""
+CLOSE_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Network:
+    """Host, DHT and finder of one node. `neighbours` is set once the swarm's manifest is known."""
+
+    def __init__(self, folder: DataDir, events: Events, alerts: Alerts, swarm_id: bytes | None) -> None:
+        self._folder = folder
+        self._events = events
+        self._alerts = alerts
+        self._swarm_id = swarm_id
+        self.addresses: list[str] = []
+        self.neighbours: Neighbours | None = None
+
+    async def open(
+        self,
+        undo: AsyncExitStack,
+        settings: Settings,
+        keyring: Keyring,
+        known: Iterable[str],
+        changed: Callable[[], None],
+    ) -> None:
+        """Starts everything; `known` are addresses to dial. Raises AtollError."""
+        self.host = await start_host(self._folder, settings)
+        undo.push_async_callback(self.host.close)
+        self._discovery = await Discovery.create(self.host.p2p, self._swarm_id)
+        undo.push_async_callback(self._close_discovery)
+        self.addresses = await self.host.addresses()
+        rng = random.Random(secrets.randbits(64))
+        self.finder = Finder(self.host, self._discovery, keyring, known, lambda: self.addresses, changed, rng)
+
+    async def _close_discovery(self) -> None:
+        # Of a p2pd that is gone it can't take leave.
+        with suppress(OSError, EOFError, TimeoutError, ConnectionError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._discovery.close()
+
+    async def keep_up(self, clock: Callable[[], float]) -> None:
+        """Starts p2pd again whenever it ends. Runs until cancelled."""
+        pause = FIRST_PAUSE_S
+        while True:
+            began = clock()
+            status = await self.host.process.wait()
+            if clock() - began >= STEADY_S:
+                pause = FIRST_PAUSE_S
+            why = f"signal {-status}" if status < 0 else f"status {status}"
+            text = f"The libp2p process ended ({why}). It starts again; training goes on."
+            self._alerts.raise_("p2pd_ended", text, "See the log if it happens again and again.")
+            while True:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+                try:
+                    await self._restart()
+                    break
+                except HostError as error:
+                    self._events.emit(
+                        "p2pd", f"p2pd can't be started ({error}); next try in {duration(pause)}."
+                    )
+            self._alerts.clear("p2pd_ended")
+
+    async def _restart(self) -> None:
+        await self._close_discovery()
+        await self.host.restart()
+        self._discovery = await Discovery.create(self.host.p2p, self._swarm_id)
+        self.finder.attach(self._discovery)
+        if self.neighbours is not None:
+            await self.neighbours.listen()
+        self.addresses = await self.host.addresses() or self.addresses
+        self.finder.look_now()
+        self._events.emit("p2pd", "The libp2p process runs again.")

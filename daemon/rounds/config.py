@@ -1,0 +1,30 @@
+"""What the manifest fixes for rounds, as the round machine takes it."""
+
+from __future__ import annotations
+
+from atoll.protocol.manifest import SwarmManifest
+from atoll.protocol.round import RoundConfig
+from atoll.protocol.round.plan import MAX_PHASE_S
+
+SLOWEST_BPS = 500_000.0
+"""A line slower than this (bits/s) is not waited for; faster ones get the time they need from the start."""
+
+
+def round_config(manifest: SwarmManifest) -> RoundConfig:
+    """The legs' caps leave room for a whole payload on the slowest line that is waited for."""
+    body = manifest.body
+    whole_s = 8.0 * body.total_values / SLOWEST_BPS  # int8 both ways: about a byte a value
+    leg_s = min(MAX_PHASE_S, 60.0 + whole_s)
+    return RoundConfig(
+        swarm_id=manifest.swarm_id,
+        chunks=len(manifest.chunks),
+        codec=body.rounds.codec,
+        result_codec=body.rounds.result_codec,
+        outer_lr=manifest.outer_lr,
+        genesis_node=bytes(body.genesis_node),
+        min_peers_to_start=body.rounds.min_peers_to_start,
+        grace_floor_s=body.rounds.grace_floor_s,
+        grace_cap_s=body.rounds.grace_cap_s,
+        scatter_s=leg_s,
+        reduce_s=leg_s,
+    )
