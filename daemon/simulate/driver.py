@@ -193,7 +193,7 @@ class Driver:
         node = self._node
         while chunks and not self._is_due(plan, chunks[0]):
             chunks = chunks[1:]
-        if not chunks or not node.island.has_snapshot:
+        if not chunks:
             return
         chunk = chunks[0]
         values = np.zeros(facts.VALUES, np.float32)
@@ -209,9 +209,15 @@ class Driver:
         node.later(0.2 * node.work_s(), self._scatter, plan, chunks[1:])
 
     def _is_due(self, plan: pb.Plan, chunk: int) -> bool:
-        """Whether the session, or one that continues it, still has this chunk at the plan's owner."""
+        """Whether the session, or one that continues it, still has this chunk at the plan's owner.
+
+        And whether what it is to have is still here: a trainer that died meanwhile has made another snapshot.
+        """
         session = self._node.machine.session
         if session is None or not session.exchange.knows(plan.session):
+            return False
+        offer = next(c.offer for c in plan.contributors if c.peer == self._node.id)
+        if not self._node.island.holds(offer):
             return False
         return bool(session.exchange.owner(chunk) == plan.contributors[plan.owners[chunk]].peer)
 

@@ -179,7 +179,7 @@ class Oracle:
         for link in reversed(theirs):
             own = ours.get(link.version)
             if own is not None and own.digest != link.digest:
-                if own.certified and not link.certified:
+                if own.certified and not (link.certified or link.digest in self.certified.values()):
                     raise Violation("fork choice", f"{node.name} leaves a certified commit for another")
                 return
 
@@ -209,7 +209,8 @@ class Oracle:
         session = machine.session
         if session is not None:
             plan = session.plan
-            longest = plan.scatter_s + plan.reduce_s + 3 * plan.vote_s
+            # Whoever follows a leader that proposed nothing has its time once more.
+            longest = 3 * (plan.scatter_s + plan.reduce_s + plan.vote_s)
             if now - node.session_since > longest and now - node.resumed_at > longest:
                 raise Violation("sessions", f"{node.name}: a session outlives its deadlines")
         if not node.island.account.balanced():

@@ -36,6 +36,7 @@ class Island:
         self.local = self._new.clone()
         self._anchor = self._new.clone()
         self._snapshot: torch.Tensor | None = None
+        self._offered = 0  # the number of the offer that the snapshot is
 
     @property
     def account(self) -> TokenAccount:
@@ -85,7 +86,7 @@ class Island:
             raise Violation("local progress", f"it carries {carried}, its account says {pending}")
         offer = self.ledger.offer(self._store.head.digest)
         self.save()
-        self._snapshot = self.local.clone()
+        self._snapshot, self._offered = self.local.clone(), offer.number
         return offer
 
     def delta(self, chunk: int) -> float:
@@ -96,6 +97,10 @@ class Island:
     @property
     def has_snapshot(self) -> bool:
         return self._snapshot is not None
+
+    def holds(self, offer: int) -> bool:
+        """Whether the snapshot is the one that was offered under this number."""
+        return self.has_snapshot and self._offered == offer
 
     def session_ended(self, outcome: str) -> None:
         """A session is over: an abort changes nothing; a commit comes by `committed`."""
