@@ -132,6 +132,7 @@ class Island:
         assert self.driver is not None and self._trainer is not None
         head = self.driver.state.head
         self._withdraw()
+        self.driver.offer = -1
         self.ledger.begin_life()
         self._tokens = 0
         self.phase = Phase(steps=self._steps, loss=self.phase.loss, phase_loss=self.phase.phase_loss)
@@ -268,6 +269,7 @@ class Island:
         if self._ready != ready or self.paused is not None or self.driver.state.head.digest != parent:
             return  # withdrawn meanwhile, or a commit came
         self._offered, self._offered_tokens = self._generation, ready[0]
+        self.driver.offer = offer.number
         self._set_training(True)
         self.driver.feed(t.LocalReady(offer.tokens, ready[1], offer.number))
 

@@ -358,7 +358,7 @@ class Node:
             last_version=self.settings.rounds,
         )
         self.driver = RoundDriver(
-            RoundMachine(round_config(manifest), self.keyring, self.outer.head),
+            RoundMachine(round_config(manifest), self.keyring, self.outer.head, life=time.time_ns()),
             self.keyring,
             self.outer,
             memory.snapshot,

@@ -83,13 +83,13 @@ class Roster:
 
     # ---- fork choice
 
-    def _certified(self) -> set[bytes]:
-        """Commits that any peer knows to be certified."""
-        return {link.digest for entry in self.entries.values() for link in entry.chain if link.certified}
+    def _certified(self, mine: forks.Chain) -> set[bytes]:
+        """Commits that this node or any peer knows to be certified."""
+        return forks.certified_in([mine, *(entry.chain for entry in self.entries.values())])
 
     def ahead(self, mine: forks.Chain) -> set[bytes]:
         """Peers whose chain is to be followed instead of `mine`."""
-        known = self._certified()
+        known = self._certified(mine)
         own = forks.certify(mine, known)
         return {
             peer
@@ -99,7 +99,7 @@ class Roster:
 
     def to_follow(self, mine: forks.Chain, without: Collection[bytes] = ()) -> RosterEntry | None:
         """The peer with the chain to have instead of `mine`; None where that is the best."""
-        known = self._certified()
+        known = self._certified(mine)
         best, found = forks.certify(mine, known), None
         for entry in sorted(self.entries.values(), key=lambda e: e.peer):
             if not entry.chain or entry.peer in without:

@@ -107,10 +107,18 @@ def tail(chain: Chain, version: int, digest: bytes) -> Chain:
     return next((chain[k:] for k, x in enumerate(chain) if (x.version, x.digest) == (version, digest)), ())
 
 
+def certified_in(chains: Iterable[Chain]) -> set[bytes]:
+    """Commits that any of these chains knows to be certified."""
+    return {link.digest for chain in chains for link in chain if link.certified}
+
+
 def best(mine: Chain, others: Iterable[Chain]) -> Chain:
     """The chain to follow among `mine` and `others`: the winner of every fork, the longest of its like."""
-    chosen = mine
-    for chain in others:
+    everyone = [mine, *others]
+    # One that took a state over may not know what another has seen certified.
+    known = certified_in(everyone)
+    chosen, *rest = (certify(chain, known) for chain in everyone)
+    for chain in rest:
         if compare(chosen, chain).follow:
             chosen = chain
     return chosen

@@ -283,16 +283,18 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class SessionId(_message.Message):
-    __slots__ = ("parent", "fragment", "view", "leader")
+    __slots__ = ("parent", "fragment", "view", "leader", "life")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
     parent: bytes
     fragment: int
     view: int
     leader: bytes
-    def __init__(self, parent: _Optional[bytes] = ..., fragment: _Optional[int] = ..., view: _Optional[int] = ..., leader: _Optional[bytes] = ...) -> None: ...
+    life: int
+    def __init__(self, parent: _Optional[bytes] = ..., fragment: _Optional[int] = ..., view: _Optional[int] = ..., leader: _Optional[bytes] = ..., life: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("parent", "version", "tokens", "steps", "upload_bps", "download_bps", "codecs", "unreachable", "next_view", "offer")

@@ -109,6 +109,8 @@ class RoundDriver:
         self.machine = machine
         self.state = state
         self.dropped: Counter[str] = Counter()
+        self.offer = 0
+        """Number of the offer that the snapshot in memory belongs to; a trainer's start makes it nobody's."""
         self._keyring = keyring
         self._snapshot = snapshot
         self._links = links
@@ -210,17 +212,20 @@ class RoundDriver:
         """Encodes chunk by chunk, beginning elsewhere than the other members, and streams to the owners."""
         plan, me = effect.plan, self._keyring.peer_id
         index = next(i for i, c in enumerate(plan.contributors) if c.peer == me)
+        offer = int(plan.contributors[index].offer)
         first = index * len(effect.chunks) // len(plan.contributors)
         places = asyncio.Semaphore(SEND_AHEAD)
         async with asyncio.TaskGroup() as group:
             for chunk in effect.chunks[first:] + effect.chunks[:first]:
                 span = self._chunks.span(chunk)
-                if not self._is_due(plan, chunk):
+                if not self._is_due(plan, chunk, offer):
                     continue
                 await places.acquire()
                 payload = await self.on_codec(
                     self._codec.encode, self.state.parameters[span], self._snapshot[span]
                 )
+                if offer != self.offer:
+                    return  # it may have changed while it was read
                 owner = bytes(plan.contributors[plan.owners[chunk]].peer)
                 group.create_task(self._contribute(plan.session, chunk, owner, payload, places))
 
@@ -239,9 +244,15 @@ class RoundDriver:
         finally:
             places.release()
 
-    def _is_due(self, plan: pb.Plan, chunk: int) -> bool:
-        """Whether the session, or one that continues it, still has this chunk at the plan's owner."""
+    def _is_due(self, plan: pb.Plan, chunk: int, offer: int) -> bool:
+        """Whether the session, or one that continues it, still has this chunk at the plan's owner.
+
+        And whether the snapshot is still the one that the plan names: a trainer that was started again writes
+        another one in its place.
+        """
         session = self.machine.session
+        if offer != self.offer:
+            return False
         if session is None or not session.exchange.knows(plan.session):
             return False
         return session.exchange.owner(chunk) == plan.contributors[plan.owners[chunk]].peer

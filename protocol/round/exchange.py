@@ -28,9 +28,12 @@ class OwnedChunk:
         return not self.waiting and not self.reducing
 
 
-def session_key(session: pb.SessionId) -> tuple[int, bytes]:
-    """What tells sessions of one parent apart."""
-    return session.view, session.leader
+Key = tuple[bytes, int, int, bytes, int]
+
+
+def session_key(session: pb.SessionId) -> Key:
+    """A session's id as a dictionary takes it."""
+    return session.parent, session.fragment, session.view, session.leader, session.life
 
 
 class Exchange:
@@ -40,7 +43,7 @@ class Exchange:
         self.plan = plan
         self.index = {c.peer: i for i, c in enumerate(plan.contributors)}
         self.me = self.index.get(me)
-        self.plans: dict[tuple[int, bytes], pb.Plan] = {**previous.plans} if previous else {}
+        self.plans: dict[Key, pb.Plan] = {**previous.plans} if previous else {}
         self.plans[session_key(plan.session)] = plan
         self.results: dict[int, tuple[pb.ChunkResult, pb.Signed]] = {**previous.results} if previous else {}
         self.late: set[bytes] = {*previous.late} if previous else set()

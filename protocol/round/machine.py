@@ -14,14 +14,13 @@ messages for another head or a past view are counted and dropped; messages that 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.chain import Head, leader_of
+from atoll.protocol.chain import Head
 from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
+from atoll.protocol.round.company import PAST_HEADS, Company
 from atoll.protocol.round.door import Door, Verdict
 from atoll.protocol.round.legs import Legs
 from atoll.protocol.round.session import Session
@@ -29,7 +28,6 @@ from atoll.protocol.round.stash import Early, Stash, session_of
 from atoll.protocol.signing import Keyring
 from atoll.protocol.text import plain
 
-_PAST_HEADS = 64
 _ORDINARY_WHEN_LATE = (
     t.VoteReceived
     | t.ResultArrived
@@ -43,7 +41,9 @@ _ORDINARY_WHEN_LATE = (
 class RoundMachine:
     """Feed it events; carry out the effects in order; call `tick` at `deadline()`."""
 
-    def __init__(self, config: t.RoundConfig, keyring: Keyring, head: Head) -> None:
+    def __init__(self, config: t.RoundConfig, keyring: Keyring, head: Head, life: int = 0) -> None:
+        """`life`: different in each process of this node, so that a new one never takes up an old session."""
+        self._life = life
         self._config = config
         self._keyring = keyring
         self._me = keyring.peer_id
@@ -54,18 +54,14 @@ class RoundMachine:
         self._legs = Legs(config)
         keep_s = config.scatter_s + config.reduce_s
         self._stash = Stash(config.stash_events, config.stash_bytes, keep_s)
-        self._peers: Mapping[bytes, t.PeerView] = {}
-        self._training = False
-        self._upload_bps = 0
+        self._company = Company(self._me, config.genesis_node)
         self._local: t.LocalReady | None = None
         self._ready_since = math.inf
         self._told: tuple[bytes | None, float] = (None, -math.inf)  # whom we told Ready, and when
         self._next_view = 0
-        self._suspects: set[bytes] = set()
-        self._no_owners: set[bytes] = set()
         self._behind_since: float | None = None
         self._catching_up = False
-        self._past: deque[bytes] = deque(maxlen=_PAST_HEADS)
+        self._views: dict[bytes, int] = {}  # the next view of heads that were left: a fork may lead back
 
     # ---- in
 
@@ -98,13 +94,13 @@ class RoundMachine:
     def _dispatch(self, event: t.Event, now: float) -> list[t.Effect]:
         match event:
             case t.RosterChanged():
-                self._peers = event.peers
+                self._company.peers = event.peers
                 self._door.keep({self._me, *event.peers})
-                if self._behind_since is None and self._is_behind():
+                if self._behind_since is None and self._company.is_ahead():
                     self._behind_since = now
                 return self.session.roster(event.peers, now) if self.session else []
             case t.TrainingChanged():
-                self._training, self._upload_bps = event.training, event.upload_bps
+                self._company.me_trains = event
                 return []
             case t.CatchingUp():
                 self._catching_up = event.active
@@ -142,7 +138,7 @@ class RoundMachine:
             return running.result(event, now)  # of a session that this node was not in
         if isinstance(event, t.PlanReceived) and session.parent == self.head.digest and not self.applying:
             return self._plan_received(event, now)
-        past = session.parent in self._past
+        past = session.parent in self._company.past
         if not past and (session.parent != self.head.digest or session.view >= self._next_view):
             kept = self._stash.put(event, now, since)
             return [] if kept else [t.Dropped(event.sender, "too many early messages")]
@@ -192,21 +188,11 @@ class RoundMachine:
 
     # ---- leadership and the door
 
-    def _candidates(self) -> set[bytes]:
-        """Training nodes at this head, suspects left out; at the genesis only the genesis node."""
-        nodes = self._training_at({self.head.digest})
-        return nodes & {self._config.genesis_node} if self.head.version == 0 else nodes - self._suspects
+    def _leader(self) -> bytes | None:
+        return self._company.leader(self.head)
 
     def _expected(self) -> set[bytes]:
-        """Training nodes at this head or one commit behind: those are about to apply it."""
-        return self._training_at({self.head.digest, *list(self._past)[-1:]})
-
-    def _training_at(self, digests: set[bytes]) -> set[bytes]:
-        nodes = {peer for peer, view in self._peers.items() if view.training and view.digest in digests}
-        return nodes | {self._me} if self._training else nodes
-
-    def _leader(self) -> bytes | None:
-        return leader_of(self.head.digest, 0, self._candidates())
+        return self._company.expected(self.head)
 
     def _minimum(self) -> int:
         return self._config.min_peers_to_start if self.head.version == 0 else 1
@@ -220,14 +206,11 @@ class RoundMachine:
             return math.inf
         return self._ready_since + self._config.grace_cap_s + 2 * self._config.repeat_s
 
-    def _is_behind(self) -> bool:
-        return any(view.ahead for view in self._peers.values())
-
     def _hold_ends(self) -> float:
         """Until when a node that is behind begins no round: it is catching up, and would fork."""
         if self._catching_up:
             return math.inf
-        if self._behind_since is None or not self._is_behind():
+        if self._behind_since is None or not self._company.is_ahead():
             return -math.inf
         return self._behind_since + 2 * self._config.repeat_s
 
@@ -251,7 +234,7 @@ class RoundMachine:
             return []
         if now >= self._patience_ends():
             # It never answers; whoever is next in rank is given the same time.
-            self._suspects.add(leader)
+            self._company.suspects.add(leader)
             self._ready_since = now
             return self._begin(now)
         if self._told[0] == leader and now < self._told[1] + self._config.repeat_s:
@@ -263,11 +246,19 @@ class RoundMachine:
         if now < self._hold_ends() or not self._verdict(now).close:
             return []
         ready = self._door.ready(self.head.digest, self._expected())
-        here = {self._me} | {p for p, view in self._peers.items() if view.digest == self.head.digest}
+        here = self._company.here(self.head)
         furthest = max(r.next_view for r in ready.values())
         view = max(self._next_view, min(furthest, self._next_view + plans.MAX_VIEW_JUMP))
         plan = plans.make_plan(
-            self._config, self.head, self._me, ready, here, view, self._legs.durations(), self._no_owners
+            self._config,
+            self.head,
+            self._me,
+            ready,
+            here,
+            view,
+            self._legs.durations(),
+            self._company.no_owners,
+            self._life,
         )
         self._door.closed(self.head.digest, ready)
         return [*self._announce(plan), *self._accept(plan, now)]
@@ -283,7 +274,9 @@ class RoundMachine:
         open_chunks = {chunk for chunk in lacking if session.exchange.owner(chunk) not in session.able}
         able = session.able or {self._me}
         view = self._next_view
-        plan = plans.continue_plan(session.plan, self._me, view, able, open_chunks, self._legs.durations())
+        plan = plans.continue_plan(
+            session.plan, self._me, view, able, open_chunks, self._legs.durations(), self._life
+        )
         missing = session.exchange.index.keys() - session.able
         effects = session.end("aborted", _goes_on(session, view), now, missing)
         self._legs.learn(session)
@@ -297,9 +290,9 @@ class RoundMachine:
             tokens=self._local.tokens,
             steps=self._local.steps,
             offer=self._local.offer,
-            upload_bps=self._upload_bps,
+            upload_bps=self._company.me_trains.upload_bps,
             codecs=[self._config.codec],
-            unreachable=sorted(peer for peer, view in self._peers.items() if not view.direct),
+            unreachable=self._company.unreachable(),
             next_view=self._next_view,
         )
 
@@ -354,7 +347,7 @@ class RoundMachine:
         if self._me not in members:
             return [dropped]
         abort = pb.Abort(session=event.message.session, reason=reason)
-        return [dropped, t.Send(tuple(sorted(members & self._peers.keys())), pb.Frame(abort=abort))]
+        return [dropped, t.Send(tuple(sorted(members & self._company.peers.keys())), pb.Frame(abort=abort))]
 
     def _accept(
         self,
@@ -364,7 +357,9 @@ class RoundMachine:
         held: Mapping[int, bytes] | None = None,
     ) -> list[t.Effect]:
         self._next_view = plan.session.view + 1
-        self.session = Session(self._config, self._keyring, self.head, plan, self._peers, now, previous)
+        self.session = Session(
+            self._config, self._keyring, self.head, plan, self._company.peers, now, previous
+        )
         effects = self.session.start(now, held)
         return effects + self._replay(now)
 
@@ -396,9 +391,9 @@ class RoundMachine:
         if self.applying:
             return []
         # A node that leads badly is passed over, one that owns badly owns nothing in the next view.
-        self._suspects |= session.blamed & {bytes(session.id.leader)} - {self._me}
-        self._no_owners |= session.blamed
-        if self._is_behind():
+        self._company.suspects |= session.blamed & {bytes(session.id.leader)} - {self._me}
+        self._company.no_owners |= session.blamed
+        if self._company.is_ahead():
             self._behind_since = now
         for peer, _ in session.report.rejected:
             self._door.remove(peer)
@@ -412,14 +407,14 @@ class RoundMachine:
         effects: list[t.Effect] = []
         if self.session is not None:
             effects = self._leave(self.session, now)
-        self._past.append(self.head.digest)
+        self._company.left(self.head)
+        self._views[self.head.digest] = self._next_view
+        while len(self._views) > PAST_HEADS:
+            del self._views[next(iter(self._views))]
         self.head = head
         self.session, self.applying = None, False
-        self._next_view = 0
-        self._suspects, self._no_owners = set(), set()
+        self._next_view = self._views.pop(head.digest, 0)
         self._local = None
-        # Who is ahead was said of the old head; the roster is asked anew.
-        self._peers = {peer: replace(view, ahead=False) for peer, view in self._peers.items()}
         self._behind_since = None
         self._door.remove(self._me)
         return effects + self._replay(now)

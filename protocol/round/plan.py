@@ -57,10 +57,13 @@ def members_of(plan: pb.Plan) -> set[bytes]:
 
 
 def outranks(new: pb.SessionId, old: pb.SessionId) -> bool:
-    """Whether `new` replaces `old`, both for one parent and view: two nodes that both think they lead.
+    """Whether `new` replaces `old`, both for one parent and view.
 
-    Everyone who knows both follows the same one.
+    Two nodes that both think they lead: everyone follows the same one. Or one that leads again after its
+    process was started again.
     """
+    if new.leader == old.leader:
+        return bool(new.view == old.view and new.life != old.life)
     ranks = [leader_rank(s.parent, s.fragment, s.leader) for s in (new, old)]
     return bool(new.view == old.view) and ranks[0] > ranks[1]
 
@@ -74,6 +77,7 @@ def make_plan(
     view: int,
     durations: tuple[float, float, float],
     no_owners: Collection[bytes] = (),
+    life: int = 0,
 ) -> pb.Plan:
     """The leader's plan for one session with all who are `ready`; `durations` of scatter, reduce, vote."""
     members = sorted(ready)
@@ -83,7 +87,7 @@ def make_plan(
     excluded = [i for i, m in enumerate(members) if m in no_owners or m in unreachable]
     return pb.Plan(
         swarm_id=config.swarm_id,
-        session=pb.SessionId(parent=head.digest, fragment=0, view=view, leader=leader),
+        session=pb.SessionId(parent=head.digest, fragment=0, view=view, leader=leader, life=life),
         version=head.version,
         contributors=[
             pb.Contributor(peer=m, tokens=ready[m].tokens, weight=w, offer=ready[m].offer)
@@ -107,6 +111,7 @@ def continue_plan(
     able: Collection[bytes],
     open_chunks: Collection[int],
     durations: tuple[float, float, float],
+    life: int = 0,
 ) -> pb.Plan:
     """The plan that goes on with the session of `plan`: same contributors and weights, other owners.
 
@@ -114,7 +119,7 @@ def continue_plan(
     """
     new = pb.Plan()
     new.CopyFrom(plan)
-    new.session.view, new.session.leader = view, leader
+    new.session.view, new.session.leader, new.session.life = view, leader, life
     new.continues.CopyFrom(plan.session)
     places = [i for i, c in enumerate(plan.contributors) if c.peer in able]
     for turn, chunk in enumerate(sorted(open_chunks)):

@@ -360,6 +360,8 @@ class Session:
             return []
         if others and not self._salvage.heard():
             return self.abort("no member answers", now, {bytes(self.id.leader)} - {self._me})
+        if not self.able and self.exchange.me is None:
+            return self.abort("no contributor is left", now, self.exchange.index.keys() - self._live)
         fit = self._live - self.unfit
         holders = {c: self._salvage.holder(c, fit) for c in self.exchange.missing_results()}
         self.resume = {chunk: holder for chunk, holder in holders.items() if holder is not None}

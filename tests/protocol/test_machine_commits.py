@@ -208,8 +208,8 @@ def test_a_vote_that_is_not_answered_makes_the_commit_provisional(member: Bench)
 def test_the_leader_ends_its_session(member: Bench):
     (ended,) = of(t.Ended, member.abort(FIRST, missing=(THIRD,)))
     assert ended.report.outcome == "aborted" and ended.report.missing == (THIRD,)
-    assert member.machine._no_owners == {THIRD}
-    assert member.machine._suspects == set()
+    assert member.machine._company.no_owners == {THIRD}
+    assert member.machine._company.suspects == set()
 
 
 def test_an_abort_does_not_take_a_commit_back(member: Bench):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import pytest
 
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import Head
 from atoll.protocol.round import types as t
 from atoll.protocol.round.plan import continue_plan
 
 from .bench import (
     FIRST,
+    HEAD,
     KEYS,
     OUTSIDER,
     SECOND,
     THIRD,
+    TRIO,
     Bench,
     commit_event,
     frames,
@@ -79,7 +82,7 @@ def test_a_result_that_a_member_holds_is_asked_for_and_not_reduced_anew(member: 
 
 def goes_back(bench: Bench) -> pb.Plan:
     """The plan that the bench's session continues."""
-    return bench.session.exchange.plans[0, FIRST]
+    return next(p for p in bench.session.exchange.plans.values() if p.session.leader == FIRST)
 
 
 def test_whoever_holds_a_result_may_leave_as_well(member: Bench):
@@ -195,6 +198,51 @@ def test_a_node_in_another_session_takes_part_in_what_continues_one_it_missed(th
     (ended, *_) = of(t.Ended, other.planned(plan))
     assert ended.report.reason == "a newer plan came"
     assert other.session.id.view == 2
+
+
+def test_a_leader_without_a_contribution_ends_what_no_contributor_can_go_on_with():
+    bench = Bench(FIRST)
+    bench.ready(SECOND)
+    bench.ready(THIRD)
+    bench.tick()
+    assert {c.peer for c in bench.session.plan.contributors} == {SECOND, THIRD}
+    for peer in (SECOND, THIRD):
+        effects = bench.lose(peer)
+    (ended,) = of(t.Ended, effects)
+    assert ended.report.reason == "no contributor is left"
+    assert set(ended.report.missing) == {SECOND, THIRD}
+
+
+def test_a_leader_that_starts_again_replaces_its_session(third: Bench):
+    before = third.session.id
+    plan = third.plan()
+    plan.session.life = 7
+    (ended,) = of(t.Ended, third.planned(plan))
+    assert ended.report.session == before and third.session.id.life == 7
+    late = third.feed(t.ContributionArrived(SECOND, before, owned_by(third, THIRD)[0], b"x"))
+    assert reasons(late) == ["message of a past session"]
+
+
+def test_a_message_of_another_parent_is_not_of_this_session(third: Bench):
+    other = pb.SessionId()
+    other.CopyFrom(third.session.id)
+    other.parent = b"p" * 32
+    (mine,) = owned_by(third, THIRD)
+    assert third.feed(t.ContributionArrived(SECOND, other, mine, b"x")) == [], "kept for later"
+    assert third.feed(t.ChunkReduced(other, mine, (0,), b"x", b"d")) == []
+    assert not third.session.exchange.owned[mine].arrived
+
+
+def test_a_node_that_comes_back_to_a_head_goes_on_with_its_views(third: Bench):
+    third.abort(FIRST)
+    other = Head(2, b"n" * 32, TRIO)
+    third.feed(t.HeadChanged(other))
+    assert third.machine._next_view == 0
+    third.feed(t.HeadChanged(HEAD))
+    assert third.machine._next_view == 1
+    for k in range(100):
+        third.feed(t.HeadChanged(Head(3 + k, bytes([k]) * 32, TRIO)))
+    assert len(third.machine._views) <= 64
 
 
 # ---- a commit of the session that went before

@@ -1,0 +1,63 @@
+"""Who is here: the peers as the roster knows them, whether this node trains, and who is passed over.
+
+From these follow, for one head, who may lead, who is expected, and whether this node is behind.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+
+from atoll.protocol.chain import Head, leader_of
+from atoll.protocol.round.types import PeerView, TrainingChanged
+
+PAST_HEADS = 64
+
+
+class Company:
+    """Peers and standing of node `me`; at the genesis only `genesis_node` leads."""
+
+    def __init__(self, me: bytes, genesis_node: bytes) -> None:
+        self.me = me
+        self._genesis_node = genesis_node
+        self.peers: Mapping[bytes, PeerView] = {}
+        self.me_trains = TrainingChanged(False)
+        self.suspects: set[bytes] = set()
+        """Leaders that left or stayed silent at this head."""
+        self.no_owners: set[bytes] = set()
+        """Owners that left or were too slow at this head."""
+        self.past: deque[bytes] = deque(maxlen=PAST_HEADS)
+
+    def leader(self, head: Head) -> bytes | None:
+        """Who leads the next session: training nodes at this head, suspects left out."""
+        nodes = self._training_at({head.digest})
+        candidates = nodes & {self._genesis_node} if head.version == 0 else nodes - self.suspects
+        return leader_of(head.digest, 0, candidates)
+
+    def expected(self, head: Head) -> set[bytes]:
+        """Training nodes at this head or one commit behind: those are about to apply it."""
+        return self._training_at({head.digest, *list(self.past)[-1:]})
+
+    def _training_at(self, digests: set[bytes]) -> set[bytes]:
+        nodes = {peer for peer, view in self.peers.items() if view.training and view.digest in digests}
+        return nodes | {self.me} if self.me_trains.training else nodes
+
+    def here(self, head: Head) -> set[bytes]:
+        """Everyone who holds this head, training or not."""
+        return {self.me} | {peer for peer, view in self.peers.items() if view.digest == head.digest}
+
+    def unreachable(self) -> list[bytes]:
+        """Peers that others have to forward to."""
+        return sorted(peer for peer, view in self.peers.items() if not view.direct)
+
+    def is_ahead(self) -> bool:
+        """Whether a peer's chain is to be followed instead of this node's."""
+        return any(view.ahead for view in self.peers.values())
+
+    def left(self, head: Head) -> None:
+        """This head was left for another one."""
+        self.past.append(head.digest)
+        self.suspects, self.no_owners = set(), set()
+        # Who is ahead was said of the old head; the roster is asked anew.
+        self.peers = {peer: replace(view, ahead=False) for peer, view in self.peers.items()}
