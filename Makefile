@@ -9,6 +9,9 @@ VENV ?= .venv
 ARGS ?=
 TORCH_INDEX_URL ?=
 ROUND_COVERAGE ?= 100
+MINUTES ?= 10
+PEERS ?= 6
+SEED ?= 1
 SEEDS ?= 10000
 
 BIN := $(VENV)/bin
@@ -20,7 +23,7 @@ PROTO_TOOLS := grpcio-tools==1.76.0 "protobuf<7" "setuptools<81"
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit sim container bench proto proto-check clean
+.PHONY: help demo test lint types unit sim container chaos bench proto proto-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -62,6 +65,9 @@ proto-check: $(PROTO_READY)  ## is the generated code that of messages.proto?
 	    --python_out=$$folder --pyi_out=$$folder protocol/messages.proto && \
 	diff $$folder/atoll/protocol/messages_pb2.py protocol/messages_pb2.py && \
 	diff $$folder/atoll/protocol/messages_pb2.pyi protocol/messages_pb2.pyi && echo "messages_pb2 is up to date"
+
+chaos: $(READY)  ## torment a swarm of real daemons (MINUTES=10 PEERS=6 SEED=1; as root also its network)
+	$(BIN)/python -m tests.process.chaos --minutes $(MINUTES) --peers $(PEERS) --seed $(SEED)
 
 clean:  ## remove both environments and every cache
 	rm -rf $(VENV) $(PROTO_VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -131,6 +131,10 @@ class View:
             "version": head.version if head else 0,
             "digest": head.digest.hex() if head else "",
             "certified": head.certified if head else False,
+            "chain": [
+                {"version": x.version, "digest": x.digest.hex(), "certified": x.certified}
+                for x in (outer.chain if outer else ())
+            ],
             "loss": (island.phase.phase_loss or island.phase.loss) if island else None,
             "val_loss": _latest(island.val_losses) if island else None,
             "val_loss_before": island.val_losses.get(0) if island else None,

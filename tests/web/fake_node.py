@@ -130,6 +130,10 @@ def make_state(version: int, *, seed: int = 7) -> State:
         "version": version,
         "digest": digest_of(version),
         "certified": True,
+        "chain": [
+            {"version": v, "digest": digest_of(v), "certified": True}
+            for v in range(version, max(-1, version - 16), -1)
+        ],
         "loss": last["loss"] if last else None,
         "val_loss": next((entry["val_loss"] for entry in reversed(rounds) if entry["val_loss"]), None),
         "val_loss_before": 5.56,
