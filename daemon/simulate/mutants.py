@@ -1,7 +1,7 @@
 """Ten faults planted in the shipping code, each alone: the simulator is worth what it finds of them.
 
-Each is a context manager that patches one thing and takes it back. MUTANTS says by which kind of violation
-it is to be found.
+Each is a context manager that patches one thing and takes it back. MUTANTS says by which kinds of
+violation it is to be found.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from atoll.daemon.storage.round_log import RoundLog
 from atoll.daemon.training import rebase
 from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.round import exchange
 from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 from atoll.protocol.round.exchange import Exchange
-from atoll.protocol.round.machine import RoundMachine
-from atoll.protocol.round.stash import session_of
 
 Patched = Iterator[None]
 
@@ -53,11 +52,10 @@ def world_size_before_retry() -> Patched:
         return plan
 
     def lenient(config: t.RoundConfig, *arguments: Any, **named: Any) -> None:
-        *others, plan = arguments
         right = pb.Plan()
-        right.CopyFrom(plan)
-        right.outer_lr = config.outer_lr(len(plan.contributors))
-        check(config, *others, right, **named)
+        right.CopyFrom(arguments[-1])
+        right.outer_lr = config.outer_lr(len(right.contributors))
+        check(config, *arguments[:-1], right, **named)
 
     with patch.object(plans, "make_plan", stale), patch.object(plans, "check_plan", lenient):
         yield
@@ -65,18 +63,12 @@ def world_size_before_retry() -> Patched:
 
 @contextmanager
 def no_parent_in_session() -> Patched:
-    """Messages belong to a session by leader and view alone."""
-    message = RoundMachine._message
+    """Sessions are told apart by leader and view alone."""
 
-    def careless(self: RoundMachine, event: Any, *arguments: Any) -> list[t.Effect]:
-        running, session = self._running(), session_of(event)
-        if running is None or isinstance(event, t.PlanReceived):
-            return message(self, event, *arguments)
-        if (session.leader, session.view) != (running.id.leader, running.id.view):
-            return message(self, event, *arguments)
-        return self._in_session(event, running, arguments[0])
+    def short(session: pb.SessionId) -> tuple[object, ...]:
+        return session.view, session.leader, session.life
 
-    with patch.object(RoundMachine, "_message", careless):
+    with patch.object(exchange, "session_key", short):
         yield
 
 
@@ -109,10 +101,13 @@ def rebase_twice() -> Patched:
 def owner_by_original_rank() -> Patched:
     """A chunk's owner is looked up among all members, not among the contributors."""
 
-    def original(self: Exchange, chunk: int) -> bytes:
-        return sorted(self.members)[self.plan.owners[chunk]]
+    def owner(self: Exchange, chunk: int) -> bytes:
+        return sorted(plans.members_of(self.plan))[self.plan.owners[chunk]]
 
-    with patch.object(Exchange, "owner", original):
+    def is_by_owner(self: Exchange, message: pb.ChunkResult, signed: pb.Signed) -> bool:
+        return bool(signed.signer == owner(self, message.chunk))
+
+    with patch.object(Exchange, "owner", owner), patch.object(Exchange, "_is_by_owner", is_by_owner):
         yield
 
 
@@ -167,16 +162,16 @@ def unbounded_log() -> Patched:
         yield
 
 
-MUTANTS: dict[str, tuple[Callable[[], AbstractContextManager[None]], str]] = {
-    "a vote sent before fsync": (vote_before_fsync, "durable votes"),
-    "world size read before the retry": (world_size_before_retry, "learning rate"),
-    "missing parent digest in the session": (no_parent_in_session, "conservation"),
-    "error feedback cleared on abort": (abort_clears_progress, "local progress"),
-    "rebase applied twice": (rebase_twice, "local progress"),
-    "owner index by original rank": (owner_by_original_rank, "mutual understanding"),
-    "a lower view accepted": (lower_view, "sessions"),
-    "contributions double-counted after succession": (counted_twice, "conservation"),
-    "provisional beating certified": (provisional_beats_certified, "fork choice"),
-    "unbounded replay log": (unbounded_log, "bounded memory"),
+MUTANTS: dict[str, tuple[Callable[[], AbstractContextManager[None]], set[str]]] = {
+    "a vote sent before fsync": (vote_before_fsync, {"durable votes"}),
+    "world size read before the retry": (world_size_before_retry, {"learning rate"}),
+    "missing parent digest in the session": (no_parent_in_session, {"another parent", "conservation"}),
+    "error feedback cleared on abort": (abort_clears_progress, {"local progress"}),
+    "rebase applied twice": (rebase_twice, {"local progress"}),
+    "owner index by original rank": (owner_by_original_rank, {"mutual understanding", "convergence"}),
+    "a lower view accepted": (lower_view, {"sessions"}),
+    "contributions double-counted after succession": (counted_twice, {"conservation"}),
+    "provisional beating certified": (provisional_beats_certified, {"fork choice"}),
+    "unbounded replay log": (unbounded_log, {"bounded memory"}),
 }
-"""Mutant and the kind of violation that finds it, by ROUND's name."""
+"""Mutant and the kinds of violation that find it, by ROUND's name."""

@@ -133,7 +133,7 @@ class SimNode:
         except AtollError:
             self.later(WATCH_S, self.begin_rounds)  # the disk is full
             return
-        self.machine = RoundMachine(self.config, self.keyring, self.store.head)
+        self.machine = RoundMachine(self.config, self.keyring, self.store.head, life=self.life)
         self.running = True
         self.oracle.moved(self, None)
         self.engine.say("{} has version {}", self.name, self.store.head.version)
