@@ -144,6 +144,7 @@ class View:
             "swarm_accepted_tokens": head.cumulative_tokens if head else 0,
             "token_account": account,
             "phase": self._phase(sentence.state),
+            "session": self._session(),
             "device": island.device if island else "",
             "parameters": manifest.body.parameters if manifest else 0,
             "memory_bytes": self._memory(),
@@ -181,6 +182,17 @@ class View:
             "name": names.get(state, "joining"),
             "step": phase.step if phase else 0,
             "of": phase.steps if phase else 0,
+        }
+
+    def _session(self) -> dict[str, Any] | None:
+        """The session under way: who leads it, its view, exchange or commit."""
+        session = self._node.driver.machine.session if self._node.driver else None
+        if session is None:
+            return None
+        return {
+            "leader": peer_text(bytes(session.id.leader)),
+            "view": int(session.id.view),
+            "phase": "exchange" if session.commit is None else "commit",
         }
 
     def _memory(self) -> int | None:

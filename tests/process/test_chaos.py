@@ -1,4 +1,4 @@
-"""A minute of chaos with real daemons: no certified fork, no standstill, one digest and true books at the end."""
+"""A minute of chaos with real daemons: no certified fork, no standstill, one digest and true books."""
 
 from __future__ import annotations
 

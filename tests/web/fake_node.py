@@ -130,6 +130,7 @@ def make_state(version: int, *, seed: int = 7) -> State:
         "version": version,
         "digest": digest_of(version),
         "certified": True,
+        "session": None,
         "chain": [
             {"version": v, "digest": digest_of(v), "certified": True}
             for v in range(version, max(-1, version - 16), -1)
