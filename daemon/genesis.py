@@ -22,7 +22,7 @@ from atoll.daemon.training import corpus
 from atoll.daemon.training.errors import CorpusError
 from atoll.daemon.training.genesis import builtin_genesis
 from atoll.daemon.training.model import SIZES
-from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST
+from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, shards
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import ManifestError, SwarmManifest
@@ -122,6 +122,7 @@ def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManif
         schema,
         parameters,
         np.zeros_like(parameters),
+        read=(0,) * len(shards.training_sizes(manifest.body.data)),
     )
     files.write_bytes(folder.manifest, manifest.signed.SerializeToString())
     return manifest

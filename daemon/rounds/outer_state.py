@@ -20,7 +20,7 @@ from atoll.daemon.storage.checkpoint import Checkpoint, CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLog, RoundLogError
 from atoll.peers.files import ServedFile
-from atoll.protocol import chain, forks
+from atoll.protocol import chain, forks, shards
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.codecs import CODECS
@@ -56,6 +56,7 @@ def next_head(parent: Head, commit: pb.Commit, body: bytes, certified: bool) -> 
 class OuterState:
     """Parameters [total] fp32 (shared), momentum [total] fp32, head.
 
+    `read`: the data cursor, tokens that this chain has read from each training shard.
     `held`: (version, state) of the checkpoints of this chain that are here, newest first.
     """
 
@@ -72,6 +73,7 @@ class OuterState:
         self.parameters = parameters
         self.momentum: Float32 = np.zeros_like(parameters)
         self.head = genesis_head(manifest)
+        self.read: tuple[int, ...] = (0,) * len(shards.training_sizes(manifest.body.data))
         self.chain: forks.Chain = (forks.link_of(self.head),)
         self.saved: Checkpoint | None = None
         self.held: tuple[tuple[int, bytes], ...] = ()
@@ -115,11 +117,13 @@ class OuterState:
             digest = hashlib.sha256(self.parameters.data.cast("B")).digest()
             if digest != self.manifest.body.genesis_parameters:
                 raise CheckpointError("the genesis parameters are not those of the manifest")
-            if found.head.digest != genesis_head(self.manifest).digest:
+            if found.head.digest != genesis_head(self.manifest).digest or any(found.read):
                 raise CheckpointError("the genesis checkpoint is of another chain")
         if found.inner_step != self._inner_step(found.head):
             raise CheckpointError("the checkpoint is of another inner schedule")
-        self.head, self.saved = found.head, found
+        if len(found.read) != len(self.read):
+            raise CheckpointError("the checkpoint is of other data")
+        self.head, self.read, self.saved = found.head, found.read, found
         self.chain = self._chain_behind(found.head)
 
     def _inner_step(self, head: Head) -> int:
@@ -212,6 +216,7 @@ class OuterState:
             )
             outer_step(self.parameters[span], self.momentum[span], mean, commit.outer_lr, beta, scratch)
         self.head = next_head(self.head, commit, signed.body, certified)
+        self.read = shards.advance(self.read, commit)
         self.chain = forks.extend(self.chain, forks.link_of(self.head))
         return self.head
 
@@ -243,6 +248,7 @@ class OuterState:
                 self.parameters,
                 self.momentum,
                 self._inner_step(self.head),
+                self.read,
             )
             self.hold()
 

@@ -29,6 +29,7 @@ from atoll.peers.identity import readable_name
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol import shards
 from atoll.protocol.chain import DIGEST_BYTES
 from atoll.protocol.manifest import MAX_MANIFEST_BYTES, ManifestError, SwarmManifest, load
 
@@ -198,6 +199,8 @@ async def fetch_checkpoint(
         found = checkpoints.verify(path, manifest.swarm_id)
         if (found.head.version, found.state) != (choice.version, choice.state):
             raise CheckpointError("it is not the state that was agreed on")
+        if len(found.read) != len(shards.training_sizes(manifest.body.data)):
+            raise CheckpointError("it is of other data")
         checkpoints.schema_of(path, manifest.swarm_id, manifest.body.schema_digest)
 
     max_bytes = 8 * manifest.body.total_values + _HEADER_ROOM
@@ -240,6 +243,8 @@ async def catch_up(
             try:
                 commit = await _replay_one(host, source, state, on_disk)
                 applied.append((commit, state.head.digest))
+                # A long way would fill the log otherwise: it keeps what no checkpoint covers.
+                await on_disk(state.save_if_due)
                 break
             except (*TRANSFER_ERRORS, RoundLogError) as error:
                 failures.append(f"commit {state.head.version + 1}: {error or type(error).__name__}")

@@ -18,8 +18,8 @@ import json
 import os
 import re
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,7 +30,7 @@ from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ParameterSchema, SchemaError
 
 KEEP = 3
-FORMAT = "atoll-checkpoint-2"
+FORMAT = "atoll-checkpoint-3"
 _MAX_HEADER = 16 << 20
 _PIECE = 1 << 20
 _NAME = re.compile(r"^checkpoint-(\d{10})\.safetensors$")
@@ -45,7 +45,8 @@ class Checkpoint:
     """What a file holds, apart from the tensors; `state` confirms chain, facts and bits at once.
 
     `fragments`: the clock of each fragment; `inner_step`: where the inner schedules are, in steps since the
-    genesis; `cursor`: how far the data was read. `head.certified` is what this node knows of it.
+    genesis; `read`: the data cursor, tokens read from each training shard. `head.certified` is what this
+    node knows of it.
     """
 
     head: Head
@@ -53,7 +54,7 @@ class Checkpoint:
     state: bytes
     fragments: tuple[int, ...] = (0,)
     inner_step: int = 0
-    cursor: Mapping[str, int] = field(default_factory=dict)
+    read: tuple[int, ...] = ()
 
 
 def path_of(folder: Path, version: int) -> Path:
@@ -86,9 +87,9 @@ def save(
     parameters: Float32,
     momentum: Float32,
     inner_step: int = 0,
+    read: Sequence[int] = (),
 ) -> Checkpoint:
     """Writes the checkpoint of `head` and forgets those older than the last KEEP. Raises AtollError."""
-    cursor = {"tokens": head.cumulative_tokens}
     facts = {
         "format": FORMAT,
         "swarm": swarm_id.hex(),
@@ -98,7 +99,7 @@ def save(
         "cumulative_tokens": str(head.cumulative_tokens),
         "fragments": json.dumps([head.version]),
         "inner_step": str(inner_step),
-        "cursor": json.dumps(cursor, sort_keys=True),
+        "cursor": json.dumps({"shards": list(read), "tokens": head.cumulative_tokens}),
         "schema": json.dumps([[t.name, list(t.shape)] for t in schema.tensors]),
     }
     state = state_hash(facts, parameters, momentum)
@@ -111,7 +112,7 @@ def save(
     note_certified(folder, head)
     for version in versions(folder)[KEEP:]:
         forget(folder, version)
-    return Checkpoint(head, schema, state, (head.version,), inner_step, cursor)
+    return Checkpoint(head, schema, state, (head.version,), inner_step, tuple(read))
 
 
 def note_certified(folder: Path, head: Head) -> None:
@@ -164,7 +165,7 @@ def _read(path: Path, swarm_id: bytes) -> tuple[Checkpoint, dict[str, str], int]
         raise CheckpointError(f"{path.name} is incomplete")
     if len(head.digest) != DIGEST_BYTES or len(state) != DIGEST_BYTES or head.version < 0:
         raise CheckpointError(f"{path.name} has an impossible head")
-    if checkpoint.fragments != (head.version,) or checkpoint.cursor != {"tokens": head.cumulative_tokens}:
+    if checkpoint.fragments != (head.version,):
         raise CheckpointError(f"{path.name} has clocks that do not fit its version")
     return checkpoint, facts, 8 + length
 
@@ -179,8 +180,17 @@ def _parsed(facts: Mapping[str, str], state: bytes, path: Path) -> Checkpoint:
         cumulative_tokens=int(facts["cumulative_tokens"]),
     )
     fragments = tuple(int(clock) for clock in json.loads(facts["fragments"]))
-    cursor = {str(name): int(value) for name, value in json.loads(facts["cursor"]).items()}
-    return Checkpoint(head, schema, state, fragments, int(facts["inner_step"]), cursor)
+    read = _cursor(json.loads(facts["cursor"]), head, path)
+    return Checkpoint(head, schema, state, fragments, int(facts["inner_step"]), read)
+
+
+def _cursor(cursor: Mapping[str, object], head: Head, path: Path) -> tuple[int, ...]:
+    read = cursor["shards"]
+    if cursor.keys() != {"shards", "tokens"} or cursor["tokens"] != head.cumulative_tokens:
+        raise CheckpointError(f"{path.name} has a data cursor that does not fit its version")
+    if not isinstance(read, list) or not all(type(count) is int and count >= 0 for count in read):
+        raise CheckpointError(f"{path.name} has a data cursor that is no list of numbers")
+    return tuple(read)
 
 
 def tidy(folder: Path) -> None:

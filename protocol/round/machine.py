@@ -290,6 +290,7 @@ class RoundMachine:
             tokens=self._local.tokens,
             steps=self._local.steps,
             offer=self._local.offer,
+            shard=self._local.shard,
             upload_bps=self._company.me_trains.upload_bps,
             codecs=[self._config.codec],
             unreachable=self._company.unreachable(),
@@ -317,7 +318,7 @@ class RoundMachine:
         lowest = self._next_view
         if session is not None and plans.outranks(plan.session, session.id):
             lowest = session.id.view
-        mine = (self._local.tokens, self._local.offer) if self._local else None
+        mine = (self._local.tokens, self._local.offer, self._local.shard) if self._local else None
         try:
             plans.check_plan(self._config, self.head, self._me, mine, lowest, plan)
             if session is not None and plan.HasField("continues"):

@@ -23,6 +23,10 @@ WEIGHT_CAP = 2
 """No weight over twice the mean (ALGORITHMS: token weights with a cap)."""
 
 
+Offered = tuple[int, int, int]
+"""Tokens, number and shard of what a node offers."""
+
+
 class PlanError(ValueError):
     """A plan this node does not take part in; the message is the reason that is counted."""
 
@@ -90,7 +94,9 @@ def make_plan(
         session=pb.SessionId(parent=head.digest, fragment=0, view=view, leader=leader, life=life),
         version=head.version,
         contributors=[
-            pb.Contributor(peer=m, tokens=ready[m].tokens, weight=w, offer=ready[m].offer)
+            pb.Contributor(
+                peer=m, tokens=ready[m].tokens, weight=w, offer=ready[m].offer, shard=ready[m].shard
+            )
             for m, w in zip(members, shares, strict=True)
         ],
         followers=sorted(set(followers) - set(members)),
@@ -135,9 +141,9 @@ def check_continuation(previous: pb.Plan, plan: pb.Plan) -> None:
 
 
 def check_plan(
-    config: RoundConfig, head: Head, me: bytes, offered: tuple[int, int] | None, next_view: int, plan: pb.Plan
+    config: RoundConfig, head: Head, me: bytes, offered: Offered | None, next_view: int, plan: pb.Plan
 ) -> None:
-    """Raises PlanError unless this node, at `head`, can take part. `offered`: its tokens and number."""
+    """Raises PlanError unless this node, at `head`, can take part."""
     session = plan.session
     if plan.swarm_id != config.swarm_id or session.fragment != 0:
         raise PlanError("plan of another swarm or fragment")
@@ -160,7 +166,7 @@ def check_plan(
         raise PlanError("plan with impossible durations")
 
 
-def _check_members(plan: pb.Plan, me: bytes, offered: tuple[int, int] | None) -> None:
+def _check_members(plan: pb.Plan, me: bytes, offered: Offered | None) -> None:
     members = [c.peer for c in plan.contributors]
     if not members or members != sorted(set(members)) or len(members) + len(plan.followers) > MAX_MEMBERS:
         raise PlanError("plan without a sorted list of contributors")
@@ -174,5 +180,5 @@ def _check_members(plan: pb.Plan, me: bytes, offered: tuple[int, int] | None) ->
     if mine is None:
         if me not in plan.followers:
             raise PlanError("plan without this node")
-    elif (mine.tokens, mine.offer) != offered:
+    elif (mine.tokens, mine.offer, mine.shard) != offered:
         raise PlanError("plan with tokens that this node did not offer")

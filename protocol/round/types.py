@@ -84,11 +84,13 @@ class CatchingUp:
 
 @dataclass(frozen=True)
 class LocalReady:
-    """The trainer's snapshot is taken: `tokens` and inner `steps` since the anchor; `offer` is its number."""
+    """The trainer's snapshot is taken: `tokens` and inner `steps` since the anchor; `offer` is its number,
+    `shard` what the tokens were read from."""
 
     tokens: int
     steps: int
     offer: int = 0
+    shard: int = 0
 
 
 @dataclass(frozen=True)

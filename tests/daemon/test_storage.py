@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_never_believed(
     except CheckpointError:
         return
     # The flip hit what nothing depends on (spaces, offsets): facts and bits are still right.
-    assert (found.head, found.cursor) == (head(3), {"tokens": 3000})
+    assert (found.head, found.read) == (head(3), ())
     assert parameters.tobytes() == vectors(3)[0].tobytes()
 
 
@@ -140,12 +140,12 @@ def test_the_file_of_a_version_is_the_same_on_every_node(tmp_path: Path) -> None
     for name, certified in (("a", True), ("b", False)):
         (tmp_path / name).mkdir()
         one = replace(head(5), certified=certified)
-        checkpoint.save(tmp_path / name, SWARM, one, SCHEMA, *vectors(5), inner_step=500)
+        checkpoint.save(tmp_path / name, SWARM, one, SCHEMA, *vectors(5), inner_step=500, read=(0, 9))
         path = checkpoint.path_of(tmp_path / name, 5)
         made.append(path.read_bytes())
         found = checkpoint.verify(path, SWARM)
         assert found.head == one
-        assert (found.fragments, found.inner_step, found.cursor) == ((5,), 500, {"tokens": 5000})
+        assert (found.fragments, found.inner_step, found.read) == ((5,), 500, (0, 9))
     assert made[0] == made[1]
 
 
@@ -169,7 +169,12 @@ def test_what_a_node_knows_of_one_chain_it_does_not_believe_of_another(tmp_path:
         {"fragments": "[3, 3]"},
         {"fragments": "[2]"},
         {"inner_step": "1"},
-        {"cursor": '{"tokens": 7}'},
+        {"cursor": '{"tokens": 3000}'},
+        {"cursor": '{"shards": [1], "tokens": 3000}'},
+        {"cursor": '{"shards": [-1], "tokens": 3000}'},
+        {"cursor": '{"shards": [], "tokens": 7}'},
+        {"cursor": '{"shards": {}, "tokens": 3000}'},
+        {"cursor": '{"shards": [], "tokens": 3000, "more": 1}'},
         {"cursor": "[]"},
         {"digest": "00"},
         {"version": "-1"},

@@ -15,7 +15,7 @@ from atoll.daemon import neighbours
 from atoll.daemon.storage import round_log
 from atoll.dht import records
 from atoll.peers import files, links, roster, routing
-from atoll.protocol import PROTOCOL_HIGHEST, chain, forks, manifest, schema, signing, ticket, wire
+from atoll.protocol import PROTOCOL_HIGHEST, chain, forks, manifest, schema, shards, signing, ticket, wire
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.codecs import CODECS, Int8Codec, aggregate
 from atoll.protocol.codecs.base import MAX_SCALE
@@ -24,6 +24,7 @@ from atoll.protocol.round import agreement, pace, plan, salvage
 from atoll.protocol.round.plan import weights
 from atoll.protocol.round.types import RoundConfig
 from atoll.protocol.schema import ParameterSchema
+from atoll.protocol.shards import Reading
 
 SPEC = (Path(__file__).parents[2] / "protocol" / "SPEC.md").read_text()
 KEY = signing.Ed25519Keyring(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -124,6 +125,13 @@ def test_chain() -> None:
     assert chain.genesis_digest(b"s" * 32, b"p" * 32).hex() in SPEC
     assert chain.next_digest(b"d" * 32, b"commit").hex() in SPEC
     assert chain.leader_rank(b"d" * 32, 0, KEY.peer_id).hex() in SPEC
+
+
+def test_who_reads_what() -> None:
+    nodes = [letter * 38 for letter in (b"x", b"y", b"z")]
+    plan = shards.assign((600, 2500, 100), (1000, 1000, 1000), nodes, 7)
+    assert [plan[n] for n in nodes] == [Reading(0, 0, 2), Reading(0, 1, 2), Reading(2, 0, 1)]
+    assert "cursor 600, 2500, 100" in SPEC and shards.SLACK_LAPS == 1
 
 
 def test_names_and_versions() -> None:
