@@ -155,7 +155,7 @@ class Swarm:
             victim.driver.trainer_died()
 
     def _duplicates(self, fault: Fault, victim: SimNode, other: SimNode) -> None:
-        self.network.duplicates = 0.3 * fault.amount
+        self.network.duplicates = 0.6 * fault.amount
         self.engine.after(fault.for_s, self._calm)
 
     def _calm(self) -> None:

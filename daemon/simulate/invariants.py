@@ -209,8 +209,9 @@ class Oracle:
         session = machine.session
         if session is not None:
             plan = session.plan
-            # Whoever follows a leader that proposed nothing has its time once more.
-            longest = 3 * (plan.scatter_s + plan.reduce_s + plan.vote_s)
+            # Whoever follows a leader that left or proposed nothing has its time once more.
+            leaders = 1 + len(plan.contributors)
+            longest = leaders * (plan.scatter_s + plan.reduce_s + plan.vote_s)
             if now - node.session_since > longest and now - node.resumed_at > longest:
                 raise Violation("sessions", f"{node.name}: a session outlives its deadlines")
         if not node.island.account.balanced():

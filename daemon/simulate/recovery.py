@@ -197,3 +197,4 @@ class Recovery:
             if certified:
                 node.oracle.certify(bytes(commit.session.parent), store.head.digest)
             replayed.append((commit, store.head.digest))
+            store.save_if_due()  # or the log grows as long as the swarm is faster

@@ -22,7 +22,7 @@ KINDS = {
     "full": 2,
     "flip": 1,
     "trainer": 2,
-    "duplicates": 1,
+    "duplicates": 3,
     "narrow": 1,
 }
 """Kinds of faults and how often each comes."""

@@ -5,7 +5,7 @@ For version v (the one a commit makes):
     v.vote      the signed commit, fsynced with the payload before this node votes for it
     v.commit    the same with the votes, once the commit is certified or adopted as provisional
 
-    promises    commits of chains that were left, by parent: this node voted for them, or may have
+    promises.json  commits that are no longer kept, by parent: this node voted for them, or may have
 
 A start replays v.commit files on top of the newest checkpoint. A v.vote alone is a promise: others may have
 counted it, so a node that starts again keeps to it and adopts the commit as provisional. Peers that missed a
@@ -25,6 +25,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from atoll.daemon.errors import AtollError
 from atoll.daemon.storage.disk import Disk, RealDisk
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import commit_digest
@@ -33,7 +34,7 @@ from atoll.protocol.schema import ChunkTable
 
 KEEP = 8
 MAX_RECORD_BYTES = 8 << 20
-MAX_PROMISES = 256
+MAX_PROMISES = 128
 _PROMISES = "promises.json"
 _NAME = re.compile(r"^(\d{10})\.(payload|vote|commit)$")
 
@@ -110,7 +111,11 @@ class RoundLog:
         self._disk.write(self.path(version, "commit"), record.SerializeToString())
         self.release()
         self._disk.unlink(self.path(version, "vote"))
-        self._forget(lambda v: v <= min(version - KEEP, saved))
+        try:
+            self._forget(lambda v: v <= min(version - KEEP, saved))
+        except AtollError:
+            # The commit is here, and that is what counts; a full disk keeps a little more until the next one.
+            return
 
     def read(self, version: int) -> pb.RoundRecord | None:
         """The decided commit that makes `version`, or None. Raises RoundLogError."""
@@ -139,16 +144,6 @@ class RoundLog:
         Raises AtollError, and has then forgotten nothing.
         """
         self.release()
-        promises = self._promises()
-        for name in self._disk.names(self.folder):
-            match = _NAME.match(name)
-            if match and match.group(2) != "payload":
-                with suppress(RoundLogError):
-                    record = self._read(int(match.group(1)), match.group(2))
-                    if record is not None:
-                        promises.update([_named(record.commit)])
-        newest = dict(list(promises.items())[-MAX_PROMISES:])
-        self._disk.write(self.folder / _PROMISES, json.dumps(newest, indent=1).encode())
         self._forget(lambda v: v > keep_up_to)
 
     def _promises(self) -> dict[str, str]:
@@ -160,10 +155,21 @@ class RoundLog:
         return {str(k): str(v) for k, v in kept.items()} if isinstance(kept, dict) else {}
 
     def _forget(self, condition: Callable[[int], bool]) -> None:
-        for name in self._disk.names(self.folder):
-            match = _NAME.match(name)
-            if match and condition(int(match.group(1))):
-                self._disk.unlink(self.folder / name)
+        """Removes versions, and keeps what this node promised with them. Raises AtollError, and keeps all."""
+        matches = (_NAME.match(name) for name in self._disk.names(self.folder))
+        doomed = [(int(m.group(1)), m.group(2)) for m in matches if m and condition(int(m.group(1)))]
+        promises = self._promises()
+        for version, kind in doomed:
+            if kind != "payload":
+                with suppress(RoundLogError):
+                    record = self._read(version, kind)
+                    if record is not None:
+                        promises.update([_named(record.commit)])
+        if doomed:
+            newest = dict(list(promises.items())[-MAX_PROMISES:])
+            self._disk.write(self.folder / _PROMISES, json.dumps(newest, indent=1).encode())
+        for version, kind in doomed:
+            self._disk.unlink(self.path(version, kind))
 
 
 def _named(signed: pb.Signed) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import checkpoint, files
 from atoll.daemon.storage.checkpoint import CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.daemon.storage.disk import RealDisk
 from atoll.daemon.storage.round_log import KEEP, RoundLog, RoundLogError
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
@@ -275,7 +276,8 @@ def signed_commit(version: int, payloads: list[bytes]) -> pb.Signed:
         pb.CommittedChunk(contributors=[0] if p else [], payload_digest=hashlib.sha256(p).digest())
         for p in payloads
     ]
-    return pb.Signed(body=pb.Commit(version=version, chunks=chunks).SerializeToString())
+    session = pb.SessionId(parent=bytes([version]) * 32)
+    return pb.Signed(body=pb.Commit(session=session, version=version, chunks=chunks).SerializeToString())
 
 
 def test_a_vote_needs_all_bytes_and_a_decision_keeps_them(tmp_path: Path) -> None:
@@ -331,3 +333,52 @@ def test_what_is_damaged_is_named(tmp_path: Path) -> None:
     log.path(2, "commit").write_bytes(b"\xff\xff\xff")
     with pytest.raises(RoundLogError, match="readable"):
         log.read(2)
+
+
+def test_one_vote_for_one_parent_even_after_another_chain_was_taken_over(tmp_path: Path) -> None:
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    first, other = [payload(1), payload(2)], [payload(3), payload(4)]
+
+    def vote(payloads: list[bytes]) -> None:
+        for chunk in (0, 1):
+            log.put(7, chunk, payloads[chunk])
+        log.vote(7, signed_commit(7, payloads))
+
+    vote(first)
+    log.decide(7, signed_commit(7, first), (), saved=7)
+    log.clear()
+    assert log.read(7) is None and log.voted(7) is None
+    with pytest.raises(RoundLogError, match="another commit of this parent"):
+        vote(other)
+    assert log.voted(7) is None
+    vote(first)
+    for version in range(8, 8 + 2 * KEEP):
+        log.decide(version, signed_commit(version, [b"", b""]), (), saved=version)
+    assert log.read(8) is None
+    with pytest.raises(RoundLogError, match="another commit of this parent"):
+        log.vote(8, signed_commit(8, first))
+
+
+def test_a_disk_that_is_full_keeps_what_it_would_forget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = RealDisk()
+    log = RoundLog(tmp_path, CHUNKS, "int8", disk)
+    for version in range(1, KEEP + 1):
+        log.decide(version, signed_commit(version, [b"", b""]), (), saved=version)
+    write = disk.write
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "promises.json":
+            raise files.disk_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        write(path, data)
+
+    monkeypatch.setattr(disk, "write", full)
+    log.decide(KEEP + 1, signed_commit(KEEP + 1, [b"", b""]), (), saved=KEEP + 1)
+    assert log.read(1) is not None and log.read(KEEP + 1) is not None
+    with pytest.raises(AtollError):
+        log.clear()
+    assert log.read(1) is not None
+    monkeypatch.undo()
+    log.clear()
+    assert log.read(1) is None

@@ -15,11 +15,11 @@ from atoll.daemon.simulate.mutants import MUTANTS
 SEEDS = {
     "a vote sent before fsync": 2,
     "world size read before the retry": 14,
-    "missing parent digest in the session": 7,
+    "missing parent digest in the session": 60,
     "error feedback cleared on abort": 2,
     "rebase applied twice": 2,
     "owner index by original rank": 6,
-    "a lower view accepted": 7,
+    "a lower view accepted": 94,
     "contributions double-counted after succession": 3,
     "provisional beating certified": 2,
     "unbounded replay log": 3,
