@@ -42,6 +42,13 @@ class Liar:
             return self._two_votes(frame)
         return [(frame, payload)]
 
+    def file(self, content: bytes) -> bytes:
+        """A file that a peer asked for."""
+        if self.kind != "payload" or not self.active or self._chance.random() < 0.5:
+            return content
+        at = self._chance.randrange(len(content))
+        return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
     def status(self, status: pb.NodeStatus) -> None:
         """A head that nobody has, far ahead and certified."""
         if self.kind != "head" or not self.active or not status.digest or self._chance.random() < 0.7:

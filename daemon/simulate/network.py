@@ -8,7 +8,7 @@ Pairs without a link try to dial each other again and again. Files are asked for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from atoll.daemon.simulate.engine import Engine
@@ -175,4 +175,47 @@ class Network:
         pair = (node.index, holder.index) if node.index < holder.index else (holder.index, node.index)
         lag = self._latency[pair]
         node.later(timeout_s, give, None)
+        engine.after(lag + REQUEST_BYTES / node.upload_bps, asked)
+
+    def stream(
+        self,
+        node: SimNode,
+        holder: SimNode,
+        kind: str,
+        version: int,
+        spans: Sequence[slice],
+        came: Callable[[bytes | None], None],
+    ) -> None:
+        """Fetches parts of a file, one after the other: b"" if it is not there, None if the stream broke.
+
+        A holder that can't be reached any more sends nothing at all.
+        """
+        engine, life, its_life = self._engine, node.life, holder.life
+        broken = [False]
+
+        def arrived(data: bytes) -> None:
+            if broken[0] or not self.reachable(node, holder):
+                return
+            self.delivered += 1
+            broken[0] = not holder.alive or holder.life != its_life
+            node.do(life, came, None if broken[0] else data)
+
+        def serve() -> None:
+            content = holder.store.serve(kind, version)
+            if holder.liar is not None and content is not None:
+                content = holder.liar.file(content)
+            for span in spans if content is not None else [slice(0, 0)]:
+                data = (content or b"")[span]
+                holder.upload_free = max(engine.now, holder.upload_free) + len(data) / holder.upload_bps
+                engine.at(holder.upload_free + lag + len(data) / node.download_bps, arrived, data)
+
+        def asked() -> None:
+            if not holder.alive:
+                node.do(life, came, None)
+            elif self.reachable(node, holder):
+                self.delivered += 1
+                holder.soon(serve)
+
+        pair = (node.index, holder.index) if node.index < holder.index else (holder.index, node.index)
+        lag = self._latency[pair]
         engine.after(lag + REQUEST_BYTES / node.upload_bps, asked)

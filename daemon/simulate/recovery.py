@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from atoll.daemon.errors import AtollError
-from atoll.daemon.simulate import facts
+from atoll.daemon.simulate.download import Download
 from atoll.daemon.simulate.store import Damaged
 from atoll.daemon.storage.round_log import KEEP, RoundLogError, parse_record
 from atoll.peers.roster import RosterEntry
@@ -28,8 +29,27 @@ RETRY_S = 1.0
 ASK_S = 4.0
 DISTRUST_S = 20.0
 
-Fetch = Generator[tuple[bytes, str, int], bytes | None, None]
-"""Yields (holder, kind, version)."""
+
+@dataclass(frozen=True)
+class Small:
+    """A file of one holder, in one piece."""
+
+    holder: bytes
+    kind: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A state that these holders have."""
+
+    version: int
+    state: bytes
+    holders: tuple[bytes, ...]
+
+
+Fetch = Generator[Small | Whole, bytes | None, None]
+"""Yields what it asks for, and is sent the answer."""
 
 
 class Failed(Exception):
@@ -58,12 +78,16 @@ class Recovery:
     def _answer(self, content: bytes | None) -> None:
         assert self._fetch is not None
         try:
-            holder, kind, version = self._fetch.send(content)
+            wanted = self._fetch.send(content)
         except StopIteration:
             self._fetch = None
             return
         node = self._node
-        node.network.ask(node, node.others[holder], kind, version, self._answer, ASK_S)
+        if isinstance(wanted, Whole):
+            Download(node, wanted.version, wanted.state, wanted.holders, self._answer).start()
+        else:
+            holder = node.others[wanted.holder]
+            node.network.ask(node, holder, wanted.kind, wanted.version, self._answer, ASK_S)
 
     # ---- at the start
 
@@ -91,20 +115,19 @@ class Recovery:
             if entries[peer].status.state != pb.JOINING and peer not in self._distrusted
         ]
 
-    def _take_state(self, entries: list[RosterEntry]) -> Fetch:
-        """Fetches and takes over the newest state that most holders have in the same bits."""
-        said = Counter((h.version, bytes(h.state)) for e in entries for h in e.status.held)
+    def _take_state(self, believed: list[RosterEntry]) -> Fetch:
+        """Takes over the newest state that most of `believed` have in the same bits, from all who have it."""
+        said = Counter((h.version, bytes(h.state)) for e in believed for h in e.status.held)
         most = max(said.values(), default=0)
         if not most:
             raise Failed("nobody has a state")
         version, state = max(key for key, count in said.items() if count == most)
-        holders = [e.peer for e in entries if pb.HeldState(version=version, state=state) in e.status.held]
-        for holder in holders:
-            content = yield holder, "checkpoint", version
-            if content is not None and facts.digest(content) == state:
-                self._node.store.take_over(content)
-                return
-        raise Failed("no holder gave it whole")
+        held = pb.HeldState(version=version, state=state)
+        holders = [entry.peer for entry in self._entries() if held in entry.status.held]
+        content = yield Whole(version, state, tuple(holders))
+        if content is None:
+            raise Failed("no holder gave it whole")
+        self._node.store.take_over(content)
 
     # ---- later
 
@@ -181,8 +204,8 @@ class Recovery:
             if now and now.chain and forks.compare(store.chain, now.chain) is forks.Choice.AHEAD:
                 target = max(target, now.status.version)
             version = store.head.version + 1
-            data = yield best.peer, "commit", version
-            payload = yield best.peer, "payload", version
+            data = yield Small(best.peer, "commit", version)
+            payload = yield Small(best.peer, "payload", version)
             if data is None or payload is None:
                 raise Failed(f"commit {version} can't be had")
             try:

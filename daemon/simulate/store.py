@@ -18,6 +18,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from atoll.daemon.simulate import facts
+from atoll.daemon.simulate.download import header_of
 from atoll.daemon.storage.disk import Disk
 from atoll.daemon.storage.round_log import RoundLog, RoundLogError
 from atoll.protocol import chain as chains
@@ -29,6 +30,7 @@ from atoll.protocol.round.commit import electorate
 from atoll.protocol.signing import Keyring
 
 KEEP = 3
+OPEN = 4
 HISTORY = 64
 """Digests that a state carries: forks may be deeper than what nodes tell each other."""
 CHECKPOINTS = Path("checkpoints")
@@ -61,6 +63,7 @@ class Store:
         self._keyring = keyring
         self._applied = applied
         self._interval = interval
+        self._served: dict[int, bytes] = {}  # open files outlive their names
         self._scratch = np.empty(facts.VALUES, np.float32)
 
     # ---- checkpoints
@@ -93,6 +96,7 @@ class Store:
         body = struct.pack(">I", len(content)) + content + certified
         self.disk.write(self.path(version), hashlib.sha256(body).digest() + body)
         self.saved[version] = hashlib.sha256(content).digest()
+        self._served.pop(version, None)
 
     def save_if_due(self) -> None:
         """Not every version: but a node that only ever catches up must not wait for a round number."""
@@ -243,8 +247,12 @@ class Store:
     def serve(self, kind: str, version: int) -> bytes | None:
         """What a peer may fetch."""
         try:
-            if kind == "checkpoint":
-                return self.read_checkpoint(version)[0]
+            if kind in ("checkpoint", "header"):
+                content = self._served.pop(version, None) or self.read_checkpoint(version)[0]
+                self._served[version] = content
+                while len(self._served) > OPEN:
+                    del self._served[next(iter(self._served))]
+                return content if kind == "checkpoint" else header_of(content).SerializeToString()
             return self.disk.read(self.log.path(version, kind)) if version <= self.head.version else None
         except (Damaged, FileNotFoundError):
             return None
