@@ -23,7 +23,7 @@ PROTO_TOOLS := grpcio-tools==1.76.0 "protobuf<7" "setuptools<81"
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit sim container chaos kill-nine bench proto proto-check clean
+.PHONY: help demo test lint types unit sim container chaos kill-nine fuzz bench proto proto-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -71,6 +71,9 @@ chaos: $(READY)  ## torment a swarm of real daemons (MINUTES=10 PEERS=6 SEED=1; 
 
 kill-nine: $(READY)  ## how long survivors take after a kill -9 in mid-round
 	$(BIN)/python -m tests.process.kill_nine $(ARGS)
+
+fuzz: $(READY)  ## send nonsense to every decoder and handler (MINUTES=10; guided by coverage if atheris is there)
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
 
 clean:  ## remove both environments and every cache
 	rm -rf $(VENV) $(PROTO_VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

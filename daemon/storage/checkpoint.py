@@ -145,11 +145,11 @@ def _read(path: Path, swarm_id: bytes) -> tuple[Checkpoint, dict[str, str], int]
     try:
         with path.open("rb") as file:
             prefix = file.read(8)
-            if len(prefix) < 8 or struct.unpack("<Q", prefix)[0] > _MAX_HEADER:
+            size = os.fstat(file.fileno()).st_size
+            if len(prefix) < 8 or struct.unpack("<Q", prefix)[0] > min(_MAX_HEADER, size):
                 raise CheckpointError(f"{path.name} is not a checkpoint")
             (length,) = struct.unpack("<Q", prefix)
             header = json.loads(file.read(length))
-            size = os.fstat(file.fileno()).st_size
         facts = {str(name): str(value) for name, value in header["__metadata__"].items()}
         if facts["format"] != FORMAT or facts["swarm"] != swarm_id.hex():
             raise CheckpointError(f"{path.name} is of another swarm or format")

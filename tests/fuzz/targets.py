@@ -1,0 +1,273 @@
+"""What strangers can send, as functions of bytes: each handles them and lets only typed errors out.
+
+A target returns nothing and raises nothing: whatever it does not catch by name is a bug. TARGETS has valid
+inputs to begin from. All of it is deterministic, so an input that breaks something is a test by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from google.protobuf.message import DecodeError
+
+from atoll.daemon.storage import checkpoint
+from atoll.daemon.storage.checkpoint import CheckpointError
+from atoll.daemon.storage.round_log import RoundLogError, parse_record
+from atoll.daemon.training import channel
+from atoll.daemon.training.errors import ChannelError
+from atoll.dht.records import RecordError, check_record, make_record
+from atoll.peers.links import read_frame
+from atoll.peers.roster import Roster
+from atoll.peers.routing import PATIENCE_S, Router, RoutingError
+from atoll.protocol import manifest as manifests
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol import ticket as tickets
+from atoll.protocol import wire
+from atoll.protocol.accounts import AccountError
+from atoll.protocol.codecs import CODECS, CodecError
+from atoll.protocol.ledger import Ledger
+from atoll.protocol.round import types as t
+
+from ..daemon.swarm import keyring, make_manifest
+from ..protocol.bench import FIRST, HEAD, SECOND, THIRD, Bench, commit_event, result
+from ..protocol.fakes import FakeKeyring
+
+Target = Callable[[bytes], None]
+SWARM = b"s" * 32
+KEYS = keyring(1)
+TICKET = pb.Ticket(version=1, swarm_id=SWARM, organiser=b"o" * 32, addresses=["/ip4/1.2.3.4/tcp/1"])
+
+
+# ---- frames and streams
+
+
+def frame(data: bytes) -> None:
+    with contextlib.suppress(wire.WireError):
+        wire.decode_frame(data)
+
+
+def stream(data: bytes) -> None:
+    """A link's byte stream: lengths, frames, payloads."""
+
+    async def read() -> None:
+        reader = asyncio.StreamReader(limit=1 << 16)
+        reader.feed_data(data)
+        reader.feed_eof()
+        with contextlib.suppress(wire.WireError, EOFError):
+            while True:
+                await read_frame(reader)
+
+    asyncio.run(read())
+
+
+def file_header(data: bytes) -> None:
+    """Both messages of the file streams, as either side reads them."""
+    for kind in (pb.FileRequest, pb.FileHeader):
+        with contextlib.suppress(DecodeError):
+            kind.FromString(data)
+
+
+# ---- the round machine, in the middle of a session
+
+
+def machine(data: bytes) -> None:
+    """Any sequence of frames with any content, from a member, an owner and the leader.
+
+    Signatures are taken as good: what a member of the swarm signs may still be nonsense.
+    """
+    bench = Bench(SECOND)
+    bench.local()
+    bench.planned()
+    at = 0
+    while at + 2 < len(data):
+        size = data[at] << 8 | data[at + 1]
+        body, at = data[at + 2 : at + 2 + size], at + 2 + max(size, 1)
+        event = _event(body)
+        if event is not None:
+            bench.feed(event)
+            bench.now += 0.5
+            bench.machine.tick(bench.now)
+            assert bench.machine.deadline() > bench.now, "a clock that stays due"
+
+
+def _event(body: bytes) -> t.Event | None:
+    try:
+        message = wire.decode_frame(body)
+        sender = (FIRST, THIRD)[len(body) % 2]
+        match message.WhichOneof("message"):
+            case "ready":
+                return t.ReadyReceived(sender, message.ready)
+            case "plan":
+                return t.PlanReceived(sender, pb.Plan.FromString(message.plan.body), sender)
+            case "contribution":
+                c = message.contribution
+                return t.ContributionArrived(sender, c.session, c.chunk, b"payload")
+            case "result":
+                got = pb.ChunkResult.FromString(message.result.body)
+                # The driver lets none through that names a chunk which does not exist.
+                return t.ResultArrived(sender, got, message.result, b"payload") if got.chunk < 3 else None
+            case "want":
+                return t.WantReceived(sender, message.want)
+            case "commit":
+                return t.CommitReceived(sender, pb.Commit.FromString(message.commit.body), message.commit)
+            case "vote":
+                return t.VoteReceived(sender, pb.Vote.FromString(message.vote.body), message.vote)
+            case "abort":
+                return t.AbortReceived(sender, message.abort)
+            case "inquiry":
+                return t.InquiryReceived(sender, message.inquiry)
+            case "holding":
+                return t.HoldingReceived(sender, message.holding)
+            case _:
+                return None
+    except (wire.WireError, DecodeError):
+        return None
+
+
+def _frames() -> bytes:
+    """A session's own messages, one after the other."""
+    bench = Bench(SECOND)
+    bench.local()
+    plan = bench.plan()
+    bench.planned(plan)
+    key = FakeKeyring("rule-0")
+    commit = commit_event(plan, FIRST, FIRST)
+    vote = pb.Vote(session=plan.session, commit=b"c" * 32)
+    messages = [
+        pb.Frame(ready=pb.Ready(parent=HEAD.digest, version=1, tokens=100)),
+        pb.Frame(contribution=pb.Contribution(session=plan.session, chunk=1)),
+        *(result(plan, chunk, b"mean", (0, 1, 2))[0] for chunk in range(3)),
+        pb.Frame(commit=commit.signed),
+        pb.Frame(vote=key.sign("vote", vote.SerializeToString())),
+        pb.Frame(want=pb.Want(session=plan.session, chunks=[0, 1])),
+        pb.Frame(inquiry=pb.Inquiry(session=plan.session)),
+        pb.Frame(holding=pb.Holding(session=plan.session, chunks=[1])),
+        pb.Frame(plan=key.sign("plan", bench.plan(view=1).SerializeToString())),
+        pb.Frame(abort=pb.Abort(session=plan.session, reason="no")),
+    ]
+    bodies = [message.SerializeToString() for message in messages]
+    return b"".join(len(body).to_bytes(2, "big") + body for body in bodies)
+
+
+# ---- who peers say they are
+
+
+def heartbeat(data: bytes) -> None:
+    roster = Roster()
+    roster.up(FIRST, pb.Hello(), 0.0)
+    with contextlib.suppress(DecodeError):
+        status = pb.NodeStatus.FromString(data)
+        roster.heard(FIRST, status, 1.0)
+        mine = roster.entries[FIRST].chain
+        if mine:
+            roster.ahead(mine)
+            roster.to_follow(mine)
+
+
+def envelope(data: bytes) -> None:
+    router = Router(KEYS, 1)
+    router.heard(SECOND, [FIRST])
+    router.indirect([SECOND], 0.0)
+    router.indirect([SECOND], PATIENCE_S)
+    with contextlib.suppress(DecodeError, RoutingError):
+        router.unwrap(pb.Forward.FromString(data), b"")
+
+
+def dht_record(data: bytes) -> None:
+    with contextlib.suppress(RecordError):
+        check_record(data, SWARM, KEYS.peer_id, 1e9)
+
+
+# ---- what is fetched, kept or pasted
+
+
+def ticket(data: bytes) -> None:
+    with contextlib.suppress(tickets.TicketError):
+        tickets.decode(data.decode("latin-1"))
+
+
+def manifest(data: bytes) -> None:
+    with contextlib.suppress(manifests.ManifestError):
+        manifests.load(data)
+
+
+def record(data: bytes) -> None:
+    with contextlib.suppress(RoundLogError):
+        parse_record(data)
+
+
+def checkpoint_file(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        path = Path(file.name)
+        path.write_bytes(data)
+        with contextlib.suppress(CheckpointError):
+            checkpoint.verify(path, SWARM)
+
+
+def books(data: bytes) -> None:
+    with contextlib.suppress(ValueError, RecursionError):
+        decoded = json.loads(data)
+        with contextlib.suppress(AccountError):
+            Ledger.from_json(decoded)
+
+
+def trainer_line(data: bytes) -> None:
+    for decode in (channel.decode_from_trainer, channel.decode_from_daemon):
+        with contextlib.suppress(ChannelError):
+            decode(data)
+
+
+def payload(data: bytes) -> None:
+    """An encoded chunk: what is not refused decodes to finite values."""
+    if not data:
+        return
+    into = torch.zeros(512)
+    for codec in (kind() for kind in CODECS.values()):
+        try:
+            codec.check(torch.frombuffer(bytearray(data), dtype=torch.uint8), 512)
+        except CodecError:
+            continue
+        codec.decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), into)
+        assert bool(torch.isfinite(into).all())
+
+
+def _payload(name: str) -> bytes:
+    codec = CODECS[name]()
+    out = torch.empty(codec.bound(512), dtype=torch.uint8)
+    codec.encode(torch.linspace(-1, 1, 512), out)
+    return out.numpy().tobytes()
+
+
+_HELLO = pb.Frame(hello=pb.Hello(swarm_id=SWARM, software="x", addresses=["/ip4/1.2.3.4/tcp/1"]))
+_STATUS = pb.NodeStatus(
+    state=pb.TRAINING,
+    version=1,
+    digest=b"d" * 32,
+    chain=[pb.ChainLink(version=1, digest=b"d" * 32), pb.ChainLink(version=0, digest=b"c" * 32)],
+)
+
+TARGETS: dict[str, tuple[Target, list[bytes]]] = {
+    "frame": (frame, [_HELLO.SerializeToString()]),
+    "stream": (stream, [wire.encode_frame(_HELLO) * 2]),
+    "file_header": (file_header, [pb.FileRequest(swarm_id=SWARM, kind="data").SerializeToString()]),
+    "machine": (machine, [_frames()]),
+    "heartbeat": (heartbeat, [_STATUS.SerializeToString()]),
+    "envelope": (envelope, [Router(keyring(2), 1).wrap(KEYS.peer_id, _HELLO).forward.SerializeToString()]),
+    "dht_record": (dht_record, [make_record(KEYS, SWARM, ["/ip4/1.2.3.4/tcp/1"], 1e9)]),
+    "ticket": (ticket, [tickets.encode(TICKET).encode()]),
+    "manifest": (manifest, [make_manifest(KEYS, 1).signed.SerializeToString()]),
+    "record": (record, [pb.RoundRecord(commit=KEYS.sign("commit", b"x")).SerializeToString()]),
+    "checkpoint_file": (checkpoint_file, [b"\x02\0\0\0\0\0\0\0{}"]),
+    "books": (books, [json.dumps(Ledger(3).to_json()).encode()]),
+    "trainer_line": (
+        trainer_line,
+        [channel.encode(channel.Ready(1, 2, 3.0)), channel.encode(channel.Pause())],
+    ),
+    "payload": (payload, [_payload(name) for name in CODECS]),
+}

@@ -1,0 +1,37 @@
+"""A few hundred mutations of everything that strangers can send; `make fuzz` goes on for longer."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import tracemalloc
+
+import pytest
+
+from .mutate import MAX_BYTES, mutations
+from .targets import TARGETS
+
+INPUTS = 300
+MAX_PEAK_BYTES = 64 * MAX_BYTES
+"""What an input may make anybody allocate at most: no length is believed before it is checked."""
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_nothing_but_typed_errors_and_no_large_allocation(name: str):
+    target, seeds = TARGETS[name]
+    target(seeds[0])  # imports and caches are not the input's doing
+    tracemalloc.start()
+    try:
+        for data in itertools.islice(mutations(seeds, random.Random(7)), INPUTS):
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            target(data)
+            _, peak = tracemalloc.get_traced_memory()
+            assert peak - before <= MAX_PEAK_BYTES, f"{peak - before} bytes for an input of {len(data)}"
+    finally:
+        tracemalloc.stop()
+
+
+def test_mutations_are_the_same_for_one_seed():
+    first, again = (list(itertools.islice(mutations([b"seed"], random.Random(1)), 50)) for _ in range(2))
+    assert first == again and len(set(first)) > 30
