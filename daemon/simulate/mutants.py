@@ -42,7 +42,8 @@ def vote_before_fsync() -> Patched:
 @contextmanager
 def world_size_before_retry() -> Patched:
     """The learning rate is that for the members of the first attempt."""
-    make, check = plans.make_plan, plans.check_plan
+    make: Callable[..., pb.Plan] = plans.make_plan
+    check: Callable[..., None] = plans.check_plan
     sizes: dict[tuple[bytes, bytes], int] = {}
 
     def stale(config: t.RoundConfig, *arguments: Any, **named: Any) -> pb.Plan:
