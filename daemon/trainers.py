@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from atoll.daemon.training import channel
 from atoll.daemon.training.channel import Begin, Committed, FromDaemon, FromTrainer, Merged
@@ -25,6 +26,44 @@ EXIT_TIMEOUT_S = 5.0
 """So long a trainer whose channel has ended may take to exit by itself."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WarmTrainer:
+    """A trainer's process that has not been told anything yet: it loads its libraries meanwhile."""
+
+    process: asyncio.subprocess.Process
+    socket: socket.socket
+
+    @classmethod
+    async def start(cls) -> WarmTrainer:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            os.set_inheritable(theirs.fileno(), True)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "atoll.daemon.training.trainer",
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                # Idle OpenMP threads sleep instead of spinning: several nodes may share a machine.
+                env={"OMP_WAIT_POLICY": "passive", **os.environ, channel.FD_VARIABLE: str(theirs.fileno())},
+                preexec_fn=die_with_parent(),
+                start_new_session=True,
+            )
+        return cls(process, ours)
+
+    @property
+    def usable(self) -> bool:
+        """One that nobody talks to ends by itself after a while."""
+        return self.process.returncode is None and self.socket.fileno() >= 0
+
+    async def close(self) -> None:
+        """Ends it, if no `Trainer` has taken it."""
+        if self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+        self.socket.close()
 
 
 class Trainer:
@@ -45,23 +84,12 @@ class Trainer:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    async def start(self) -> None:
-        """Starts the built-in trainer."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            os.set_inheritable(theirs.fileno(), True)
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "atoll.daemon.training.trainer",
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                # Idle OpenMP threads sleep instead of spinning: several nodes may share a machine.
-                env={"OMP_WAIT_POLICY": "passive", **os.environ, channel.FD_VARIABLE: str(theirs.fileno())},
-                preexec_fn=die_with_parent(),
-                start_new_session=True,
-            )
-        await self.attach(ours)
+    async def start(self, warm: WarmTrainer | None = None) -> None:
+        """Starts the built-in trainer, or goes on with one whose process is there already."""
+        if warm is None or not warm.usable:
+            warm = await WarmTrainer.start()
+        self._process = warm.process
+        await self.attach(warm.socket)
 
     async def attach(self, connected: socket.socket) -> None:
         """Speaks over a socket whose other end a trainer holds."""
