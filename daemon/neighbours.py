@@ -45,6 +45,7 @@ class Hooks:
     lost: Callable[[], None]
     learned: Callable[[str], None]
     frame: Callable[[bytes, pb.Frame, bytes], Awaitable[None]]
+    between_rounds: Callable[[], Awaitable[None]] | None = None
 
 
 class Neighbours:
@@ -72,7 +73,7 @@ class Neighbours:
         self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
         self.links = Links(host, keyring.peer_id, callbacks)
-        self.files = FileServer(host, manifest.swarm_id, hooks.provide)
+        self.files = FileServer(host, manifest.swarm_id, hooks.provide, between_rounds=hooks.between_rounds)
 
     async def listen(self) -> None:
         """Accepts links and file requests from now on."""

@@ -16,8 +16,8 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -42,6 +42,9 @@ PACED = ("checkpoint", "data")
 MAX_SHELF = 16
 KEEP_OPEN_S = 60.0
 _SLICE = 64 * 1024
+_LARGE_SLICE = 256 * 1024
+YIELD_S = 1.5
+"""A large file waits so long with each slice for a round to end: rounds go first, and bytes keep coming."""
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +184,9 @@ class FileServer:
         provider: Provider,
         cap: RateCap | None = None,
         clock: Callable[[], float] = time.monotonic,
+        between_rounds: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._between_rounds = between_rounds
         self.cap = cap or RateCap()
         self.sent_bytes = 0
         self._host = host
@@ -243,18 +248,29 @@ class FileServer:
     ) -> None:
         """The pieces that were asked for, in slices where they are paced: so bytes keep coming."""
         first, end = request.offset // PIECE_BYTES, len(content.digests)
-        paced = request.kind in PACED and bool(self.cap.bytes_per_s)
-        step = _SLICE if paced else PIECE_BYTES
+        large = request.kind in PACED
+        paced = large and bool(self.cap.bytes_per_s)
+        step = _SLICE if paced else _LARGE_SLICE
         for piece in range(first, min(end, first + request.pieces) if request.pieces else end):
             data = memoryview(await asyncio.to_thread(held.read, piece, content))
             for start in range(0, len(data), step):
                 part = data[start : start + step]
                 if paced:
                     await self._pace(len(part))
+                if large:
+                    await self._let_rounds_go_first()
                 writer.write(part)
                 self.sent_bytes += len(part)
                 async with asyncio.timeout(STALL_S):
                     await writer.drain()
+
+    async def _let_rounds_go_first(self) -> None:
+        """Returns between two rounds; in a long one, often enough for the receiver to see that it goes on."""
+        if self._between_rounds is None:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(YIELD_S):
+                await self._between_rounds()
 
     async def _pace(self, size_bytes: int) -> None:
         """Returns when so many bytes may go."""

@@ -236,6 +236,30 @@ def header(**fields: object) -> bytes:
     return wire.prefixed(pb.FileHeader(**{"piece_bytes": PIECE_BYTES, **fields}).SerializeToString())
 
 
+async def test_a_round_goes_first_and_bytes_keep_coming(
+    hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(files, "YIELD_S", 0.01)
+    (holder, _), (asker, _) = await hosts.start("holder"), await hosts.start("asker")
+    path = tmp_path / "state"
+    path.write_bytes(content(PIECE_BYTES))
+    waits = 0
+
+    async def a_round_without_end() -> None:
+        nonlocal waits
+        waits += 1
+        await asyncio.Event().wait()
+
+    served = ServedFile(path)
+    server = FileServer(holder, SWARM, lambda k, v: served, between_rounds=a_round_without_end)
+    await server.listen()
+    await connect(asker, holder)
+    target = tmp_path / "copy"
+    await fetch(asker.p2p, holder.peer_id, SWARM, "checkpoint", target, max_bytes=2 * PIECE_BYTES)
+    assert target.read_bytes() == path.read_bytes()
+    assert waits == 4, "once for each slice"
+
+
 async def test_a_damaged_piece_is_not_written(liar: tuple[Pair, list[bytes]]):
     pair, says = liar
     good, bad = content(PIECE_BYTES), content(PIECE_BYTES, seed=2)
