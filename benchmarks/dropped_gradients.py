@@ -28,7 +28,7 @@ import torch
 
 from atoll.daemon.genesis import OUTER_LR, OUTER_MOMENTUM
 from atoll.daemon.rounds.driver import CodecWorker
-from atoll.daemon.training.corpus import builtin_corpus
+from atoll.daemon.training.corpus import builtin_corpus, cut
 from atoll.daemon.training.data import Windows
 from atoll.daemon.training.flat import flatten, load_into, store
 from atoll.daemon.training.inner import InnerConfig, inner_step, make_optimizer
@@ -59,9 +59,8 @@ class Arm:
 
 
 def stretches(text: bytes) -> list[Windows]:
-    """The part that is trained on, cut into one stretch for each worker."""
-    end = Windows.of(text, MODEL.context).split
-    size = end // WORKERS
+    """The text, cut into one stretch for each worker."""
+    size = len(text) // WORKERS
     return [Windows.of(text[k * size : (k + 1) * size], MODEL.context) for k in range(WORKERS)]
 
 
@@ -78,7 +77,8 @@ def train(arm: Arm) -> float:
     carried = [0] * WORKERS
     optimizers = [make_optimizer(model, config) for _ in range(WORKERS)]
     worker, codec = CodecWorker("int8", "int8", outer.size), Int8Codec()
-    data = stretches(text)
+    end, _ = cut(len(text), len(text), MODEL.context)
+    data = stretches(text[:end])
     lost = random.Random(arm.seed)
     for version in range(arm.rounds):
         payloads, tokens, missed = [], [], []
@@ -111,7 +111,7 @@ def train(arm: Arm) -> float:
                 local[k][:], carried[k] = outer, 0
     load_into(model, schema, outer)
     with torch.no_grad():
-        loss = validation(Windows.of(text, MODEL.context), torch.device("cpu"))(model)
+        loss = validation(Windows.of(text[end:], MODEL.context), torch.device("cpu"))(model)
     print(f"{arm.rule} {arm.rate:.0%} seed {arm.seed}: {loss:.4f}", file=sys.stderr, flush=True)
     return loss
 

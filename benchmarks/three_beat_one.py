@@ -37,7 +37,7 @@ from torch import Tensor
 from atoll.daemon.genesis import NewSwarm, make_swarm
 from atoll.daemon.rounds.driver import CodecWorker
 from atoll.daemon.storage.data_dir import DataDir
-from atoll.daemon.training.corpus import builtin_corpus
+from atoll.daemon.training.corpus import builtin_corpus, cut
 from atoll.daemon.training.data import Windows
 from atoll.daemon.training.flat import flatten, load_into, store
 from atoll.daemon.training.inner import InnerConfig, inner_step, make_optimizer
@@ -98,8 +98,10 @@ def train(arm: Arm) -> list[float]:
     model = GPT(SIZES[manifest.body.model.size])
     initialise(model, arm.seed)
     schema, parameters = flatten(model)
-    windows = Windows.of(builtin_corpus(), model.config.context)
-    evaluate = validation(windows, torch.device("cpu"))
+    text, context = builtin_corpus(), model.config.context
+    end, _ = cut(len(text), len(text), context)
+    windows = Windows.of(text[:end], context)
+    evaluate = validation(Windows.of(text[end:], context), torch.device("cpu"))
     nodes = NODES[arm.name]
     optimizers = [make_optimizer(model, config) for _ in range(nodes)]
     snapshots = [parameters.copy() for _ in range(nodes)]

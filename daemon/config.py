@@ -46,6 +46,8 @@ class Settings:
     threads: int = setting(0, "CPU threads for training; 0: one for each core")
     shard: str = setting("auto", "which part of the text to train on: auto, or INDEX/COUNT")
     rounds: int = setting(0, "pause when this version is reached; 0: never")
+    data: str = setting("", "where shards of the text, or the text itself, are on this machine")
+    data_cap: int = setting(0, "bytes on disk for shards of the text; 0: no cap")
     state_rate: int = setting(0, "bytes per second for state and text, to peers and from them; 0: no cap")
     log_format: str = setting("text", "text or json")
     log_level: str = setting("info", "debug, info, warning or error")
@@ -133,6 +135,7 @@ def _check(s: Settings) -> None:
             "state_rate",
             f"0, or {MIN_STATE_RATE} or more",
         ),
+        (s.data_cap >= 0, "data_cap", "0 or more"),
         (len(s.label.encode()) <= 64, "label", "at most 64 bytes"),
         (s.log_format in ("text", "json"), "log_format", "text or json"),
         (s.log_level in ("debug", "info", "warning", "error"), "log_level", "debug, info, warning or error"),

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.rounds.outer_state import genesis_head
-from atoll.daemon.storage import checkpoint, files
+from atoll.daemon.storage import checkpoint, files, shard_files
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.training import corpus
 from atoll.daemon.training.errors import CorpusError
@@ -32,7 +32,6 @@ from atoll.protocol.schema import ParameterSchema, SchemaError, default_chunk_va
 OUTER_MOMENTUM = 0.9
 OUTER_LR = (0.4, 0.6, 0.6, 0.6, 0.7, 0.7, 0.7, 0.8)
 """By contributors 1 to 8 and more (2503.09799: 0.4 to 0.6 for one, 0.6 for two and four, 0.8 for eight)."""
-BUILTIN_TEXT = "builtin:shakespeare"
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class NewSwarm:
     name: str
     model: str = "0.8m"
     data: Path | None = None
+    data_urls: tuple[str, ...] = ()
+    shard_bytes: int = 64 << 20
     bootstrap: tuple[str, ...] = ()
     inner_steps: int | None = None
     batch: int | None = None
@@ -80,7 +81,7 @@ def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManif
             "Use another --data-dir.",
         )
     model, schema, parameters = _own_model(wanted) if wanted.genesis else _built_in(wanted)
-    data = pb.Data() if wanted.genesis else _text(folder, wanted)
+    data = pb.Data() if wanted.genesis else _shards(folder, wanted, model.context)
     node = folder.keyring(folder.identity)
     organiser = folder.keyring(folder.organiser)
     body = pb.Manifest(
@@ -185,14 +186,22 @@ def _own_model(wanted: NewSwarm) -> tuple[pb.Model, ParameterSchema, Float32]:
     return pb.Model(kind="own", size=f"{schema.parameters}"), schema, flat
 
 
-def _text(folder: DataDir, wanted: NewSwarm) -> pb.Data:
-    """The text to train on; one's own is copied into the data dir, from where peers fetch it."""
-    if wanted.data is None:
-        text = corpus.builtin_corpus()
-        return pb.Data(name=BUILTIN_TEXT, digest=corpus.corpus_digest(text), size_bytes=len(text))
+def _shards(folder: DataDir, wanted: NewSwarm, context: int) -> pb.Data:
+    """Cuts the text into shards in the data dir, from where peers fetch them. Raises AtollError."""
+    source = corpus.BUILTIN if wanted.data is None else str(wanted.data)
+    start, made = 0, []
+    folder.shards.mkdir(exist_ok=True)
     try:
-        text = corpus.read_corpus(wanted.data)
+        text = corpus.text_of(source)
+        for size in corpus.cut(text.size_bytes, wanted.shard_bytes, context):
+            made.append(shard_files.add(folder.shards, text.read(start, size)))
+            start += size
     except CorpusError as error:
         raise AtollError(Exit.USAGE, "bad_data", str(error)) from error
-    files.write_bytes(folder.data / "corpus.bin", text)
-    return pb.Data(name=wanted.data.name, digest=corpus.corpus_digest(text), size_bytes=len(text))
+    return pb.Data(
+        name=wanted.data.name if wanted.data else source,
+        digest=shards.table_digest(made),
+        size_bytes=text.size_bytes,
+        shards=made,
+        urls=wanted.data_urls,
+    )

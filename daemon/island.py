@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.daemon.events import Events
+from atoll.daemon.reading import Place
 from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.status import duration, size
 from atoll.daemon.trainers import Trainer
@@ -59,7 +60,7 @@ class Island:
         events: Events,
         me: bytes,
         chunks: ChunkTable,
-        shard: Callable[[], tuple[int, int]],
+        find_place: Callable[[], Place],
         save_account: Callable[[], None],
         books_are_saved: Callable[[], Awaitable[bool]],
         changed: Callable[[], None],
@@ -88,7 +89,8 @@ class Island:
         self._events = events
         self._me = me
         self._chunks = chunks
-        self._shard = shard
+        self._find_place = find_place
+        self._place = Place()
         self._save_account = save_account
         self._books_are_saved = books_are_saved
         self._changed = changed
@@ -136,7 +138,9 @@ class Island:
         self.ledger.begin_life()
         self._tokens = 0
         self.phase = Phase(steps=self._steps, loss=self.phase.loss, phase_loss=self.phase.phase_loss)
-        self._trainer.send(ch.Begin(head.version, self._steps, self._shard(), self._evaluates(head.version)))
+        self._place = self._find_place()
+        part, text = self._place.part, self._place.text
+        self._trainer.send(ch.Begin(head.version, self._steps, part, self._evaluates(head.version), text))
         self.begun = True
 
     def _evaluates(self, version: int) -> bool:
@@ -271,7 +275,7 @@ class Island:
         self._offered, self._offered_tokens = self._generation, ready[0]
         self.driver.offer = offer.number
         self._set_training(True)
-        self.driver.feed(t.LocalReady(offer.tokens, ready[1], offer.number))
+        self.driver.feed(t.LocalReady(offer.tokens, ready[1], offer.number, self._place.shard))
 
     def _withdraw(self) -> None:
         self._ready = None
@@ -321,15 +325,19 @@ class Island:
             return
         if contributed:
             self.phase.step = 0
+        if not any(self.account.pending):
+            # What is carried was read here: an offer names one shard, so it stays until a commit has it all.
+            self._place = self._find_place()
         others = [n for n in range(len(self._chunks)) if n not in mine or not contributed]
         self._send(
             ch.Committed(
                 version=head.version,
                 steps=self._steps,
-                shard=self._shard(),
+                shard=self._place.part,
                 keep=self._spans(others),
                 contributed=contributed,
                 evaluate=self._evaluates(head.version),
+                text=self._place.text,
             )
         )
         if mine and self.finishing:

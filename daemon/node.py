@@ -1,6 +1,6 @@
 """The node: puts identity, host, DHT, links, rounds, trainer and page together, in stages.
 
-    page → host and DHT → manifest → links and files → text → outer state → trainer and rounds
+    page → host and DHT → manifest → links and files → outer state → rounds → data → trainer
 
 Each stage may have to wait for peers; it then says so in the sentence and goes on trying. The page answers
 from the first stage on. `run` returns the exit status; whatever ends it, the stages are taken down in
@@ -20,7 +20,7 @@ from typing import Any
 from atoll import __version__
 from atoll.daemon.account_book import AccountBook
 from atoll.daemon.alerts import Alerts
-from atoll.daemon.config import Config, is_multiaddr, shard_of
+from atoll.daemon.config import Config, is_multiaddr
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.finder import Finder
@@ -30,6 +30,7 @@ from atoll.daemon.neighbours import Hooks, Neighbours
 from atoll.daemon.network import Network
 from atoll.daemon.page import start_page
 from atoll.daemon.pulse import Pulse
+from atoll.daemon.reading import Reader, reader_of
 from atoll.daemon.recovery import Recovery
 from atoll.daemon.rounds import sync
 from atoll.daemon.rounds.config import round_config
@@ -97,6 +98,7 @@ class Node:
         self.network: Network | None = None
         self.neighbours: Neighbours | None = None
         self.recovery: Recovery | None = None
+        self.reader: Reader | None = None
         self._given = addresses
         self._trainer_socket = trainer_socket
         self._consent = consent
@@ -156,15 +158,19 @@ class Node:
         self.folder.remember(swarm_id=self.manifest.swarm_id.hex())
         await self._start_links(undo)
         assert self.recovery is not None
-        text = await self.recovery.text()
         memory = self.recovery.memory()
         undo.callback(memory.close)
         self.outer = await self.recovery.state(memory)
         self.enter(State.PREPARING, "the trainer is starting")
-        await self._start_rounds(undo, memory, text)
+        await self._start_rounds(undo, memory)
         self._pulse = Pulse(time.monotonic, time.time, self._stalled, self._clock_jumped)
         undo.callback(self._pulse.close)
         self._spawn(self._watch(), "watch")
+        assert self.reader is not None and self.island is not None
+        self._spawn(self.reader.keep(), "data")
+        await self.reader.ready(self.enter)
+        self.enter(State.PREPARING, "the trainer is starting")
+        await self.island.start()
         await asyncio.Event().wait()
 
     def _spawn(self, work: Any, name: str) -> None:
@@ -260,17 +266,19 @@ class Node:
             status=self.status_message,
             chain=self._chain,
             addresses=lambda: self.addresses,
-            provide=lambda kind, version: served_file(self.folder, self.outer, kind, version),
+            provide=lambda kind, version: served_file(self.folder, self.outer, self.reader, kind, version),
             changed=self._roster_changed,
             lost=finder.look_now,
             learned=self._learned,
             frame=self._frame,
+            between_rounds=self._between_rounds,
         )
         self.neighbours = Neighbours(host, self.keyring, self.manifest, SOFTWARE, self.events, hooks)
         self.recovery = Recovery(
             self.folder, self.manifest, host, self.neighbours, self.events, self.alerts, self.enter
         )
         self.recovery.limit(self.settings.state_rate)
+        self.reader = await asyncio.to_thread(reader_of, self, self.manifest, self.neighbours, self.recovery)
         undo.push_async_callback(self._say_goodbye)
         await self.neighbours.listen()
         finder.links = self.neighbours.links
@@ -327,19 +335,22 @@ class Node:
             self.driver.feed(t.RosterChanged(self.neighbours.views()))
         self.events.changed()
 
+    async def _between_rounds(self) -> None:
+        if self.driver is not None:
+            await self.driver.idle()
+
     async def _frame(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
         if self.driver is not None:
             await self.driver.received(peer, frame, payload)
 
     # ---- stage: trainer and rounds
 
-    async def _start_rounds(
-        self, undo: contextlib.AsyncExitStack, memory: SharedMemory, text: str | None
-    ) -> None:
-        assert self.manifest is not None and self.outer is not None and self.neighbours is not None
+    async def _start_rounds(self, undo: contextlib.AsyncExitStack, memory: SharedMemory) -> None:
+        assert self.manifest and self.outer and self.neighbours and self.reader
         manifest, body = self.manifest, self.manifest.body
         book = AccountBook(self.folder, len(manifest.chunks), self.events, self.alerts)
         book.catch_up(self.outer, self.keyring.peer_id)
+        reader, me = self.reader, self.keyring.peer_id
         island = Island(
             body.inner.steps,
             body.rounds.validate_every,
@@ -347,11 +358,11 @@ class Node:
             self.events,
             self.keyring.peer_id,
             manifest.chunks,
-            self._shard,
+            reader.place,
             book.note,
             book.save,
             self._island_changed,
-            lambda: welcome(manifest, self.settings, self.folder, memory, text, self.keyring.peer_id),
+            lambda: welcome(manifest, self.settings, self.folder, memory, reader.validation, me),
             self._launch_trainer,
             may_restart=self._trainer_socket is None,
             bug=lambda text: self._trouble("bug", text),
@@ -376,7 +387,6 @@ class Node:
         undo.push_async_callback(self._save_all)
         undo.push_async_callback(island.stop)
         self._roster_changed()
-        await island.start()
         self.neighbours.tell_everyone()
 
     async def _launch_trainer(self, trainer: Trainer) -> None:
@@ -384,16 +394,6 @@ class Node:
             await trainer.attach(self._trainer_socket)
         else:
             await trainer.start()
-
-    def _shard(self) -> tuple[int, int]:
-        """This node's part of the text: by setting, else its place among the nodes that train now."""
-        fixed = shard_of(self.settings.shard)
-        if fixed is not None:
-            return fixed
-        me = self.keyring.peer_id
-        roster = self.neighbours.roster.entries if self.neighbours else {}
-        training = {peer for peer, entry in roster.items() if entry.status.state == pb.TRAINING} | {me}
-        return sorted(training).index(me), len(training)
 
     def _island_changed(self) -> None:
         assert self.neighbours is not None

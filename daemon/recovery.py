@@ -1,4 +1,4 @@
-"""Getting what this node lacks: text and outer state at its start, missed rounds and better heads later.
+"""Getting what this node lacks: outer state at its start, missed rounds and better heads later, data.
 
 From this disk where it can be, else from peers; every try that fails says why, and is repeated. What is
 fetched is checked before it replaces anything (sync.py, checkpoint.py).
@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from atoll.daemon.alerts import Alerts
+from atoll.daemon.data_sources import Unavailable
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.island import Island
@@ -25,10 +26,9 @@ from atoll.daemon.storage import checkpoint as checkpoints
 from atoll.daemon.storage.checkpoint import CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLog
-from atoll.daemon.training import corpus
-from atoll.daemon.training.errors import CorpusError, SharedMemoryError
+from atoll.daemon.training.errors import SharedMemoryError
 from atoll.daemon.training.memory import SharedMemory
-from atoll.peers.fetching import Options
+from atoll.peers.fetching import Options, Progress
 from atoll.peers.identity import readable_name
 from atoll.peers.p2pd import Host
 from atoll.peers.pacing import RateCap
@@ -73,7 +73,7 @@ class Recovery:
         self._events = events
         self._alerts = alerts
         self._enter = enter
-        self._cap = RateCap()
+        self.cap = RateCap()
         rounds = self._round_log()
         self._ahead = Ahead(rounds.folder / "ahead", manifest.swarm_id, rounds.payload_bytes)
         self._distrusted: dict[bytes, float] = {}
@@ -94,45 +94,24 @@ class Recovery:
 
     def limit(self, state_rate: int) -> None:
         """Caps what states and texts take, in bytes per second each way; 0: no cap."""
-        self._cap, self._neighbours.files.cap = RateCap(state_rate), RateCap(state_rate)
+        self.cap, self._neighbours.files.cap = RateCap(state_rate), RateCap(state_rate)
 
-    def _options(self, candidates: Callable[[], list[bytes]]) -> Options:
-        return Options(candidates, self._progress, self._dropped, self._cap)
+    def _options(self, candidates: Callable[[], list[bytes]], progress: Progress) -> Options:
+        return Options(candidates, progress, self._dropped, self.cap)
 
     def _dropped(self, peer: bytes, reason: str) -> None:
         self._events.emit("transfer", f"{readable_name(peer)} is not asked any more: {reason}.")
 
-    # ---- at the start
-
-    async def text(self) -> str | None:
-        """Where the trainer finds the text: built in, or a file that is here or fetched; None: no text."""
-        data = self._manifest.body.data
-        if not data.digest:
-            return None
-        if data.name.startswith("builtin:"):
-            return data.name
-        path = self._folder.data / "corpus.bin"
-        while not await self._usable(path, data.digest):
-            self._enter(State.FETCHING, f"the text {data.name} is on its way")
-            try:
-                options = self._options(lambda: list(self._neighbours.links.peers))
-                holders = list(self._neighbours.links.peers)
-                await sync.fetch_data(self._host, holders, self._manifest, path, options)
-            except sync.SyncFailed as error:
-                await self._retry(State.CONNECTING, f"the text can't be had yet ({error})")
-            self.fetched = None
-        return str(path)
-
-    async def _usable(self, path: Path, digest: bytes) -> bool:
-        if not path.exists():
-            return False
+    async def shard(self, index: int, target: Path, progress: Progress) -> None:
+        """Fetches a shard of the data from peers. Raises Unavailable."""
+        links = self._neighbours.links
+        options = self._options(lambda: list(links.peers), progress)
         try:
-            await asyncio.to_thread(corpus.load_corpus, str(path), digest)
-        except CorpusError as error:
-            self._events.emit("data", f"The text that is here can't be used: {error}")
-            path.unlink()
-            return False
-        return True
+            await sync.fetch_data(self._host, list(links.peers), self._manifest, index, target, options)
+        except sync.SyncFailed as error:
+            raise Unavailable(str(error)) from error
+
+    # ---- at the start
 
     def memory(self) -> SharedMemory:
         """The memory that the trainer will share. Raises AtollError."""
@@ -226,7 +205,7 @@ class Recovery:
 
     async def _fetched(self, choice: sync.Choice) -> Path:
         """The chosen state in a file. Raises SyncFailed; who lied is not believed for a while."""
-        options = self._options(lambda: self._holding(choice))
+        options = self._options(lambda: self._holding(choice), self._progress)
         folder = self._folder.checkpoints
         try:
             async with self._ahead.kept(self._host, self._trusted, choice.version):

@@ -62,6 +62,7 @@ class View:
         early = node.state not in (State.PREPARING, State.TRAINING)
         if early or driver is None or island is None:
             until = max(0.0, retry - now) if retry else None
+            fetched = fetched or (node.reader.fetched if node.reader else None)
             return Facts(node.state, node.reason, until_s=until, fetched=fetched)
         peers = len(self._roster())
         version = driver.state.head.version

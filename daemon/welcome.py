@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from atoll.daemon.config import Settings
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.training import channel
@@ -17,7 +19,7 @@ def welcome(
     settings: Settings,
     folder: DataDir,
     memory: SharedMemory,
-    text: str | None,
+    validation: Path | None,
     me: bytes,
 ) -> channel.Welcome:
     """What the built-in trainer, or a script of one's own, is to train."""
@@ -41,7 +43,7 @@ def welcome(
         total=body.total_values,
         schema_digest=body.schema_digest.hex(),
         model=shape if built_in else None,
-        data={"path": text, "digest": body.data.digest.hex()} if built_in else {},
+        data={"validation": str(validation)} if built_in else {},
         inner=steps if built_in else {},
         node_id=me.hex(),
         seed=body.seed,

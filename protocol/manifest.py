@@ -17,12 +17,16 @@ from google.protobuf.message import DecodeError
 
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, messages_pb2, signing
 from atoll.protocol.schema import BLOCK, MAX_VALUES, ChunkTable
+from atoll.protocol.shards import MAX_SHARD_BYTES, MAX_SHARDS, table_digest
+from atoll.protocol.text import plain
 
 KIND = "manifest"
-MAX_MANIFEST_BYTES = 64 * 1024
+MAX_MANIFEST_BYTES = 256 * 1024
 MAX_CHUNKS = 16_384
 MAX_BOOTSTRAP = 64
 MAX_ADDRESS_BYTES = 256
+MAX_URLS = 8
+MAX_URL_BYTES = 256
 CODEC_NAMES = ("fp32", "int8")
 """Names of the codecs; kept here so that reading a manifest needs no torch (a test compares the two)."""
 SCHEDULES = ("cosine", "constant", "wsd")
@@ -157,5 +161,39 @@ def _check_sizes(body: messages_pb2.Manifest) -> None:
     ):
         if len(value) != size:
             raise ManifestError(f"{name} has {len(value)} bytes, not {size}")
-    if len(body.data.digest) != (0 if body.model.kind == "own" else 32):
-        raise ManifestError(f"data.digest has {len(body.data.digest)} bytes for model kind {body.model.kind}")
+    _check_data(body)
+
+
+def _check_data(body: messages_pb2.Manifest) -> None:
+    data = body.data
+    if body.model.kind == "own":
+        if data.digest or data.size_bytes or data.shards or data.urls:
+            raise ManifestError("data is described, but a model of kind own brings its own")
+        return
+    if not 2 <= len(data.shards) <= MAX_SHARDS:
+        raise ManifestError(f"data.shards has {len(data.shards)} shards, outside 2 to {MAX_SHARDS}")
+    least = body.model.context + 1
+    for index, shard in enumerate(data.shards):
+        if len(shard.digest) != 32:
+            raise ManifestError(f"data.shards[{index}].digest has {len(shard.digest)} bytes, not 32")
+        if not least <= shard.size_bytes <= MAX_SHARD_BYTES:
+            raise ManifestError(
+                f"data.shards[{index}] has {shard.size_bytes} bytes, outside {least} to {MAX_SHARD_BYTES}"
+            )
+    total = sum(shard.size_bytes for shard in data.shards)
+    if data.size_bytes != total:
+        raise ManifestError(f"data.size_bytes is {data.size_bytes}, the shards have {total}")
+    if data.digest != table_digest(data.shards):
+        raise ManifestError("data.digest is not that of data.shards")
+    if len(data.urls) > MAX_URLS:
+        raise ManifestError(f"data.urls has {len(data.urls)} addresses, more than {MAX_URLS}")
+    for url in data.urls:
+        if not is_base_url(url):
+            raise ManifestError(f"data.urls names {plain(url)!r}, which is no https address of a folder")
+
+
+def is_base_url(url: str) -> bool:
+    """Whether shard files can be looked for at `url`/…: https, a host, neither user nor query."""
+    rest = url.removeprefix("https://")
+    simple = url.isascii() and url.isprintable() and len(url) <= MAX_URL_BYTES
+    return simple and rest != url and rest[:1] not in ("", "/") and not any(c in rest for c in ' ?#@"<>\\')

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -289,13 +290,21 @@ def is_certified(voters: tuple[bytes, ...], record: pb.RoundRecord) -> bool:
     return chain.is_majority(len(said & set(voters)), len(voters))
 
 
-def served_file(folder: DataDir, outer: OuterState | None, kind: str, version: int) -> ServedFile | None:
+class Shards(Protocol):
+    """Who has shards of the data."""
+
+    def served(self, index: int) -> ServedFile | None: ...
+
+
+def served_file(
+    folder: DataDir, outer: OuterState | None, data: Shards | None, kind: str, version: int
+) -> ServedFile | None:
     """What peers may fetch from this node; `outer` None while it has no state yet."""
     match kind:
         case "manifest":
             return ServedFile(folder.manifest)
-        case "data":
-            return ServedFile(folder.data / "corpus.bin")
+        case "data" if data is not None:
+            return data.served(version)
         case "checkpoint" if outer is not None and outer.held:
             held = [v for v, _ in outer.held if version in (0, v)]
             return ServedFile(checkpoints.path_of(folder.checkpoints, held[0]), held[0]) if held else None

@@ -107,17 +107,17 @@ def _names(offer: Offer) -> str:
 
 
 async def fetch_data(
-    host: Host, peers: Sequence[bytes], manifest: SwarmManifest, target: Path, options: Options
+    host: Host, peers: Sequence[bytes], manifest: SwarmManifest, shard: int, target: Path, options: Options
 ) -> None:
-    """The text that the manifest names. Raises SyncFailed."""
-    data = manifest.body.data
+    """A shard of the text that the manifest names. Raises SyncFailed."""
+    wants = manifest.body.data.shards[shard]
 
     def check(path: Path) -> None:
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").digest() != data.digest:
+            if hashlib.file_digest(file, "sha256").digest() != wants.digest:
                 raise ValueError("it does not have the digest that the manifest names")
 
-    wanted = Wanted(manifest.swarm_id, "data", 0, data.size_bytes)
+    wanted = Wanted(manifest.swarm_id, "data", shard, int(wants.size_bytes))
     await _fetch_large(host, peers, wanted, target, options, check)
 
 

@@ -6,7 +6,7 @@ manifest.pb    signed manifest                     api.token      bearer token, 
 config.toml    settings by hand                    node.json      ports, label, cached peers
 checkpoints/   outer state of some versions        rounds/        commits since then, with payloads
 account.json   token account                       events.jsonl   what happened
-trainer/       inner optimizer state               data/          the text, where it is not built in
+trainer/       inner optimizer state               data/shards/   shards of the text, by digest
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class DataDir:
         self.rounds = root / "rounds"
         self.trainer = root / "trainer"
         self.data = root / "data"
+        self.shards = self.data / "shards"
         self.run = root / "run"
         self._lock: int | None = None
 

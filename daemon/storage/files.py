@@ -53,6 +53,9 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None], mode: int = 0o64
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise disk_error(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -40,7 +40,7 @@ from typing import Any
 
 from atoll.daemon.training.errors import ChannelClosedError, ChannelError
 
-VERSION = 1
+VERSION = 2
 """Version of this protocol, in Welcome and Hello; both sides refuse another."""
 
 MAX_LINE_BYTES = 64 * 1024
@@ -52,7 +52,7 @@ FD_VARIABLE = "ATOLL_TRAINER_FD"
 """Environment variable with the number of the trainer's inherited socket."""
 
 Shard = tuple[int, int]
-"""(index, count): which part of the data this node trains on."""
+"""(index, count): which part of the text, or of the data of its own, this node trains on."""
 Spans = tuple[tuple[int, int], ...]
 """Flat positions [start, stop), sorted and disjoint."""
 
@@ -62,7 +62,7 @@ class Welcome:
     """What to train. `total` and `schema_digest` (hex) describe the shared memory at path `memory`.
 
     `model` is GPTConfig.to_dict(), or None for a training loop of the user's own. `data` is
-    {"path", "digest"}, `inner` InnerConfig fields; both empty for an own loop. `missed`: rebase.Missed.
+    {"validation": path}, `inner` InnerConfig fields; both empty for an own loop. `missed`: rebase.Missed.
     """
 
     version: int
@@ -82,12 +82,16 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Begin:
-    """Load `committed` (of `version`) as local parameters, drop local progress, train `steps` steps."""
+    """Load `committed` (of `version`) as local parameters, drop local progress, train `steps` steps.
+
+    `text`: path of the text to read from now on; None where the loop brings its data.
+    """
 
     version: int
     steps: int
     shard: Shard
     evaluate: bool = False
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class Committed:
     keep: Spans
     contributed: bool
     evaluate: bool
+    text: str | None = None
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,6 @@ class CorpusError(TrainingError):
     code = "data_missing"
 
 
-class CorpusMismatchError(CorpusError):
-    """Training text that is not the text of the manifest (its SHA-256 differs)."""
-
-    code = "data_mismatch"
-
-
 class SharedMemoryError(TrainingError):
     """The shared parameter vectors can't be made, opened, or have another size."""
 

@@ -19,6 +19,7 @@ class Phase:
     version: int
     length: int
     shard: Shard
+    text: str | None = None
     step: int = 0
     """Steps done in this phase."""
     carried_steps: int = 0
@@ -55,11 +56,12 @@ class Phase:
         others' whole phase would waste it).
         """
         if message.contributed:
-            return Phase(message.version, message.steps, message.shard)
+            return Phase(message.version, message.steps, message.shard, message.text)
         return Phase(
             message.version,
             message.steps,
             message.shard,
+            message.text,
             0 if waiting else self.step,
             self.carried_steps,
             self.carried_tokens,

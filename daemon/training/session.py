@@ -169,6 +169,11 @@ class Session:
         """(index, count): the part of the data that this node trains on."""
         return self._current().shard
 
+    @property
+    def text(self) -> str | None:
+        """Path of the text that `shard` is a part of; None where the swarm has none."""
+        return self._current().text
+
     def notice(self, code: str, message: str) -> None:
         """Tells the person who runs the node something that does not stop training."""
         self._endpoint.send(channel.Notice(code, message[: channel.MAX_TEXT]))
@@ -228,13 +233,13 @@ class Session:
 
     def _on_begin(self, message: Begin) -> None:
         """Everything from `committed`: first phase, or after a state download."""
-        self._restart(message.version, message.steps, message.shard)
+        self._restart(message)
         self._merged(message.version, message.evaluate)
 
     def _on_committed(self, message: Committed) -> None:
         phase = self._current()
         if self._poisoned:
-            self._restart(message.version, message.steps, message.shard)
+            self._restart(message)
         elif not message.contributed:
             self._replica.miss()
             self._phase = phase.after(message, self._waiting)
@@ -262,13 +267,13 @@ class Session:
             raise ChannelError("This session has ended or not begun.", "Call atoll.join first.")
         return self._phase
 
-    def _restart(self, version: int, steps: int, shard: tuple[int, int]) -> None:
+    def _restart(self, message: Begin | Committed) -> None:
         """local = committed, a new phase; after a loss that was not finite the moments are void too."""
         self._replica.load()
         if self._poisoned:
             self._optimizer.state.clear()
         self._poisoned = self._waiting = False
-        self._phase = Phase(version, steps, shard)
+        self._phase = Phase(message.version, message.steps, message.shard, message.text)
 
     def _exchange(self) -> None:
         """The end of a phase: snapshot, Ready, and the wait for the commit."""

@@ -14,17 +14,16 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
 from atoll.daemon.training.channel import FD_VARIABLE, MAX_TEXT, Endpoint, Failed, Welcome
-from atoll.daemon.training.corpus import load_corpus
 from atoll.daemon.training.data import Windows
 from atoll.daemon.training.errors import (
     ChannelClosedError,
     ChannelError,
     ConfigError,
-    CorpusError,
     SwarmStopped,
     TrainingError,
 )
@@ -73,12 +72,16 @@ def train(endpoint: Endpoint) -> None:
     config = InnerConfig.from_dict(welcome.inner)
     device = pick_device(welcome)
     model = GPT(GPTConfig.from_dict(welcome.model)).to(device)
-    windows = Windows.of(corpus_of(welcome), model.config.context)
+    context = model.config.context
+    held_out = Windows.mapped(_named(welcome.data.get("validation")), context)
     optimizer = make_optimizer(model, config)
-    session = Session(endpoint, welcome, model, optimizer, validate=validation(windows, device))
+    session = Session(endpoint, welcome, model, optimizer, validate=validation(held_out, device))
     session.begin()
     micro_batch = config.micro_batch
+    text, windows = session.text, Windows.mapped(_named(session.text), context)
     while session.running:
+        if session.text != text:
+            text, windows = session.text, Windows.mapped(_named(session.text), context)
         batch = windows.batch(welcome.seed, welcome.node_id, session.position, session.shard, config.batch)
         parts = batch[0].to(device), batch[1].to(device)
         try:
@@ -93,16 +96,11 @@ def train(endpoint: Endpoint) -> None:
         session.step(loss, tokens=parts[0].numel())
 
 
-def corpus_of(welcome: Welcome) -> bytes:
-    """The text that Welcome names, checked against its digest. Raises CorpusError, ConfigError."""
-    path, digest = welcome.data.get("path"), welcome.data.get("digest")
-    if not isinstance(path, str) or not isinstance(digest, str):
-        raise ConfigError("the data description needs a path and a digest.")
-    try:
-        expected = bytes.fromhex(digest)
-    except ValueError as error:
-        raise CorpusError(f"The digest of the training text is no hex: {digest[:80]!r}.") from error
-    return load_corpus(path, expected)
+def _named(path: object) -> Path:
+    """A text that the daemon names; it has checked its digest. Raises ConfigError where there is none."""
+    if not isinstance(path, str):
+        raise ConfigError("the daemon names no text to train on.")
+    return Path(path)
 
 
 def pick_device(welcome: Welcome) -> torch.device:
@@ -120,8 +118,8 @@ def pick_device(welcome: Welcome) -> torch.device:
 
 
 def validation(windows: Windows, device: torch.device) -> Validate:
-    """Mean loss over the fixed validation windows, in nats per byte."""
-    inputs, targets = (part.to(device) for part in windows.validation(VALIDATION_WINDOWS))
+    """Mean loss over fixed windows of the validation shard, in nats per byte."""
+    inputs, targets = (part.to(device) for part in windows.spread(VALIDATION_WINDOWS))
 
     def validate(model: torch.nn.Module) -> float:
         assert isinstance(model, GPT)

@@ -12,6 +12,7 @@ import pytest
 
 from atoll.daemon.events import Events
 from atoll.daemon.island import Island
+from atoll.daemon.reading import Place
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training import channel as ch
 from atoll.protocol import forks
@@ -51,6 +52,7 @@ class Rig:
         self.saves = 0
         self.refuse = 0
         self.bugs: list[str] = []
+        self.place = Place()
         self.island = Island(
             10,
             2,
@@ -58,7 +60,7 @@ class Rig:
             Events(folder / "events.jsonl", lambda: 0.0),
             ME,
             CHUNKS,
-            lambda: (0, 1),
+            lambda: self.place,
             lambda: None,
             self._save,
             lambda: None,

@@ -124,7 +124,7 @@ async def test_joiners_and_liars_have_no_say(around: Around) -> None:
 
 async def test_the_cap_is_for_both_ways(around: Around) -> None:
     around.recovery.limit(70_000)
-    mine, theirs = around.recovery._cap, around.neighbours.files.cap
+    mine, theirs = around.recovery.cap, around.neighbours.files.cap
     assert (mine.bytes_per_s, theirs.bytes_per_s) == (70_000, 70_000) and mine is not theirs
 
 

@@ -97,12 +97,12 @@ async def test_all_hold_the_same_states_and_any_of_them_is_served(make: Make, tm
     for member in swarm.members:
         folder = DataDir(member.folder)
         for version, _ in held:
-            file = served_file(folder, member.state, "checkpoint", version)
+            file = served_file(folder, member.state, None, "checkpoint", version)
             assert file is not None and file.version == version
             found.append((version, file.path.read_bytes()))
-        newest = served_file(folder, member.state, "checkpoint", 0)
+        newest = served_file(folder, member.state, None, "checkpoint", 0)
         assert newest is not None and newest.version == 4
-        assert served_file(folder, member.state, "checkpoint", 1) is None
+        assert served_file(folder, member.state, None, "checkpoint", 1) is None
     assert len(set(found)) == 3
     about, _ = checkpoint.read_header(newest.path, swarm.manifest.swarm_id)
     assert about.inner_step == 4 * swarm.manifest.body.inner.steps

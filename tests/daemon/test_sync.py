@@ -168,7 +168,7 @@ async def net(hosts: Hosts, tmp_path: Path) -> AsyncIterator[Net]:
         await connect(asker, host)
 
         def provide(kind: str, version: int, member: Member = member) -> files.ServedFile | None:
-            return served_file(DataDir(member.folder), member.state, kind, version)
+            return served_file(DataDir(member.folder), member.state, None, kind, version)
 
         await FileServer(host, swarm.manifest.swarm_id, provide).listen()
         servers.append((host, member))

@@ -13,10 +13,14 @@ from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, manifest
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import MAX_BOOTSTRAP, MAX_MANIFEST_BYTES, ManifestError, load, sign
 from atoll.protocol.schema import BLOCK
+from atoll.protocol.shards import MAX_SHARD_BYTES, MAX_SHARDS, table_digest
 from atoll.protocol.signing import Ed25519Keyring
 
 ORGANISER = Ed25519Keyring(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 STRANGER = Ed25519Keyring(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+
+
+SHARDS = [pb.DataShard(digest=bytes([n]) * 32, size_bytes=size) for n, size in enumerate((50, 51, 17))]
 
 
 def body() -> pb.Manifest:
@@ -29,7 +33,7 @@ def body() -> pb.Manifest:
         protocol=pb.ProtocolRange(lowest=PROTOCOL_LOWEST, highest=PROTOCOL_HIGHEST),
         seed=1,
         model=pb.Model(kind="gpt", size="tiny", layers=1, width=32, heads=2, context=16),
-        data=pb.Data(name="builtin:shakespeare", digest=bytes(32), size_bytes=10),
+        data=pb.Data(name="builtin:shakespeare", shards=SHARDS, digest=table_digest(SHARDS), size_bytes=118),
         inner=pb.Inner(
             steps=10, lr=1e-3, total_steps=100, schedule="cosine", batch=4, clip=1.0, beta1=0.9, beta2=0.95
         ),
@@ -163,7 +167,16 @@ RULES: list[tuple[str, Callable[[pb.Manifest], object]]] = [
     ("genesis_node", lambda m: setattr(m, "genesis_node", bytes(32))),
     ("data.digest", lambda m: setattr(m.data, "digest", bytes(31))),
     ("data.digest", lambda m: setattr(m.data, "digest", b"")),
-    ("data.digest", lambda m: setattr(m.model, "kind", "own")),
+    ("data is described", lambda m: setattr(m.model, "kind", "own")),
+    ("data.size_bytes", lambda m: setattr(m.data, "size_bytes", 119)),
+    ("data.digest", lambda m: setattr(m.data.shards[0], "digest", bytes([9]) * 32)),
+    ("data.shards.0..digest", lambda m: setattr(m.data.shards[0], "digest", bytes(31))),
+    ("data.shards.2. has 16 bytes", lambda m: setattr(m.data.shards[2], "size_bytes", 16)),
+    ("data.shards.1. has", lambda m: setattr(m.data.shards[1], "size_bytes", MAX_SHARD_BYTES + 1)),
+    ("1 shards", lambda m: m.data.shards.__delitem__(slice(1, 3))),
+    ("4097 shards", lambda m: m.data.shards.extend([SHARDS[0]] * 4094)),
+    ("data.urls has 9", lambda m: m.data.urls.extend([f"https://example.org/{n}" for n in range(9)])),
+    ("http://example.org", lambda m: m.data.urls.append("http://example.org/a")),
 ]
 
 
@@ -178,5 +191,40 @@ def test_a_manifest_that_breaks_a_rule_is_refused(reason: str, change: Callable[
 def test_a_model_of_ones_own_has_no_text():
     made = body()
     made.model.kind = "own"
-    made.data.digest = b""
+    made.data.Clear()
     assert sign(made, ORGANISER).body.model.kind == "own"
+
+
+def test_a_table_as_long_as_it_may_be():
+    made = body()
+    del made.data.shards[:]
+    made.data.shards.extend(
+        pb.DataShard(digest=b"d" * 32, size_bytes=MAX_SHARD_BYTES) for _ in range(MAX_SHARDS)
+    )
+    made.data.digest, made.data.size_bytes = table_digest(made.data.shards), MAX_SHARDS * MAX_SHARD_BYTES
+    made.data.urls.extend("https://" + "a" * 248 for _ in range(8))
+    made.bootstrap.extend("a" * 256 for _ in range(64))
+    assert len(sign(made, ORGANISER).signed.SerializeToString()) < MAX_MANIFEST_BYTES
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("https://example.org", True),
+        ("https://example.org:8443/texts/lab", True),
+        ("https://[2001:db8::1]/", True),
+        ("HTTPS://example.org", False),
+        ("http://example.org", False),
+        ("https://", False),
+        ("https:///etc/passwd", False),
+        ("https://me:secret@example.org", False),
+        ("https://example.org/?a=b", False),
+        ("https://example.org/#a", False),
+        ("https://example.org/a b", False),
+        ("https://example.org/a\n", False),
+        ("https://exämple.org", False),
+        ("https://" + "a" * 249, False),
+    ],
+)
+def test_addresses_of_shards(url: str, good: bool):
+    assert manifest.is_base_url(url) == good

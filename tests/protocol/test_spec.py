@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from atoll.daemon import neighbours
 from atoll.daemon.storage import round_log
+from atoll.daemon.training import corpus
 from atoll.dht import records
 from atoll.peers import files, links, roster, routing
 from atoll.protocol import PROTOCOL_HIGHEST, chain, forks, manifest, schema, shards, signing, ticket, wire
@@ -97,7 +98,10 @@ def test_limits() -> None:
     """Each number of the text is the code's; a changed limit is a changed text."""
     assert (wire.MAX_FRAME_BYTES, wire.MAX_PAYLOAD_BYTES) == (1 << 20, (4 << 20) + (64 << 10))
     assert (wire.MAX_FILE_REQUEST_BYTES, files.PIECE_BYTES) == (4 << 10, 1 << 20)
-    assert (signing.MAX_BODY_BYTES, manifest.MAX_MANIFEST_BYTES) == (1 << 20, 64 << 10)
+    assert (signing.MAX_BODY_BYTES, manifest.MAX_MANIFEST_BYTES) == (1 << 20, 256 << 10)
+    assert (shards.MAX_SHARDS, shards.MAX_SHARD_BYTES) == (4096, 1 << 30)
+    assert (manifest.MAX_URLS, manifest.MAX_URL_BYTES) == (8, 256)
+    assert (corpus.VALIDATION_PERCENT, corpus.MAX_VALIDATION_BYTES) == (5, 8 << 20)
     assert (manifest.MAX_CHUNKS, schema.MAX_VALUES, manifest.MAX_BOOTSTRAP) == (16_384, 1 << 40, 64)
     assert (schema.MAX_NAME_BYTES, schema.MAX_TENSORS, schema.BLOCK) == (512, 100_000, 256)
     assert (ticket.MAX_TEXT, ticket.MAX_ADDRESSES, ticket.MAX_ADDRESS_BYTES) == (4096, 16, 256)
@@ -125,6 +129,11 @@ def test_chain() -> None:
     assert chain.genesis_digest(b"s" * 32, b"p" * 32).hex() in SPEC
     assert chain.next_digest(b"d" * 32, b"commit").hex() in SPEC
     assert chain.leader_rank(b"d" * 32, 0, KEY.peer_id).hex() in SPEC
+
+
+def test_the_digest_of_the_data() -> None:
+    table = [pb.DataShard(digest=d * 32, size_bytes=n) for d, n in ((b"a", 1000), (b"b", 50))]
+    assert shards.table_digest(table).hex() in SPEC
 
 
 def test_who_reads_what() -> None:

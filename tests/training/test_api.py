@@ -56,7 +56,8 @@ if home.name == "silent":
 schema = ParameterSchema.of([("weight", (1, 2)), ("bias", (1,))])
 memory = SharedMemory.create(schema.total, home)
 memory.committed[[0, 1, 256]] = [1.0, 2.0, 3.0]
-say(channel.Welcome(1, memory.path, schema.total, schema.digest.hex(), None, {}, {}, "n", 0, 1, None, "auto"))
+version, digest = channel.VERSION, schema.digest.hex()
+say(channel.Welcome(version, memory.path, schema.total, digest, None, {}, {}, "n", 0, 1, None, "auto"))
 if home.name == "other-model":
     print(channel.decode_from_trainer(lines.readline()).code, flush=True)
     sys.exit(0)

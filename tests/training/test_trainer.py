@@ -26,7 +26,6 @@ from atoll.daemon.training.channel import (
     Stop,
     Stopped,
 )
-from atoll.daemon.training.corpus import corpus_digest
 from atoll.daemon.training.data import Windows
 from atoll.daemon.training.errors import SwarmStopped
 from atoll.daemon.training.flat import load_into
@@ -56,10 +55,14 @@ def about(tmp_path):
     text.write_bytes(TEXT)
     return {
         "model": TINY.to_dict(),
-        "data": {"path": str(text), "digest": corpus_digest(TEXT).hex()},
+        "data": {"validation": str(text)},
         "inner": {"lr": 1e-2, "warmup_steps": 2, "batch": 4, "micro_batch": 2},
         "state_path": str(tmp_path / "inner.safetensors"),
     }
+
+
+def text_in(about):
+    return about["data"]["validation"]
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ def direct_loss(flat):
     schema, _ = builtin_genesis(TINY, 0)
     model = GPT(TINY)
     load_into(model, schema, flat)
-    inputs, targets = Windows.of(TEXT, TINY.context).validation(trainer.VALIDATION_WINDOWS)
+    inputs, targets = Windows.of(TEXT, TINY.context).spread(trainer.VALIDATION_WINDOWS)
     with torch.no_grad():
         return model.loss(inputs, targets).item()
 
@@ -103,7 +106,7 @@ def test_one_phase_of_the_real_process(daemon, about, start):
     assert (hello.pid, hello.device) == (process.pid, "cpu")
     assert hello.schema_digest == daemon.schema.digest.hex()
     assert os.getpriority(os.PRIO_PROCESS, process.pid) > os.getpriority(os.PRIO_PROCESS, 0)
-    daemon.say(Begin(0, 30, (0, 2), evaluate=True))
+    daemon.say(Begin(0, 30, (0, 2), evaluate=True, text=text_in(about)))
     before = daemon.hear(Merged).val_loss
     assert before == pytest.approx(direct_loss(daemon.memory.committed), abs=1e-4)
     process.send_signal(signal.SIGINT)  # Ctrl-C is the daemon's business
@@ -113,7 +116,7 @@ def test_one_phase_of_the_real_process(daemon, about, start):
     assert not np.array_equal(daemon.memory.snapshot, daemon.memory.committed)
     daemon.memory.committed[:] = daemon.memory.snapshot
     endless = 10**6  # the next phase is still under way when it is told to stop
-    daemon.say(Committed(1, endless, (0, 2), (), True, True))
+    daemon.say(Committed(1, endless, (0, 2), (), True, True, text_in(about)))
     after = daemon.hear(Merged)
     assert after.version == 1
     assert after.val_loss == pytest.approx(direct_loss(daemon.memory.committed), abs=1e-4)
@@ -133,7 +136,7 @@ def test_two_nodes_with_the_same_arguments_make_the_same_snapshot(make_daemon, a
         load_into(model, schema, flat)
         daemon = make_daemon(model)
         daemon.say(daemon.welcome(**about, node_id=node))
-        daemon.say(Begin(0, 3, (0, 1)))
+        daemon.say(Begin(0, 3, (0, 1), text=text_in(about)))
         fd = daemon.trainer_socket.fileno()
         process = subprocess.Popen(COMMAND, env={**os.environ, FD_VARIABLE: str(fd)}, pass_fds=[fd])
         for kind in (Hello, Merged, Ready):
@@ -144,13 +147,40 @@ def test_two_nodes_with_the_same_arguments_make_the_same_snapshot(make_daemon, a
     assert snapshots[0].tobytes() == snapshots[1].tobytes() != snapshots[2].tobytes()
 
 
+def test_another_text_from_the_next_phase_on(daemon, about, tmp_path, monkeypatch):
+    """Each phase reads what the daemon names with it; a text that is not there ends the trainer."""
+    seen = []
+
+    def note(loss_of, optimizer, config, batch, position, micro_batch):
+        seen.append(set(batch[0].flatten().tolist()))
+        return 1.0
+
+    monkeypatch.setattr(trainer, "inner_step", note)
+    for name in "xy":
+        (tmp_path / name).write_bytes(name.encode() * 100)
+    daemon.say(daemon.welcome(**about))
+    daemon.say(Begin(0, 2, (0, 1), text=str(tmp_path / "x")))
+    daemon.say(Committed(1, 2, (0, 1), (), False, False, str(tmp_path / "y")))
+    daemon.say(Committed(2, 2, (0, 1), (), False, False, str(tmp_path / "z")))
+    with pytest.raises(trainer.TrainingError, match="z can't be read"):
+        trainer.train(trainer.Endpoint(daemon.trainer_socket))
+    assert seen[0] == {ord("x")} or seen[0] == {ord("y")}
+    assert all(letters in ({ord("x")}, {ord("y")}) for letters in seen)
+
+
+def test_a_daemon_that_names_no_text(daemon, about):
+    daemon.say(daemon.welcome(**about))
+    daemon.say(Begin(0, 2, (0, 1)))
+    with pytest.raises(trainer.ConfigError, match="names no text"):
+        trainer.train(trainer.Endpoint(daemon.trainer_socket))
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"data": {"path": "builtin:shakespeare", "digest": "00" * 32}}, "data_mismatch"),
-        ({"data": {"path": "/nowhere/at/all", "digest": "00" * 32}}, "data_missing"),
+        ({"data": {"validation": "/nowhere/at/all"}}, "data_missing"),
         ({"data": {}}, "config_invalid"),
-        ({"data": {"path": "builtin:shakespeare", "digest": "no hex"}}, "data_missing"),
+        ({"data": {"validation": 1}}, "config_invalid"),
         ({"model": None}, "config_invalid"),
         ({"model": {**TINY.to_dict(), "heads": 3}}, "config_invalid"),
         ({"model": {**TINY.to_dict(), "layers": 2}}, "schema_mismatch"),
@@ -234,8 +264,8 @@ def test_out_of_memory_halves_the_micro_batch_once_and_says_so(daemon, about, mo
     monkeypatch.setattr(trainer, "inner_step", scarce)
     about["inner"]["micro_batch"] = 4
     daemon.say(daemon.welcome(**about))
-    daemon.say(Begin(0, 2, (0, 1)))
-    daemon.say(Committed(1, 2, (0, 1), (), False, False))
+    daemon.say(Begin(0, 2, (0, 1), text=text_in(about)))
+    daemon.say(Committed(1, 2, (0, 1), (), False, False, text_in(about)))
     daemon.say(Stop(save=False))
     with pytest.raises(SwarmStopped):
         trainer.train(trainer.Endpoint(daemon.trainer_socket))
@@ -254,7 +284,7 @@ def test_a_device_that_is_too_small_is_an_error(daemon, about, monkeypatch):
     monkeypatch.setattr(trainer, "inner_step", never)
     about["inner"]["micro_batch"] = 1
     daemon.say(daemon.welcome(**about))
-    daemon.say(Begin(0, 2, (0, 1)))
+    daemon.say(Begin(0, 2, (0, 1), text=text_in(about)))
     with pytest.raises(trainer.ConfigError, match="too small"):
         trainer.train(trainer.Endpoint(daemon.trainer_socket))
 
