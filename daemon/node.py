@@ -40,7 +40,7 @@ from atoll.daemon.status import State, duration
 from atoll.daemon.storage import files as disk
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.files import TROUBLE_CODES
-from atoll.daemon.trainers import Trainer
+from atoll.daemon.trainers import Trainer, WarmTrainer
 from atoll.daemon.training.memory import SharedMemory
 from atoll.daemon.welcome import welcome
 from atoll.peers import identity
@@ -101,6 +101,7 @@ class Node:
         self.reader: Reader | None = None
         self._given = addresses
         self._trainer_socket = trainer_socket
+        self._warm: WarmTrainer | None = None
         self._consent = consent
         self._greet = greet
         self._stop = asyncio.Event()
@@ -156,6 +157,10 @@ class Node:
             return
         disk.write_bytes(self.folder.manifest, self.manifest.signed.SerializeToString())
         self.folder.remember(swarm_id=self.manifest.swarm_id.hex())
+        if self._trainer_socket is None:
+            # Its libraries take seconds to load: that goes on while the state is fetched.
+            self._warm = await WarmTrainer.start()
+            undo.push_async_callback(self._warm.close)
         await self._start_links(undo)
         assert self.recovery is not None
         memory = self.recovery.memory()
@@ -393,7 +398,8 @@ class Node:
         if self._trainer_socket is not None:
             await trainer.attach(self._trainer_socket)
         else:
-            await trainer.start()
+            warm, self._warm = self._warm, None
+            await trainer.start(warm)
 
     def _island_changed(self) -> None:
         assert self.neighbours is not None
