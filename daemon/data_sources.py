@@ -15,6 +15,7 @@ from atoll.daemon.storage.shard_files import ShardFiles, WrongShard
 from atoll.daemon.training.corpus import Text, text_of
 from atoll.daemon.training.errors import CorpusError
 from atoll.peers.fetching import Progress
+from atoll.peers.pacing import RateCap
 
 _PIECE_BYTES = 1 << 20
 
@@ -24,7 +25,9 @@ class Unavailable(RuntimeError):
 
 
 class FromPeers(Protocol):
-    """What gets a shard from other nodes."""
+    """What gets a shard from other nodes; `cap` bounds what comes in, from wherever."""
+
+    cap: RateCap
 
     async def shard(self, index: int, target: Path, progress: Progress) -> None: ...
 

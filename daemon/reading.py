@@ -148,6 +148,10 @@ def reader_of(node: _Node, manifest: SwarmManifest, neighbours: Neighbours, peer
         places = [node.settings.data] if node.settings.data else []
         places += [BUILTIN] if data.name == BUILTIN else []
         sources: list[Source] = [LocalSource(files, place) for place in places]
+        if data.urls:
+            from atoll.daemon.data_https import HttpsSource
+
+            sources += [HttpsSource(files, url, peers.cap) for url in data.urls]
         sources.append(PeerSource(files, peers))
         store = DataStore(files, data.name, sources, node.events, node.alerts, node.settings.data_cap)
         store.open()

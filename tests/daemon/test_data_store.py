@@ -21,6 +21,7 @@ from atoll.daemon.status import State
 from atoll.daemon.storage import shard_files
 from atoll.daemon.storage.shard_files import ShardFiles, WrongShard
 from atoll.peers.fetching import Progress
+from atoll.peers.pacing import RateCap
 from atoll.protocol import messages_pb2 as pb
 
 TEXTS = [bytes([65 + n]) * (1000 + n) for n in range(4)] + [b"validation" * 10]
@@ -325,5 +326,5 @@ async def test_peers_put_it_in_its_place(files: ShardFiles) -> None:
     async def shard(index: int, target: Path, progress: Progress) -> None:
         calls.append((index, target))
 
-    await PeerSource(files, SimpleNamespace(shard=shard)).fetch(2, lambda *_: None)
+    await PeerSource(files, SimpleNamespace(shard=shard, cap=RateCap())).fetch(2, lambda *_: None)
     assert calls == [(2, files.path(2))]
