@@ -373,7 +373,9 @@ class Chaos:
         ledgers = [Ledger.from_json(json.loads(m.data_dir.account.read_text())) for m in self.members]
         manifest = self.members[0].data_dir.load_manifest()
         head = checkpoints.verify(newest[0], manifest.swarm_id).head
-        caught_up = sum(m.data_dir.events.read_text().count("Caught up with") for m in self.members)
+        logs = [m.data_dir.events.read_text() for m in self.members]
+        caught_up = sum(text.count("Caught up with") for text in logs)
+        not_booked = sum(text.count("token account can't follow") for text in logs)
         slowest = self.recoveries or [0.0]
         booked = sum(ledger.account.accepted for ledger in ledgers) // len(manifest.chunks)
         gone = sum(ledger.account.orphaned for ledger in ledgers) // len(manifest.chunks)
@@ -389,6 +391,7 @@ class Chaos:
             "tokens_in_chain": head.cumulative_tokens,
             "tokens_booked_as_accepted": booked,
             "tokens_orphaned": gone,
+            "commits_not_booked": not_booked,
             "accounts_balance": all(ledger.account.balanced() for ledger in ledgers),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from atoll.daemon.storage import checkpoint
+from atoll.daemon.storage.data_dir import DataDir
 from atoll.protocol import ticket as tickets
 
 from .harness import Daemon, atoll, is_alive, must, wait_until
@@ -153,3 +156,54 @@ def test_atoll_bootstrap_introduces_two_nodes(start: Start, tmp_path: Path) -> N
     b = start("b", "join", tickets.encode(ticket), "--yes")
     b.wait_for(lambda s: s["peers"] == 1, "a peer")
     assert [daemon.stop() for daemon in (b, a, helper)] == [0, 0, 0]
+
+
+def cursor(folder: Path) -> tuple[int, tuple[int, ...]]:
+    """Version and tokens read from each shard, by the newest checkpoint."""
+    data = DataDir(folder)
+    while True:
+        version = checkpoint.versions(data.checkpoints)[0]
+        try:
+            found, _ = checkpoint.read_header(
+                checkpoint.path_of(data.checkpoints, version), data.load_manifest().swarm_id
+            )
+            return version, found.read
+        except checkpoint.CheckpointError:
+            continue  # removed under our eyes
+
+
+def test_shards_travel_and_are_read_in_turn_and_the_cursor_survives_a_kill(
+    start: Start, tmp_path: Path
+) -> None:
+    """Laps are two to five phases long here: each shard of three is read, and none gets far ahead."""
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog, and never twice the same way. " * 330)
+    a_folder, b_folder = tmp_path / "a", tmp_path / "b"
+    what = ["--data", str(text), "--shard-mib", "0.008", "--inner-steps", "5", "--min-peers", "2"]
+    must("init", "lab", "--data-dir", str(a_folder), *what)
+    listed = json.loads(must("shards", "--json", "--data-dir", str(a_folder)))["shards"]
+    assert [s["for"] for s in listed] == ["training"] * 3 + ["validation"] and all(s["here"] for s in listed)
+    a = start("a", "run")
+    b = start("b", "join", a.ticket(), "--yes")
+    for daemon in (a, b):
+        daemon.wait_for_version(12)
+    names = {s["sha256"] for s in listed}
+    got = {p.name for p in (b_folder / "data" / "shards").iterdir()} & names
+    assert len(got) > 1 and listed[-1]["sha256"] in got, "what it read, and the validation shard"
+    b.kill()
+    version, read = cursor(b_folder)
+    tokens = a.wait_for(lambda s: s["version"] >= version, "that version")["swarm_accepted_tokens"]
+    assert 0 < sum(read) <= tokens
+    laps = [count / s["size_bytes"] for count, s in zip(read, listed, strict=False)]
+    assert min(laps) > 0.5 and max(laps) - min(laps) < 2.5
+
+    shutil.rmtree(b_folder / "data" / "shards")
+    b = start("b", "run", "--data", str(text))
+    b.wait_for_version(version + 6)
+    assert "from " + str(text) in b.log.read_text()
+    assert [daemon.stop() for daemon in (b, a)] == [0, 0]
+    (at, of_b), (later, of_a) = cursor(b_folder), cursor(a_folder)
+    assert at <= later and all(x <= y for x, y in zip(read, of_b, strict=True))
+    assert all(x <= y for x, y in zip(of_b, of_a, strict=True)) and sum(of_b) > sum(read)
+    must("shards", "--out", str(tmp_path / "web"), "--data-dir", str(a_folder))
+    assert {p.name for p in (tmp_path / "web").iterdir()} == names
