@@ -69,7 +69,7 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
     if kinds is not None:
         liar_at, gone = None, frozenset()
     return Scenario(
-        traits=tuple(_traits(chance) for _ in range(size)),
+        traits=tuple(_traits(chance, latency[1]) for _ in range(size)),
         starts=tuple(starts),
         min_peers=chance.randint(1, max(1, size - joiners - len(gone))),
         latency_s=latency,
@@ -80,8 +80,9 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
     )
 
 
-def _traits(chance: random.Random) -> Traits:
-    inner = chance.uniform(0.4, 1.0)
+def _traits(chance: random.Random, latency_s: float) -> Traits:
+    # A round is long beside a round trip, as in life: or nobody could ever catch up.
+    inner = chance.uniform(0.4, 1.0) + 5 * latency_s
     speed = 10 ** chance.uniform(4.5, 6.5)
     return Traits(
         inner_s=(inner, 1.3 * inner),
