@@ -100,12 +100,14 @@ class Roster:
     def to_follow(self, mine: forks.Chain, without: Collection[bytes] = ()) -> RosterEntry | None:
         """The peer with the chain to have instead of `mine`; None where that is the best."""
         known = self._certified(mine)
-        best, found = forks.certify(mine, known), None
+        own = forks.certify(mine, known)
+        best, found = own, None
         for entry in sorted(self.entries.values(), key=lambda e: e.peer):
             if not entry.chain or entry.peer in without:
                 continue
             chain = forks.certify(entry.chain, known)
-            if forks.compare(best, chain).follow:
+            # As in forks.best: a winner also wins against our own.
+            if forks.compare(best, chain).follow and forks.compare(own, chain).follow:
                 best, found = chain, entry
         return found
 

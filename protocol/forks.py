@@ -71,6 +71,8 @@ def extend(chain: Chain, link: Link) -> Chain:
 
 def certify(chain: Chain, known: Collection[bytes]) -> Chain:
     """The chain with what others know to be certified."""
+    if all(link.certified or link.digest not in known for link in chain):
+        return chain
     return tuple(
         Link(link.version, link.digest, link.certified or link.digest in known, link.cumulative_tokens)
         for link in chain
@@ -118,8 +120,10 @@ def best(mine: Chain, others: Iterable[Chain]) -> Chain:
     # One that took a state over may not know what another has seen certified.
     known = certified_in(everyone)
     chosen, *rest = (certify(chain, known) for chain in everyone)
+    own = chosen
     for chain in rest:
-        if compare(chosen, chain).follow:
+        # Through a third chain, which names less of the past, one that loses against ours could seem to win.
+        if compare(chosen, chain).follow and compare(own, chain).follow:
             chosen = chain
     return chosen
 

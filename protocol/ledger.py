@@ -13,13 +13,13 @@ the owner writes `to_json` to disk when told to, and hands in commits with their
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.accounts import AccountError, TokenAccount
 from atoll.protocol.round.commit import contribution_of
 
-KEEP_OFFERS = 16
+KEEP_OFFERS = 64
 KEEP_BOOKED = 64
 
 
@@ -143,9 +143,9 @@ class Ledger:
             "life": self.life,
             "at": self.at,
             "number": self._number,
-            "offers": [asdict(offer) for offer in self._offers],
-            "booked": [asdict(entry) for entry in self._booked],
-            "orphaned": [asdict(entry) for entry in self._orphaned],
+            "offers": [vars(offer) for offer in self._offers],
+            "booked": [vars(entry) for entry in self._booked],
+            "orphaned": [vars(entry) for entry in self._orphaned],
         }
 
     @classmethod

@@ -26,7 +26,7 @@ from atoll.daemon.rounds.outer_state import OuterState
 from atoll.daemon.storage.round_log import RoundLogError
 from atoll.peers.links import LinkLost
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.chain import Head
+from atoll.protocol.chain import Head, commit_digest
 from atoll.protocol.codecs import CODECS, CodecError, NonFinite, aggregate
 from atoll.protocol.outer import Float32
 from atoll.protocol.round import types as t
@@ -292,7 +292,7 @@ class RoundDriver:
         version = self.state.head.version + 1
         # A vote says that all bytes are here: results that the disk refused must not be voted for.
         if await self._disk_took(self.state.rounds.vote, version, effect.commit):
-            self.feed(t.Persisted(effect.session))
+            self.feed(t.Persisted(effect.session, commit_digest(effect.commit.body)))
 
     async def _apply(self, effect: t.Apply) -> None:
         while not await self._trainer_lets():

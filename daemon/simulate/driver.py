@@ -19,6 +19,7 @@ from atoll.daemon.simulate import facts
 from atoll.daemon.storage.round_log import RoundLogError
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
+from atoll.protocol.chain import commit_digest
 from atoll.protocol.codecs import CODECS, CodecError
 from atoll.protocol.round import types as t
 
@@ -140,7 +141,7 @@ class Driver:
                 version = node.store.head.version + 1
                 self.on_disk(
                     lambda: node.store.log.vote(version, effect.commit),
-                    lambda _: node.feed(t.Persisted(effect.session)),
+                    lambda _: node.feed(t.Persisted(effect.session, commit_digest(effect.commit.body))),
                 )
             case t.Apply():
                 self._decide(effect)

@@ -184,7 +184,7 @@ class RoundMachine:
             case t.ContributionRejected():
                 return session.refused(event, now)
             case _:
-                return session.persisted(now)
+                return session.persisted(event, now)
 
     # ---- leadership and the door
 

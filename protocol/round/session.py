@@ -38,6 +38,7 @@ from atoll.protocol.round.types import (
     Ended,
     HoldingReceived,
     InquiryReceived,
+    Persisted,
     Reduce,
     ResultArrived,
     RoundConfig,
@@ -220,9 +221,14 @@ class Session:
         ]
 
     def proposed(self, event: CommitReceived, now: float) -> list[Effect]:
-        return self._agreed(self.agreement.propose(event, self._live, now), now)
+        effects = self.agreement.propose(event, self._live, now)
+        if self.commit is not None:
+            self.resume = None  # there is nothing to go on with: this is the end of it
+        return self._agreed(effects, now)
 
-    def persisted(self, now: float) -> list[Effect]:
+    def persisted(self, event: Persisted, now: float) -> list[Effect]:
+        if self.commit is None or event.commit != self.commit[2]:
+            return []  # of a session that this one continues, which ended otherwise
         self._marks["persist_s"] = now
         return self._agreed(self.agreement.persisted(self._live), now)
 

@@ -171,9 +171,10 @@ class CommitReceived:
 
 @dataclass(frozen=True)
 class Persisted:
-    """The answer to Persist: commit and results are on stable storage."""
+    """The answer to Persist: this commit (its digest) and its results are on stable storage."""
 
     session: pb.SessionId
+    commit: bytes
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,10 @@ class Bench:
     def commit(self, sender: bytes = FIRST, signer: bytes = FIRST, **change: Any) -> list[t.Effect]:
         return self.feed(commit_event(self.session.plan, sender, signer, **change))
 
+    def persisted(self) -> list[t.Effect]:
+        """The disk has the commit in hand."""
+        return self.feed(t.Persisted(self.session.id, self.session.commit[2]))
+
     def holding(self, peer: bytes, *chunks: int) -> list[t.Effect]:
         message = pb.Holding(session=self.session.id, chunks=chunks)
         return self.feed(t.HoldingReceived(peer, message))

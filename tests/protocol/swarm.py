@@ -354,7 +354,7 @@ class Swarm:
 
         def done() -> None:
             node.durable[bytes(commit.session.parent)] = chain.commit_digest(effect.commit.body)
-            self.feed(node, t.Persisted(effect.session))
+            self.feed(node, t.Persisted(effect.session, chain.commit_digest(effect.commit.body)))
 
         self.after(self.delays.work, done)
 

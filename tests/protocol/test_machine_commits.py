@@ -44,8 +44,8 @@ def test_a_refused_contribution_is_not_waited_for(member: Bench):
 def test_answers_for_another_session_mean_nothing(member: Bench):
     other = pb.SessionId(parent=HEAD.digest, view=9, leader=FIRST)
     assert member.feed(t.ChunkReduced(other, 0, (0,), b"", b"")) == []
-    assert member.feed(t.Persisted(other)) == []
-    assert Bench(FIRST).feed(t.Persisted(other)) == []
+    assert member.feed(t.Persisted(other, b"c" * 32)) == []
+    assert Bench(FIRST).feed(t.Persisted(other, b"c" * 32)) == []
 
 
 def test_a_result_may_come_twice_but_not_otherwise(member: Bench):
@@ -89,7 +89,7 @@ def test_a_member_votes_for_what_it_made_durable(member: Bench):
     member.results()
     (persist,) = of(t.Persist, member.commit())
     assert not frames([persist], "vote")
-    effects = member.feed(t.Persisted(member.session.id))
+    effects = member.persisted()
     (vote,) = frames(effects, "vote")
     assert set(vote.peers) == {FIRST, THIRD}
     (ended, apply) = member.vote(FIRST)
@@ -105,7 +105,7 @@ def test_votes_that_come_before_the_commit_count(member: Bench):
     digest = commit_digest(event.signed.body)
     assert member.vote(FIRST, digest) == []
     member.feed(event)
-    assert of(t.Apply, member.feed(t.Persisted(member.session.id)))
+    assert of(t.Apply, member.persisted())
 
 
 def test_a_node_outside_the_electorate_holds_the_commit_and_sends_no_vote():
@@ -114,7 +114,7 @@ def test_a_node_outside_the_electorate_holds_the_commit_and_sends_no_vote():
     bench.planned()
     bench.results()
     bench.commit()
-    assert bench.feed(t.Persisted(bench.session.id)) == []
+    assert bench.persisted() == []
     assert reasons(bench.vote(THIRD)) == ["vote of a node outside the electorate"]
     assert of(t.Apply, bench.vote(FIRST))
 
@@ -194,7 +194,7 @@ def test_a_commit_whose_results_never_come_is_missed(member: Bench):
 def test_a_vote_that_is_not_answered_makes_the_commit_provisional(member: Bench):
     member.results()
     member.commit()
-    member.feed(t.Persisted(member.session.id))
+    member.persisted()
     effects = member.tick()
     (ended,) = of(t.Ended, effects)
     assert ended.report.outcome == "provisional" and set(ended.report.missing) == {FIRST, THIRD}

@@ -247,7 +247,7 @@ def test_a_commit_in_hand_is_missed_when_another_head_is_taken_over(member: Benc
     effects = member.feed(t.HeadChanged(Head(2, b"n" * 32, TRIO)))
     assert [e.report.outcome for e in of(t.Ended, effects)] == ["missed"]
     assert not frames(effects, "abort")
-    assert member.feed(t.Persisted(member.plan().session)) == [], "its disk was late"
+    assert member.feed(t.Persisted(member.plan().session, b"c" * 32)) == [], "its disk was late"
 
 
 def test_no_session_begins_while_another_head_is_fetched():
@@ -318,7 +318,7 @@ def test_every_phase_says_what_it_waits_for(member: Bench, leader: Bench):
     member.results()
     member.commit()
     assert member.machine.situation(100.0).phase == "commit"
-    member.feed(t.Persisted(member.session.id))
+    member.persisted()
     member.vote(FIRST)
     assert member.machine.situation(100.0).phase == "applying"
     few = Bench(SECOND, replace(HEAD, version=0), replace(CONFIG, min_peers_to_start=4))

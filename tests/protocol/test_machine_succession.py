@@ -269,7 +269,7 @@ def test_the_next_leader_goes_on_with_a_commit_that_comes_late(member: Bench):
         frame, payload = result(first, chunk, b"mean", (0, 1, 2))
         effects = member.feed(event_of(KEYS[SECOND], THIRD, frame, payload))
     assert of(t.Persist, effects)
-    (vote,) = frames(member.feed(t.Persisted(member.session.id)), "vote")
+    (vote,) = frames(member.persisted(), "vote")
     voted = pb.Vote.FromString(vote.frame.vote.body)
     assert voted.session == first.session, "whoever is still in that session counts it"
 
@@ -287,6 +287,27 @@ def test_results_of_a_session_it_missed_are_taken_when_the_commit_names_them(thi
     other, payload = result(third.session.plan, 2, b"another mean", (0, 1, 2))
     refused = fresh.feed(event_of(KEYS[THIRD], SECOND, other, payload))
     assert reasons(refused) == ["result that is not by the owner of the chunk"]
+
+
+def test_a_commit_that_comes_with_the_plan_ends_the_going_on(third: Bench):
+    """What came early is read after the plan: it may be the commit, when nobody is left to go on with."""
+    fresh = Bench(THIRD)
+    fresh.local()
+    plan = fresh.plan()
+    frame = commit_event(plan, SECOND, FIRST)
+    fresh.feed(frame)
+    fresh.peers = {OUTSIDER: t.PeerView(HEAD.digest, True)}
+    fresh.roster()
+    effects = fresh.planned(plan)
+    assert fresh.session.commit is not None and fresh.session.resume is None
+    assert fresh.session.id == plan.session and of(t.Ended, effects) == []
+
+
+def test_what_the_disk_says_of_another_commit_is_no_vote(member: Bench):
+    member.results()
+    member.commit()
+    assert member.feed(t.Persisted(member.session.id, b"other" * 8)) == []
+    assert frames(member.persisted(), "vote")
 
 
 # ---- an owner leaves or is slow
