@@ -56,8 +56,12 @@ class LocalSource:
 
     async def fetch(self, index: int, progress: Progress) -> None:
         """Copies the shard. Raises Unavailable, AtollError."""
+        await asyncio.to_thread(self.copy, index)
+
+    def copy(self, index: int) -> None:
+        """The same, blocking."""
         try:
-            await asyncio.to_thread(self._copy, index)
+            self._copy(index)
         except (CorpusError, WrongShard) as error:
             raise Unavailable(str(error)) from error
 

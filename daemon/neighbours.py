@@ -103,10 +103,10 @@ class Neighbours:
         for what, mine, theirs in (
             ("swarm", self._manifest.swarm_id, hello.swarm_id),
             ("parameter schema", body.schema_digest, hello.schema_digest),
-            ("text", body.data.digest, hello.data_digest),
+            ("data", body.data.digest, hello.data_digest),
         ):
             if mine != theirs:
-                return f"its {what} {theirs.hex()[:16]} is not {mine.hex()[:16]}"
+                return f"its {what} {theirs.hex()[:16] or 'none'} is not {mine.hex()[:16] or 'none'}"
         return None
 
     def _status(self) -> pb.NodeStatus:

@@ -94,6 +94,7 @@ def _add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     join.add_argument("--yes", action="store_true", help="accept what the swarm asks of this machine")
     join.add_argument("--dry-run", action="store_true", help="show what would be accepted, and end")
     for parser in (run, join):
+        parser.add_argument("--data", metavar="PATH", help="the swarm's text or its shards, on this machine")
         parser.add_argument("--trainer-fd", type=int, help=argparse.SUPPRESS)
     bootstrap = _command(
         commands, "bootstrap", "running:bootstrap", "help others to find each other; train nothing"
@@ -107,6 +108,10 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument("name", metavar="NAME", help="what people call it")
     init.add_argument("--model", default="0.8m", help="built-in size: 0.8m, 4m, 11m, 30m or 124m (0.8m)")
     init.add_argument("--data", metavar="PATH", help="a text file or a folder of them (built-in Shakespeare)")
+    init.add_argument(
+        "--data-url", action="append", default=[], metavar="URL", help="https folder with the shards"
+    )
+    init.add_argument("--shard-mib", type=float, default=64.0, metavar="N", help="largest shard in MiB (64)")
     init.add_argument("--private", action="store_true", help="contact nothing that is not named")
     init.add_argument("--bootstrap", action="append", default=[], metavar="MULTIADDR", help="in the manifest")
     init.add_argument("--inner-steps", type=int, metavar="H", help="inner steps of one round")
@@ -121,12 +126,14 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     ticket.add_argument("--uses", type=int, default=0, help="how often it may be used (any number)")
     ticket.add_argument("--expires", metavar="TIME", help="such as 1h or 7d (never)")
     ticket.add_argument("--label", default="", help="for whom it is")
+    shards = _command(commands, "shards", "organise:shards", "list the shards of the text, or copy them")
+    shards.add_argument("--out", metavar="FOLDER", help="copy them here, for a web server or another machine")
     manifest = _command(commands, "manifest", "organise:manifest", "show the swarm's signed description")
     manifest.add_argument("action", choices=["show"])
     config = _command(commands, "config", "observe:config", "show the settings, and where each comes from")
     config.add_argument("action", choices=["show"])
     config.add_argument("--origin", action="store_true", help="say where each value comes from")
-    for parser in (ticket, manifest, config):
+    for parser in (ticket, shards, manifest, config):
         parser.add_argument("--json", action="store_true")
 
 

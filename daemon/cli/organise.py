@@ -7,11 +7,16 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atoll.daemon.config import data_dir_of, is_multiaddr
 from atoll.daemon.errors import AtollError, Exit
-from atoll.daemon.status import duration
+from atoll.daemon.status import duration, size
 from atoll.daemon.storage.data_dir import DataDir
+
+if TYPE_CHECKING:
+    from atoll.daemon.storage.shard_files import ShardFiles
+    from atoll.protocol import messages_pb2 as pb
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -27,17 +32,28 @@ def seconds_of(text: str) -> float:
 def init(arguments: argparse.Namespace) -> int:
     """`atoll init NAME`"""
     from atoll.daemon.genesis import NewSwarm, make_swarm
+    from atoll.protocol.manifest import is_base_url
+    from atoll.protocol.shards import MAX_SHARD_BYTES
 
     folder = DataDir(data_dir_of(arguments.data_dir))
     for address in arguments.bootstrap:
         if not is_multiaddr(address) or "/p2p/" not in address:
             raise AtollError(Exit.USAGE, "bad_address", f"{address!r} is no multiaddr with a /p2p/ peer id.")
+    for url in arguments.data_url:
+        if not is_base_url(url):
+            fix = "Write https://host/folder, where the shard files will lie."
+            raise AtollError(Exit.USAGE, "bad_url", f"{url!r} is no https address of a folder.", fix)
+    if not 0 < arguments.shard_mib <= MAX_SHARD_BYTES >> 20:
+        largest = MAX_SHARD_BYTES >> 20
+        raise AtollError(Exit.USAGE, "bad_shard", f"--shard-mib must be more than 0, at most {largest}.")
     folder.create()
     folder.lock()
     wanted = NewSwarm(
         name=arguments.name,
         model=arguments.model,
         data=Path(arguments.data) if arguments.data else None,
+        data_urls=tuple(arguments.data_url),
+        shard_bytes=max(1, int(arguments.shard_mib * (1 << 20))),
         bootstrap=tuple(arguments.bootstrap),
         inner_steps=arguments.inner_steps,
         batch=arguments.batch,
@@ -50,9 +66,75 @@ def init(arguments: argparse.Namespace) -> int:
     manifest = make_swarm(folder, wanted, int(time.time()))
     body = manifest.body
     print(f"Swarm {body.name} ({manifest.swarm_id.hex()[:16]}) is made in {folder.root}.")
-    print(f"It trains {body.parameters:,} parameters on {body.data.name or 'data of each node'}.")
+    print(f"It trains {body.parameters:,} parameters on {_described(body.data)}.")
     print(f"Organiser key {manifest.organiser_fingerprint}; keep {folder.organiser} safe.")
+    if body.data.urls:
+        print("Put the files of `atoll shards --out FOLDER` where the manifest's data.urls say.")
     print("Next: `atoll run`, then `atoll ticket` for everyone who takes part.")
+    return int(Exit.OK)
+
+
+def _described(data: pb.Data) -> str:
+    """The data of a swarm in a few words."""
+    if not data.shards:
+        return "data of each node"
+    count = len(data.shards) - 1
+    return f"{data.name} ({size(data.size_bytes)} in {count} shard{'s' if count > 1 else ''})"
+
+
+def shards(arguments: argparse.Namespace) -> int:
+    """`atoll shards [--out FOLDER]`"""
+    from atoll.daemon.storage.shard_files import ShardFiles
+
+    folder = DataDir(data_dir_of(arguments.data_dir))
+    data = folder.load_manifest().body.data
+    if not data.shards:
+        raise AtollError(Exit.USAGE, "own_data", "Each node of this swarm brings its own data.")
+    files = ShardFiles(folder.shards, data.shards)
+    if arguments.out:
+        return _copy_shards(files, Path(arguments.out))
+    facts = [
+        {
+            "shard": index,
+            "for": "validation" if index == files.validation else "training",
+            "size_bytes": length,
+            "sha256": digest.hex(),
+            "here": files.path(index).exists(),
+        }
+        for index, (digest, length) in enumerate(zip(files.digests, files.sizes, strict=True))
+    ]
+    if arguments.json:
+        print(json.dumps({"name": data.name, "urls": list(data.urls), "shards": facts}))
+    else:
+        for fact in facts:
+            here = "here" if fact["here"] else ""
+            print(
+                f"{fact['shard']:>5}  {fact['for']:10}  {fact['size_bytes']:>12,}  {fact['sha256']}  {here}"
+            )
+    return int(Exit.OK)
+
+
+def _copy_shards(files: ShardFiles, folder: Path) -> int:
+    """Copies all shards to a folder, each checked on its way."""
+    from atoll.daemon.data_sources import LocalSource, Unavailable
+    from atoll.daemon.storage.shard_files import ShardFiles as Files
+
+    copies = Files(folder, files.table)
+    copies.create()
+    source = LocalSource(copies, str(files.folder))
+    for index in range(len(files.table)):
+        if copies.check(index):
+            continue
+        try:
+            source.copy(index)
+        except Unavailable as error:
+            raise AtollError(
+                Exit.TEMPORARY,
+                "shard_missing",
+                f"Shard {index} is not in {files.folder}, or is damaged.",
+                "A node keeps the shards that it reads; the organiser's has all.",
+            ) from error
+    print(f"{len(files.table)} shards are in {folder}.")
     return int(Exit.OK)
 
 
@@ -132,5 +214,6 @@ def manifest(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(facts))
     else:
+        facts.get("data", {}).pop("shards", None)  # `atoll shards` lists them
         print(json.dumps(facts, indent=2))
     return int(Exit.OK)

@@ -67,7 +67,8 @@ def join(arguments: argparse.Namespace) -> int:
         raise AtollError(
             Exit.USAGE,
             "other_swarm",
-            f"{folder.root} belongs to another swarm.",
+            f"{folder.root} belongs to another swarm: {folder.load_manifest().swarm_id.hex()[:16]}, "
+            f"the ticket is for {ticket.swarm_id.hex()[:16]}.",
             "Give this one its own --data-dir.",
         )
     known = folder.node_facts().get("peers", [])
@@ -113,13 +114,15 @@ def consent_card(manifest: SwarmManifest) -> str:
     body = manifest.body
     payload = CODECS[body.rounds.codec].bound(256) / 256 * body.total_values
     memory = 4 * body.total_values * 8
+    text = f", and up to {size(body.data.size_bytes)} for text (data_cap)" if body.data.shards else ""
+    source = f", fetched from peers or {', '.join(body.data.urls)}" if body.data.urls else ""
     per_round = f"per round of {body.inner.steps} inner steps"
     return f"""
   Swarm      {body.name}  ({manifest.swarm_id.hex()[:16]})
   Organiser  {manifest.organiser_fingerprint}
-  Trains     a model of {body.parameters:,} parameters on {body.data.name or "each node's own data"}
+  Trains     a model of {body.parameters:,} parameters on {body.data.name or "each node's own data"}{source}
   Memory     about {size(memory)} for parameters and optimizer, and what PyTorch needs
-  Disk       about {size(3 * 8 * body.total_values)}
+  Disk       about {size(3 * 8 * body.total_values)}{text}
   Traffic    up to {size(2 * payload)} each way {per_round}
   Others see your node's id, address, speed and averaged updates; not your files
 """

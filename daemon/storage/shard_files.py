@@ -52,6 +52,7 @@ class ShardFiles:
 
     def __init__(self, folder: Path, table: Sequence[pb.DataShard]) -> None:
         self.folder = folder
+        self.table = tuple(table)
         self.digests = tuple(bytes(shard.digest) for shard in table)
         self.sizes = tuple(int(shard.size_bytes) for shard in table)
         self.validation = len(table) - 1

@@ -72,6 +72,36 @@ def test_a_new_swarm_and_its_ticket(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "atoll run" in capsys.readouterr().err
 
 
+def test_a_text_in_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, where, out = tmp_path / "text.txt", ["--data-dir", str(tmp_path / "a")], tmp_path / "web"
+    text.write_bytes(bytes(range(256)) * 400)
+    urls = ["https://example.org/lab", "https://example.net/"]
+    command = ["init", "lab", *where, "--data", str(text), "--shard-mib", "0.04"]
+    tiny = ["--shard-mib", "0.00001", "--data-dir", str(tmp_path / "b")]
+    for wrong in (["--data-url", "http://example.org"], ["--shard-mib", "0"], tiny):
+        assert main([*command, *wrong]) == 2
+    assert "https" in capsys.readouterr().err
+    assert main([*command, *(word for url in urls for word in ("--data-url", url))]) == 0
+    assert "text.txt (102.4 kB in 3 shards)" in capsys.readouterr().out
+    assert main(["shards", "--json", *where]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert (listed["name"], listed["urls"]) == ("text.txt", urls)
+    assert [s["size_bytes"] for s in listed["shards"]] == [32426, 32427, 32427, 5120]
+    for _ in range(2):
+        assert main(["shards", "--out", str(out), *where]) == 0
+    assert b"".join((out / s["sha256"]).read_bytes() for s in listed["shards"]) == text.read_bytes()
+    assert main(["shards", *where]) == 0 and main(["manifest", "show", *where]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(listed["shards"][0]["sha256"]) == 1 and "validation" in shown
+    folder = DataDir(tmp_path / "a")
+    card = consent_card(folder.load_manifest())
+    assert "example.net" in shown and "102.4 kB for text" in card and urls[0] in card
+
+    folder.shards.joinpath(listed["shards"][1]["sha256"]).write_bytes(b"rotten")
+    assert main(["shards", "--out", str(tmp_path / "other"), *where]) == 75
+    assert "Shard 1" in capsys.readouterr().err
+
+
 def test_all_built_in_sizes_have_defaults() -> None:
     assert DEFAULTS.keys() == SIZES.keys()
 

@@ -39,6 +39,7 @@ def test_every_setting_is_documented() -> None:
         ({"ATOLL_NAT_PORT_MAP": "perhaps"}, "", "nat_port_map"),
         ({"ATOLL_BOOTSTRAP": "localhost"}, "", "multiaddr"),
         ({"ATOLL_SHARD": "3/3"}, "", "INDEX/COUNT"),
+        ({"ATOLL_DATA_CAP": "-1"}, "", "data_cap"),
         ({}, "port = true", "port"),
         ({}, "log_format = 3", "log_format"),
         ({}, 'log_level = "loud"', "log_level"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from atoll.daemon.events import Events
 from atoll.daemon.neighbours import Hooks, Neighbours
 from atoll.peers import routing
-from atoll.peers.links import LinkLost
+from atoll.peers.links import LinkLost, LinkRefused
 from atoll.peers.p2pd import Host
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import SwarmManifest
@@ -78,6 +78,37 @@ async def trio(
         await node.neighbours.links.dial(f.id)
     yield a, b, f
     for node in (a, b, f):
+        assert node.beats is not None
+        node.beats.cancel()
+        await asyncio.gather(node.beats, return_exceptions=True)
+        await node.neighbours.close("bye")
+
+
+@pytest.mark.parametrize(
+    ("what", "part", "change"),
+    [
+        ("parameter schema", "schema_digest", b"o" * 32),
+        ("data", "data", pb.Data(digest=b"o" * 32)),
+    ],
+)
+async def test_a_node_of_another_schema_or_other_data_is_refused_with_both_named(
+    hosts: Hosts, tmp_path: Path, what: str, part: str, change: bytes | pb.Data
+) -> None:
+    """Neither can happen to nodes that hold one manifest: it names both. A forged or broken one can."""
+    manifest = make_manifest(keyring(0), 1)
+    body = pb.Manifest(**({field.name: v for field, v in manifest.body.ListFields()} | {part: change}))
+    a = await make(hosts, "a", manifest, tmp_path)
+    b = await make(hosts, "b", replace(manifest, body=body), tmp_path)
+    await connect(a.host, b.host)
+    mine = manifest.body.schema_digest if part == "schema_digest" else b""
+    for one, other, its, own in ((a, b, mine, b"o" * 32), (b, a, b"o" * 32, mine)):
+        with pytest.raises(LinkRefused) as caught:
+            await one.neighbours.links.dial(other.id)
+        # It is the other one that refuses: "its" is ours, and what it is not is the other's.
+        said = f"its {what} {its.hex()[:16] or 'none'} is not {own.hex()[:16] or 'none'}"
+        assert said in str(caught.value)
+        assert not other.neighbours.links.peers
+    for node in (a, b):
         assert node.beats is not None
         node.beats.cancel()
         await asyncio.gather(node.beats, return_exceptions=True)

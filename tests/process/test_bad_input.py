@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from atoll.daemon.storage import checkpoint
+from atoll.daemon.storage.data_dir import DataDir
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import ticket as tickets
 
@@ -98,7 +99,9 @@ def test_a_data_dir_in_use(start: Start, swarm: Path) -> None:
 
 def test_no_swarm_and_another_swarm(tmp_path: Path, swarm: Path) -> None:
     assert "atoll join" in refused(2, "run", "--data-dir", str(tmp_path / "empty"))
-    assert "another swarm" in refused(2, "join", a_ticket(), "--yes", "--data-dir", str(swarm))
+    said = refused(2, "join", a_ticket(), "--yes", "--data-dir", str(swarm))
+    mine = DataDir(swarm).load_manifest().swarm_id.hex()[:16]
+    assert "another swarm" in said and mine in said and (b"s" * 8).hex() in said
     assert "already" in refused(2, "init", "lab", "--data-dir", str(swarm))
 
 
@@ -110,6 +113,8 @@ def test_no_swarm_and_another_swarm(tmp_path: Path, swarm: Path) -> None:
         (["--bootstrap", "example.org"], "multiaddr"),
         (["--inner-steps", "100001"], "inner.steps"),
         (["--lr", "nan"], "inner.lr"),
+        (["--data-url", "ftp://example.org"], "https"),
+        (["--shard-mib", "0"], "--shard-mib"),
     ],
 )
 def test_a_swarm_that_makes_no_sense(tmp_path: Path, arguments: list[str], word: str) -> None:
