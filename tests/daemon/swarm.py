@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from atoll.protocol.outer import Float32
 from atoll.protocol.round import RoundConfig, RoundMachine
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ParameterSchema
+from atoll.protocol.shards import table_digest, training_sizes
 from atoll.protocol.signing import Ed25519Keyring
 
 SCHEMA = ParameterSchema.of([("embed", (40, 64)), ("weight", (50, 30)), ("bias", (5,))])
@@ -44,13 +45,17 @@ def genesis_parameters() -> Float32:
     return flat
 
 
-def make_manifest(first: Ed25519Keyring, min_peers: int) -> SwarmManifest:
+def make_manifest(first: Ed25519Keyring, min_peers: int, sizes: Sequence[int] = ()) -> SwarmManifest:
+    """`sizes`: of the shards of its data; none: each node has its own."""
+    table = [pb.DataShard(digest=bytes([n]) * 32, size_bytes=size) for n, size in enumerate(sizes)]
+    data = pb.Data(name="text", shards=table, size_bytes=sum(sizes), digest=table_digest(table))
     body = pb.Manifest(
         format=1,
         name="test",
         sequence=1,
         protocol=pb.ProtocolRange(lowest=1, highest=1),
-        model=pb.Model(kind="own"),
+        model=pb.Model(kind="gpt" if sizes else "own"),
+        data=data if sizes else None,
         inner=pb.Inner(steps=10, lr=1e-3, total_steps=1, schedule="constant", batch=1, beta1=0.9, beta2=0.99),
         outer=pb.Outer(momentum=0.9, lr_by_contributors=[0.4, 0.6]),
         rounds=pb.Rounds(
@@ -107,7 +112,10 @@ class Member:
             parameters = genesis_parameters()
             head = genesis_head(manifest)
             zeros = np.zeros_like(parameters)
-            checkpoint.save(folder / "checkpoints", manifest.swarm_id, head, SCHEMA, parameters, zeros)
+            read = (0,) * len(training_sizes(manifest.body.data))
+            checkpoint.save(
+                folder / "checkpoints", manifest.swarm_id, head, SCHEMA, parameters, zeros, read=read
+            )
         rounds = RoundLog(folder / "rounds", manifest.chunks, "int8")
         vector = np.zeros(SCHEMA.total, np.float32)
         self.state = OuterState(manifest, SCHEMA, vector, folder / "checkpoints", rounds)
@@ -152,10 +160,10 @@ class Member:
         self.reports.append(report)
         self.swarm.news.set()
 
-    def train(self, delta: Float32, tokens: int) -> None:
+    def train(self, delta: Float32, tokens: int, shard: int = 0) -> None:
         """Local parameters = committed − delta; then it is ready."""
         np.subtract(self.state.parameters, delta, out=self.snapshot)
-        self.driver.feed(t.LocalReady(tokens, 10))
+        self.driver.feed(t.LocalReady(tokens, 10, shard=shard))
 
     @property
     def bits(self) -> tuple[bytes, bytes]:
@@ -165,9 +173,11 @@ class Member:
 class Swarm:
     """Members that all know each other; `cut` holds pairs that can't reach each other."""
 
-    def __init__(self, folder: Path, count: int, min_peers: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, count: int, min_peers: int | None = None, sizes: Sequence[int] = ()
+    ) -> None:
         self._keys = [keyring(i) for i in range(count)]
-        self.manifest = make_manifest(self._keys[0], min_peers or count)
+        self.manifest = make_manifest(self._keys[0], min_peers or count, sizes)
         self.cut: set[frozenset[bytes]] = set()
         self.spoiled: set[bytes] = set()
         self.news = asyncio.Event()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,8 @@ Make = Callable[..., Swarm]
 async def make(tmp_path: Path) -> AsyncIterator[Make]:
     swarms: list[Swarm] = []
 
-    def begin(count: int, min_peers: int | None = None) -> Swarm:
-        swarms.append(Swarm(tmp_path / "swarm", count, min_peers))
+    def begin(count: int, min_peers: int | None = None, sizes: Sequence[int] = ()) -> Swarm:
+        swarms.append(Swarm(tmp_path / "swarm", count, min_peers, sizes))
         return swarms[-1]
 
     yield begin
@@ -82,6 +82,28 @@ async def test_many_rounds_and_a_restart_from_disk(make: Make, tmp_path: Path) -
     assert again.bits == swarm.members[0].bits
     assert again.state.head == swarm.members[0].state.head
     await again.driver.close()
+
+
+async def test_the_cursor_is_the_same_everywhere_and_after_a_restart(make: Make) -> None:
+    swarm = make(3, sizes=(1000, 1000, 50))
+    for version in range(1, 4):
+        for number, member in enumerate(swarm.members):
+            member.train(delta(10 * version + number), 100 * (number + 1), shard=number % 2)
+        await swarm.version(version)
+        assert {m.state.read for m in swarm.members} == {(400 * version, 200 * version)}
+    member = swarm.members[1]
+    await member.driver.on_disk(member.state.save_if_due, True)
+    for lost in (3, 2):
+        again = Member(member.folder, swarm._keys[1], swarm)
+        assert (again.state.read, again.state.head) == (member.state.read, member.state.head)
+        await again.driver.close()
+        # Next time the commits are replayed on an older checkpoint.
+        checkpoint.path_of(member.folder / "checkpoints", lost).unlink()
+    where, manifest = member.folder / "checkpoints", swarm.manifest
+    parameters, momentum = member.state.parameters, member.state.momentum
+    checkpoint.save(where, manifest.swarm_id, member.state.head, SCHEMA, parameters, momentum, 30, (1, 2, 3))
+    with pytest.raises(checkpoint.CheckpointError, match="other data"):
+        member.state.adopt(checkpoint.path_of(where, 3))
 
 
 async def test_all_hold_the_same_states_and_any_of_them_is_served(make: Make, tmp_path: Path) -> None:

@@ -204,6 +204,7 @@ REFUSED_PLANS = [
     ("impossible number of tokens", lambda p: setattr(p.contributors[0], "tokens", MAX_TOKENS + 1)),
     ("weights", lambda p: setattr(p.contributors[0], "weight", 99)),
     ("did not offer", lambda p: (setattr(p.contributors[0], "tokens", 101), _reweigh(p))),
+    ("did not offer", lambda p: setattr(p.contributors[0], "shard", 1)),
     ("owners", lambda p: p.owners.append(0)),
     ("owners", lambda p: p.owners.__setitem__(0, 2)),
     ("codec", lambda p: setattr(p, "codec", "fp32")),
