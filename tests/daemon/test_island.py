@@ -166,6 +166,26 @@ async def test_what_a_missed_chunk_carries_is_accepted_with_the_next_offer(rig: 
     assert (account.accepted, account.carried) == (4 * 700, 0) and account.balanced()
 
 
+async def test_it_reads_elsewhere_only_when_it_carries_nothing(rig: Rig) -> None:
+    """What an offer holds was all read from the shard that it names."""
+    rig.place = Place((1, 2), 5, "/texts/five")
+    await rig.ready(400)
+    rig.island.committed([(commit(4, 1, [True, True, False, True]), b"e" * 32)], Head(4, b"e" * 32, (ME,)))
+    told = await rig.hears()
+    assert isinstance(told, ch.Committed) and (told.shard, told.text) == ((0, 1), None)
+    rig.driver.state.head = Head(4, b"e" * 32, (ME,))
+    rig.says(ch.Merged(4, None))
+    rig.says(ch.Ready(10, 300, 2.5))
+    assert (await rig.fed(t.LocalReady)).shard == 0
+    rig.island.committed([(commit(5, 2, [True] * 4, b"e" * 32), b"f" * 32)], Head(5, b"f" * 32, (ME,)))
+    told = await rig.hears()
+    assert isinstance(told, ch.Committed) and (told.shard, told.text) == ((1, 2), "/texts/five")
+    rig.driver.state.head = Head(5, b"f" * 32, (ME,))
+    rig.says(ch.Merged(5, None))
+    rig.says(ch.Ready(10, 400, 2.5))
+    assert await rig.fed(t.LocalReady) == t.LocalReady(400, 10, 3, 5)
+
+
 async def test_an_offer_is_told_only_when_the_books_hold_it(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
