@@ -124,10 +124,9 @@ class Reader:
         if self._fixed is not None:
             reading = shards.fixed(read, self._sizes, self._seed, *self._fixed)
             return reading, [reading.shard]
-        nodes = self._training()
-        reading = shards.assign(read, self._sizes, nodes, self._seed)[self._me]
-        following = shards.upcoming(read, self._sizes, nodes, self._seed, self._me)
-        return reading, list(dict.fromkeys([reading.shard, following]))
+        plan = shards.assign(read, self._sizes, self._training(), self._seed)
+        following = shards.upcoming(read, self._sizes, plan, self._seed, self._me)
+        return plan[self._me], list(dict.fromkeys([plan[self._me].shard, following]))
 
 
 class _Node(Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from atoll.protocol import messages_pb2 as pb
@@ -105,17 +105,16 @@ def assign(
 
 
 def upcoming(
-    read: Sequence[int], sizes: Sequence[int], nodes: Collection[bytes], seed: int, me: bytes
+    read: Sequence[int], sizes: Sequence[int], now: Mapping[bytes, Reading], seed: int, me: bytes
 ) -> int:
     """The shard that `me` is likely to read next, as far as one can know: for fetching it in time.
 
-    Shards that have less of their lap left than the one of `me` are done by then.
+    `now`: what `assign` says. Shards that have less of their lap left than that of `me` are done by then.
     """
-    now = assign(read, sizes, nodes, seed)
     left = {r.shard: sizes[r.shard] - read[r.shard] % sizes[r.shard] for r in now.values()}
     mine = left[now[me].shard]
     then = [count + left[s] if left.get(s, mine + 1) <= mine else count for s, count in enumerate(read)]
-    return assign(then, sizes, nodes, seed)[me].shard
+    return assign(then, sizes, now, seed)[me].shard
 
 
 def fixed(read: Sequence[int], sizes: Sequence[int], seed: int, index: int, count: int) -> Reading:
