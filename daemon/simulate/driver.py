@@ -247,8 +247,7 @@ class Driver:
     def _decide(self, effect: t.Apply) -> None:
         """The commit is decided: a disk that refuses is tried again, for there is no way back."""
         node = self._node
-        if node.liar is None:
-            node.oracle.decided(node, effect)
+        node.oracle.decided(node, effect)
         self.on_disk(
             lambda: node.store.decide(effect.commit, effect.votes),
             lambda _: self._apply(effect),

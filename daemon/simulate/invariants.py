@@ -62,6 +62,7 @@ class Oracle:
     commits: dict[bytes, Known] = field(default_factory=dict)
     bits: dict[bytes, bytes] = field(default_factory=dict)
     certified: dict[bytes, bytes] = field(default_factory=dict)
+    vouched: set[bytes] = field(default_factory=set)  # certified as any node has seen it, a liar among them
     votes: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
     offers: dict[tuple[bytes, bytes, int], tuple[int, ...]] = field(default_factory=dict)
     ended: set[tuple[bytes, int, bytes]] = field(default_factory=set)
@@ -114,11 +115,14 @@ class Oracle:
         counted = len(votes & set(parent.electorate))
         if chain.is_majority(counted, len(parent.electorate)) != effect.certified:
             raise Violation("certified", "the votes do not say what the machine says")
-        if effect.certified:
+        if effect.certified and node.id in self.honest:
             self.certify(parent.digest, chain.next_digest(parent.digest, body))
+        elif effect.certified:
+            self.vouched.add(chain.next_digest(parent.digest, body))
 
     def certify(self, parent: bytes, digest: bytes) -> None:
         """Some node holds this commit for certified."""
+        self.vouched.add(digest)
         if self.certified.setdefault(parent, digest) != digest:
             raise Violation("one certified commit", "two different certified commits have one parent")
 
@@ -179,7 +183,7 @@ class Oracle:
         for link in reversed(theirs):
             own = ours.get(link.version)
             if own is not None and own.digest != link.digest:
-                if own.certified and not (link.certified or link.digest in self.certified.values()):
+                if own.certified and not (link.certified or link.digest in self.vouched):
                     raise Violation("fork choice", f"{node.name} leaves a certified commit for another")
                 return
 

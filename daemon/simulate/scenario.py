@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from atoll.daemon.simulate import liar
 from atoll.daemon.simulate.node import Traits
 
-QUIET_AT_S = 32.0
+QUIET_AT_S = 44.0
 """All faults are over by then."""
 KINDS = {
     "kill": 4,
