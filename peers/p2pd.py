@@ -228,16 +228,22 @@ def _socket_folder(run_dir: Path) -> Path:
     place = run_dir.absolute() / "p2p"
     if place.is_symlink():
         left = place.readlink()
-        if left.name.startswith(_TEMPORARY) and left.parent == Path(tempfile.gettempdir()):
+        if left.name.startswith(_TEMPORARY) and left.parent in _temporary_folders():
             shutil.rmtree(left, ignore_errors=True)
         place.unlink()
     shutil.rmtree(place, ignore_errors=True)
     if len(os.fsencode(run_dir.absolute())) + 40 <= _MAX_SOCKET_PATH:
         place.mkdir(mode=0o700)
         return place
-    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+    # The temporary folder of a test or of a user may be as long; then the system's own.
+    short = [f for f in _temporary_folders() if len(os.fsencode(f)) + 60 <= _MAX_SOCKET_PATH]
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=short[0] if short else None))
     place.symlink_to(folder)
     return folder
+
+
+def _temporary_folders() -> list[Path]:
+    return [Path(tempfile.gettempdir()), Path("/tmp")]
 
 
 async def _until_up(process: asyncio.subprocess.Process) -> None:

@@ -65,6 +65,21 @@ async def test_a_folder_with_a_long_path_still_works(tmp_path: Path):
     assert not folder.exists()
 
 
+async def test_a_temporary_folder_with_a_long_path_still_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    long = tmp_path / ("x" * 60) / ("y" * 60)
+    long.mkdir(parents=True)
+    monkeypatch.setattr(p2pd.tempfile, "tempdir", str(long))
+    key = tmp_path / "key"
+    identity.create(key)
+    host = await Host.start(key, [LOOPBACK], long / "run")
+    folder = host._running.folder
+    assert long not in folder.parents and folder.exists()
+    await host.close()
+    assert not folder.exists() and list(long.iterdir()) == [long / "run"]
+
+
 async def test_what_a_kill_left_in_the_temporary_folder_goes_with_the_next_start(tmp_path: Path):
     run_dir = tmp_path / ("x" * 60) / ("y" * 60)
     left = p2pd._socket_folder(run_dir)
