@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from google.protobuf.message import DecodeError
 
 from atoll.daemon.simulate import facts
 from atoll.daemon.simulate.engine import Violation
 from atoll.daemon.simulate.store import Store
+from atoll.daemon.storage.round_log import RoundLogError
 from atoll.daemon.training import rebase
+from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.accounts import AccountError, TokenAccount
+from atoll.protocol.chain import next_digest
 from atoll.protocol.ledger import Ledger, Offer
 
 ACCOUNT = Path("account.json")
@@ -50,15 +54,28 @@ class Island:
             self.ledger = Ledger.from_json(json.loads(self._store.disk.read(ACCOUNT)))
         except FileNotFoundError:
             self.ledger = Ledger(facts.COUNT)
-        self.account.drop("lost")
+        self.ledger.begin_life()  # before anything is booked: what comes back now is of an earlier life
         self.ledger.reconcile(self._store.window())
+        # Booking is idempotent; by version alone, commits of a chain just taken over would be missed.
         for link in reversed(self._store.chain):
-            record = self._store.log.read(link.version) if link.version > self.ledger.at else None
-            if record is not None:
-                self._book(pb.Commit.FromString(record.commit.body), link.digest)
+            commit = self._kept(link)
+            if commit is not None:
+                self._book(commit, link.digest)
         self.ledger.at = self._store.head.version
         self.begin()
         self.save()
+
+    def _kept(self, link: forks.Link) -> pb.Commit | None:
+        """A commit of this chain, if the log still has it as it was."""
+        try:
+            record = self._store.log.read(link.version)
+            commit = pb.Commit.FromString(record.commit.body) if record is not None else None
+        except (RoundLogError, DecodeError):
+            return None
+        if record is None or commit is None:
+            return None
+        made = next_digest(commit.session.parent, record.commit.body)
+        return commit if made == link.digest else None
 
     def begin(self) -> None:
         """The trainer starts afresh from the committed parameters; what it carried is lost."""
