@@ -30,7 +30,7 @@ class AccountBook:
             events.emit("disk", f"A new token account is begun: {error}.")
             ledger = Ledger(chunks)
         # What was carried when the last run ended was in a trainer that is gone.
-        ledger.account.drop("lost")
+        ledger.begin_life()
         self.ledger = ledger
         self._changed = False
 
@@ -38,8 +38,7 @@ class AccountBook:
         """Books what commits on this disk accepted and the last run did not; drops what is in no chain."""
         self.ledger.reconcile({link.version: link.digest for link in outer.chain})
         for commit, digest in outer.kept_commits():
-            if commit.version <= self.ledger.at:
-                continue
+            # All of them: the chain may be another one than that whose versions are booked.
             try:
                 self.ledger.book(commit, digest, me)
             except AccountError as error:
