@@ -204,6 +204,24 @@ class ChecklistStep(TypedDict):
     detail: str
 
 
+class Link(TypedDict):
+    """One commit of the chain that this node follows."""
+
+    version: int
+    digest: str
+    certified: bool
+
+
+class SessionView(TypedDict):
+    """The session under way."""
+
+    leader: str
+    """Node id."""
+    view: int
+    phase: str
+    """`exchange` or `commit`."""
+
+
 class State(TypedDict):
     """The whole snapshot, `GET /api/v1/state`."""
 
@@ -229,6 +247,8 @@ class State(TypedDict):
     version: int
     digest: str
     certified: bool
+    chain: list[Link]
+    """The last commits, the newest (this head) first; 16 at most."""
     loss: float | None
     """Train loss, mean over the last inner phase, nats per token."""
     val_loss: float | None
@@ -244,6 +264,7 @@ class State(TypedDict):
     """Tokens in accepted updates, since the run's start."""
     token_account: TokenAccount
     phase: Phase
+    session: SessionView | None
     device: str
     parameters: int
     memory_bytes: int | None
