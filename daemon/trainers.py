@@ -79,6 +79,7 @@ class Trainer:
         self._merged = asyncio.Event()
         self._merged.set()
         self._stopping = False
+        self._greeted = False
 
     @property
     def pid(self) -> int | None:
@@ -123,6 +124,7 @@ class Trainer:
                 except ChannelError as error:
                     reason = f"the trainer sent something unreadable: {error}"
                     break
+                self._greeted = True
                 if isinstance(message, Merged):
                     self._unmerged = max(0, self._unmerged - 1)
                     if not self._unmerged:
@@ -162,6 +164,9 @@ class Trainer:
         """Ends the trainer at its next step; a trainer that does not end is killed."""
         self._stopping = True
         self.send(channel.Stop(save=save))
+        if not self._greeted and self._process is not None and self._process.returncode is None:
+            # It still loads its libraries, and has nothing to save.
+            self._process.kill()
         if self._reader is not None:
             _, late = await asyncio.wait([self._reader], timeout=STOP_TIMEOUT_S)
             if late and self._process is not None:
