@@ -214,11 +214,15 @@ class Swarm:
         self.oracle.quiet = True
 
     def _agree(self, before: set[bytes]) -> bool:
-        """All live honest nodes are at one head that ends with commits certified since the faults."""
+        """All live honest nodes are at one head that ends with commits certified since the faults.
+
+        In the middle of a download a node may have that head by chance, and its books follow only at the end.
+        """
         head = None
         for node in self.nodes:
             if node.alive and node.liar is None:
-                if not node.running or head not in (None, node.store.head.digest):
+                settled = node.running and not node.recovery.fetching
+                if not settled or head not in (None, node.store.head.digest):
                     return False
                 head = node.store.head.digest
         for _ in range(ROUNDS_AFTER):

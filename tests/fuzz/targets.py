@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from google.protobuf.message import DecodeError
 
+from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.checkpoint import CheckpointError
 from atoll.daemon.storage.round_log import RoundLogError, parse_record
@@ -36,7 +37,6 @@ from atoll.protocol.round import types as t
 
 from ..daemon.swarm import keyring, make_manifest
 from ..protocol.bench import FIRST, HEAD, SECOND, THIRD, Bench, commit_event, result
-from ..protocol.fakes import FakeKeyring
 
 Target = Callable[[bytes], None]
 SWARM = b"s" * 32

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.peers.routing import MAX_INDIRECT, PATIENCE_S, REPLAY_WINDOW, Router, RoutingError
 from atoll.protocol import messages_pb2 as pb
-
-from ..protocol.fakes import FakeKeyring
 
 KEYS = {name: FakeKeyring(name) for name in ("a", "b", "f", "x")}
 A, B, F, X = (KEYS[name].peer_id for name in ("a", "b", "f", "x"))

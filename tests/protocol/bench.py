@@ -7,13 +7,14 @@ import math
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head, leader_rank
 from atoll.protocol.round import RoundConfig, RoundMachine
 from atoll.protocol.round import types as t
 from atoll.protocol.round.plan import make_plan
 
-from .fakes import FakeKeyring, event_of
+from .fakes import event_of
 from .swarm import SWARM, genesis
 
 E = TypeVar("E")

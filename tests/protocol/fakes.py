@@ -1,33 +1,12 @@
-"""A keyring without cryptography, and what a driver makes of frames: for machines in tests."""
+"""What a driver makes of frames: for machines in tests."""
 
 from __future__ import annotations
 
 import hashlib
 
+from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.round import types as t
-from atoll.protocol.signing import SIGNATURE_BYTES, peer_id_of
-
-
-class FakeKeyring:
-    """Signs with a hash: the sizes of Ed25519, none of its cost. Not secret, but nobody lies by chance."""
-
-    def __init__(self, name: str) -> None:
-        self._peer = peer_id_of(hashlib.sha256(name.encode()).digest())
-
-    @property
-    def peer_id(self) -> bytes:
-        return self._peer
-
-    def sign(self, kind: str, body: bytes) -> pb.Signed:
-        return pb.Signed(body=body, signer=self._peer, signature=_seal(kind, self._peer, body))
-
-    def verify(self, kind: str, signed: pb.Signed) -> bool:
-        return bool(signed.signature == _seal(kind, signed.signer, signed.body))
-
-
-def _seal(kind: str, signer: bytes, body: bytes) -> bytes:
-    return hashlib.sha512(kind.encode() + b"\0" + signer + body).digest()[:SIGNATURE_BYTES]
 
 
 def event_of(keyring: FakeKeyring, sender: bytes, frame: pb.Frame, payload: bytes = b"") -> t.Event:

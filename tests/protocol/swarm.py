@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.protocol import chain
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
@@ -27,7 +28,7 @@ from atoll.protocol.round import RoundConfig, RoundMachine
 from atoll.protocol.round import types as t
 from atoll.protocol.round.commit import electorate
 
-from .fakes import FakeKeyring, event_of
+from .fakes import event_of
 
 SWARM = hashlib.sha256(b"swarm").digest()
 OUTCOMES = ("certified", "provisional", "aborted", "missed")

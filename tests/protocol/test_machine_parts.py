@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.round import types as t
@@ -38,7 +39,6 @@ from atoll.protocol.round.plan import (
 )
 from atoll.protocol.round.stash import Stash, session_of
 
-from .fakes import FakeKeyring
 from .swarm import SWARM, genesis
 
 KEYS = sorted((FakeKeyring(f"part-{k}") for k in range(4)), key=lambda k: k.peer_id)
