@@ -49,6 +49,7 @@ class NewSwarm:
     lr: float | None = None
     total_steps: int | None = None
     min_peers: int = 1
+    missed: str = "keep"
     seed: int = 1
     genesis: Path | None = None
 
@@ -94,7 +95,7 @@ def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManif
         model=model,
         data=data,
         inner=_inner(wanted),
-        outer=pb.Outer(momentum=OUTER_MOMENTUM, lr_by_contributors=OUTER_LR),
+        outer=pb.Outer(momentum=OUTER_MOMENTUM, lr_by_contributors=OUTER_LR, missed=wanted.missed),
         rounds=pb.Rounds(
             chunk_values=default_chunk_values(schema.total),
             codec="int8",

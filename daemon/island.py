@@ -67,6 +67,7 @@ class Island:
         make_welcome: Callable[[], ch.Welcome],
         launch: Callable[[Trainer], Awaitable[None]],
         may_restart: bool,
+        resets: bool,
         bug: Callable[[str], None],
         last_version: int = 0,
     ) -> None:
@@ -97,6 +98,7 @@ class Island:
         self._make_welcome = make_welcome
         self._launch = launch
         self._may_restart = may_restart
+        self._resets = resets
         self._bug = bug
         self._last_version = last_version
         self._trainer: Trainer | None = None
@@ -325,21 +327,27 @@ class Island:
             return
         if contributed:
             self.phase.step = 0
+        others = [n for n in range(len(self._chunks)) if n not in mine or not contributed]
+        if self._resets:
+            # The trainer takes the committed parameters there: what it learned since the last anchor is gone.
+            self.account.drop("expired", others)
         if not any(self.account.pending):
             # What is carried was read here: an offer names one shard, so it stays until a commit has it all.
             self._place = self._find_place()
-        others = [n for n in range(len(self._chunks)) if n not in mine or not contributed]
-        self._send(
-            ch.Committed(
-                version=head.version,
-                steps=self._steps,
-                shard=self._place.part,
-                keep=self._spans(others),
-                contributed=contributed,
-                evaluate=self._evaluates(head.version),
-                text=self._place.text,
+        if self._resets and not contributed:
+            self.begin()
+        else:
+            self._send(
+                ch.Committed(
+                    version=head.version,
+                    steps=self._steps,
+                    shard=self._place.part,
+                    keep=self._spans(others),
+                    contributed=contributed,
+                    evaluate=self._evaluates(head.version),
+                    text=self._place.text,
+                )
             )
-        )
         if mine and self.finishing:
             self.finishing = False
             self.pause("it has finished: its last contribution was accepted")

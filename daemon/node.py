@@ -370,6 +370,7 @@ class Node:
             lambda: welcome(manifest, self.settings, self.folder, memory, reader.validation, me),
             self._launch_trainer,
             may_restart=self._trainer_socket is None,
+            resets=body.outer.missed == "reset",
             bug=lambda text: self._trouble("bug", text),
             last_version=self.settings.rounds,
         )

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from atoll.daemon.training import channel
-from atoll.daemon.training.channel import Begin, Committed, FromDaemon, FromTrainer, Merged
+from atoll.daemon.training.channel import Begin, Committed, FromDaemon, FromTrainer, Merged, Progress, Ready
 from atoll.daemon.training.errors import ChannelError
 from atoll.peers.process import die_with_parent
 
@@ -75,7 +75,8 @@ class Trainer:
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._unmerged = 0
+        self._sent = self._answered = 0  # of Begin and Committed, each of which Merged answers
+        self._begun = 0  # which of them was the last Begin
         self._merged = asyncio.Event()
         self._merged.set()
         self._stopping = False
@@ -106,7 +107,8 @@ class Trainer:
         if self._writer is None or self._writer.is_closing():
             return
         if isinstance(message, Begin | Committed):
-            self._unmerged += 1
+            self._sent += 1
+            self._begun = self._sent if isinstance(message, Begin) else self._begun
             self._merged.clear()
         self._writer.write(channel.encode(message))
 
@@ -126,15 +128,26 @@ class Trainer:
                     break
                 self._greeted = True
                 if isinstance(message, Merged):
-                    self._unmerged = max(0, self._unmerged - 1)
-                    if not self._unmerged:
+                    self._answered = min(self._answered + 1, self._sent)
+                    if self._answered == self._sent:
                         self._merged.set()
-                self._message(message)
+                if not self._is_past(message):
+                    self._message(message)
         except ValueError:  # the reader's own limit
             reason = "the trainer sent a line that is too long"
         except OSError as error:
             reason = f"the trainer's channel broke: {error}"
         await self._over(reason)
+
+    def _is_past(self, message: FromTrainer) -> bool:
+        """Whether the trainer said this before it read what it was told last, which made it void.
+
+        A snapshot that a commit has crossed was meant for another anchor; the trainer says Ready anew after
+        its next phase. What it counted before a Begin belongs to a life that is over.
+        """
+        if isinstance(message, Ready):
+            return self._answered < self._sent
+        return isinstance(message, Progress) and self._answered < self._begun
 
     def _reader_over(self, task: asyncio.Task[None]) -> None:
         """A bug on our side of the channel must not leave the trainer unheard."""

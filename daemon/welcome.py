@@ -50,4 +50,5 @@ def welcome(
         threads=settings.threads or (1 if body.parameters < SMALL_MODEL else 0),
         state_path=str(folder.trainer / "optimizer.safetensors"),
         device=settings.device,
+        missed=body.outer.missed,
     )

@@ -74,12 +74,13 @@ class TokenAccount:
         self.accepted -= tokens * chunks
         self.orphaned += tokens * chunks
 
-    def drop(self, category: str) -> None:
-        """All carried tokens become `expired` or `lost`."""
+    def drop(self, category: str, chunks: Iterable[int] | None = None) -> None:
+        """All tokens carried, in these chunks or in all, become `expired` or `lost`."""
         if category not in ("expired", "lost"):
             raise AccountError(f"nothing is dropped as {category}")
-        setattr(self, category, getattr(self, category) + self.carried)
-        self.pending = [0] * self.chunks
+        for chunk in range(self.chunks) if chunks is None else chunks:
+            setattr(self, category, getattr(self, category) + self.pending[chunk])
+            self.pending[chunk] = 0
 
     def balanced(self) -> bool:
         return self.produced == self.accepted + self.carried + self.orphaned + self.expired + self.lost

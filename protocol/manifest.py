@@ -30,6 +30,8 @@ MAX_URL_BYTES = 256
 CODEC_NAMES = ("fp32", "int8")
 """Names of the codecs; kept here so that reading a manifest needs no torch (a test compares the two)."""
 SCHEDULES = ("cosine", "constant", "wsd")
+MISSED = ("keep", "rebase", "reset")
+"""What becomes of local progress that a commit does not hold."""
 
 
 class ManifestError(ValueError):
@@ -141,6 +143,8 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
         raise ManifestError("outer.lr_by_contributors needs 1 to 64 values")
     if inner.schedule not in SCHEDULES:
         raise ManifestError(f"inner.schedule {inner.schedule!r} is not one of {', '.join(SCHEDULES)}")
+    if outer.missed not in MISSED:
+        raise ManifestError(f"outer.missed {outer.missed!r} is not one of {', '.join(MISSED)}")
     for name in (rounds.codec, rounds.result_codec):
         if name not in CODEC_NAMES:
             raise ManifestError(f"codec {name!r} is not known here ({', '.join(CODEC_NAMES)} are)")

@@ -118,6 +118,12 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument("--batch", type=int, help="sequences per inner step")
     init.add_argument("--lr", type=float, help="inner learning rate")
     init.add_argument("--total-steps", type=int, help="inner steps of the whole schedule")
+    init.add_argument(
+        "--missed",
+        choices=("keep", "rebase", "reset"),
+        default="keep",
+        help="what becomes of work that missed a round (keep)",
+    )
     init.add_argument("--min-peers", type=int, default=1, help="training nodes needed before round 1 (1)")
     init.add_argument("--seed", type=int, default=1, help="seed of parameters and data order (1)")
     init.add_argument("--genesis", metavar="FILE", help="version 0 of a model of your own (safetensors)")

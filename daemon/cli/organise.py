@@ -59,6 +59,7 @@ def init(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
         lr=arguments.lr,
         total_steps=arguments.total_steps,
+        missed=arguments.missed,
         min_peers=arguments.min_peers,
         seed=arguments.seed,
         genesis=Path(arguments.genesis) if arguments.genesis else None,

@@ -4,10 +4,11 @@ With S the local parameters when the pseudo-gradient was taken (the snapshot), `
 at the commit and `new` the committed ones, per span of flat positions:
 
     contributed      local = new + (now - S)       in plain DiLoCo now == S, and local is `new` bit for bit
-    not contributed  KEEP:  local stays as it is   the next delta is measured against `new` (default)
-                     RESET: local = new            local progress is dropped
+    not contributed  KEEP:   local stays as it is          (default)
+                     REBASE: local = new + (now - anchor)  with the committed parameters before `new`
+                     RESET:  local = new                   local progress is dropped
 
-The anchor of the next pseudo-gradient is `new` everywhere, in both cases.
+The anchor of the next pseudo-gradient is `new` everywhere, in all cases.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Missed(StrEnum):
     """What becomes of local progress in spans that this node did not contribute to."""
 
     KEEP = "keep"
+    REBASE = "rebase"
     RESET = "reset"
 
 
@@ -47,29 +49,35 @@ def split(start: int, stop: int, keep: Iterable[Span]) -> Iterator[tuple[int, in
         yield at, stop, True
 
 
-def rebased(now: Tensor, new: Tensor, snapshot: Tensor | None) -> Tensor:
-    """new + (now - snapshot) for a contributed span, all fp32 of one shape; `snapshot` None: now == snapshot.
+def rebased(now: Tensor, new: Tensor, before: Tensor | None) -> Tensor:
+    """new + (now - before), all fp32 of one shape; `before` None: now == before.
 
-    Where nothing moved since the snapshot the result is `new` bit for bit: a sum would turn -0.0 into 0.0.
+    Where nothing moved since then the result is `new` bit for bit: a sum would turn -0.0 into 0.0.
     """
-    if snapshot is None:
+    if before is None:
         return new
-    return torch.where(now == snapshot, new, new + (now - snapshot))
+    return torch.where(now == before, new, new + (now - before))
 
 
 def rebase_(
-    local: Tensor, new: Tensor, snapshot: Tensor | None, offset: int, keep: Iterable[Span], missed: Missed
+    local: Tensor,
+    new: Tensor,
+    snapshot: Tensor | None,
+    offset: int,
+    keep: Iterable[Span],
+    missed: Missed,
+    anchor: Tensor | None = None,
 ) -> None:
     """Applies the rules in place to one tensor.
 
-    `local` is the parameter as a flat view (any device and floating dtype); `new` and `snapshot` are fp32 of
-    the same length; `offset` is where they start in the flat vector, in which `keep` counts.
+    `local` is the parameter as a flat view (any device and floating dtype); `new`, `snapshot` and `anchor`
+    (which REBASE needs) are fp32 of the same length; `offset` is where they start in the flat vector, in
+    which `keep` counts.
     """
     for start, stop, contributed in split(offset, offset + local.numel(), keep):
         span = slice(start - offset, stop - offset)
-        if contributed:
-            target = new[span].to(local.device)
-            before = None if snapshot is None else snapshot[span].to(local.device)
-            local[span] = rebased(local[span].float(), target, before).to(local.dtype)
-        elif missed is Missed.RESET:
-            local[span] = new[span].to(local.device, local.dtype)
+        if not contributed and missed is Missed.KEEP:
+            continue
+        before = snapshot if contributed else anchor if missed is Missed.REBASE else None
+        here = None if before is None else before[span].to(local.device)
+        local[span] = rebased(local[span].float(), new[span].to(local.device), here).to(local.dtype)

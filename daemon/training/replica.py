@@ -1,7 +1,7 @@
 """The trainer's parameters beside the shared vectors: load, snapshot, rebase, look through the outer ones.
 
-Owns no parameter-sized buffer: values go tensor by tensor between the caller's module and the shared
-memory. Knows nothing of messages; `session` decides when.
+Owns no parameter-sized buffer (but one where missed commits are rebased): values go tensor by tensor between
+the caller's module and the shared memory. Knows nothing of messages; `session` decides when.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +34,8 @@ class Replica:
         self._memory = memory
         self._missed = missed
         self._parameters = match(module, schema)
+        self._anchor = np.zeros_like(memory.committed) if missed is Missed.REBASE else None
+        """What was taken in last: when it is asked for, `committed` holds the next version already."""
         self.is_outer = False
         self.moved = False
         self.has_snapshot = False
@@ -50,8 +53,7 @@ class Replica:
     def load(self) -> None:
         """local = committed; local progress and snapshot are void."""
         load_into(self._module, self._schema, self._memory.committed)
-        self.is_outer = True
-        self.has_snapshot = False
+        self._taken_in(is_outer=True)
 
     def take_snapshot(self) -> bool:
         """snapshot = local. False if a value is not finite: such a snapshot must not be contributed."""
@@ -65,26 +67,38 @@ class Replica:
     def rebase(self, keep: Iterable[Span]) -> None:
         """Takes `committed` in after a commit to which this node contributed, except for the `keep` spans."""
         keep = tuple(keep)
+        self._take_in(keep)
+        self._taken_in(is_outer=not self.moved and (not keep or self._missed is Missed.RESET))
+
+    def miss(self) -> None:
+        """A commit to which this node contributed nothing; where local moves, an older snapshot is void."""
+        if self._missed is Missed.KEEP:
+            self.is_outer = False
+        else:
+            self._take_in(((0, self._schema.total),))
+            self._taken_in(is_outer=self._missed is Missed.RESET)
+
+    def _take_in(self, keep: tuple[Span, ...]) -> None:
         before = self._memory.snapshot if self.moved else None
         with torch.no_grad():
             for (spec, parameter), (_, new) in zip(
                 self._parameters, views(self._schema, self._memory.committed), strict=True
             ):
-                old = None if before is None else torch.from_numpy(before[spec.offset : spec.end])
+                old, anchor = (
+                    None if vector is None else torch.from_numpy(vector[spec.offset : spec.end])
+                    for vector in (before, self._anchor)
+                )
                 # A view where the layout allows it, else a copy that is written back.
                 flat = parameter.detach().reshape(-1)
-                rebase_(flat, new.view(-1), old, spec.offset, keep, self._missed)
+                rebase_(flat, new.view(-1), old, spec.offset, keep, self._missed, anchor)
                 if flat.data_ptr() != parameter.data_ptr():
                     parameter.copy_(flat.view(parameter.shape))
-        self.is_outer = not self.moved and (not keep or self._missed is Missed.RESET)
-        self.has_snapshot = False
 
-    def miss(self) -> None:
-        """A commit to which this node contributed nothing: by setting, local stays or becomes `committed`."""
-        if self._missed is Missed.RESET:
-            self.load()
-        else:
-            self.is_outer = False
+    def _taken_in(self, is_outer: bool) -> None:
+        self.is_outer = is_outer
+        self.has_snapshot = False
+        if self._anchor is not None:
+            np.copyto(self._anchor, self._memory.committed)
 
     @contextmanager
     def outer(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ def make_manifest(first: Ed25519Keyring, min_peers: int, sizes: Sequence[int] = 
         model=pb.Model(kind="gpt" if sizes else "own"),
         data=data if sizes else None,
         inner=pb.Inner(steps=10, lr=1e-3, total_steps=1, schedule="constant", batch=1, beta1=0.9, beta2=0.99),
-        outer=pb.Outer(momentum=0.9, lr_by_contributors=[0.4, 0.6]),
+        outer=pb.Outer(momentum=0.9, lr_by_contributors=[0.4, 0.6], missed="keep"),
         rounds=pb.Rounds(
             chunk_values=CHUNK,
             codec="int8",

@@ -45,7 +45,9 @@ class FakeDriver:
 class Rig:
     """An island whose trainer is the test itself, at the other end of a socket."""
 
-    def __init__(self, folder: Path, may_restart: bool = False, last_version: int = 0) -> None:
+    def __init__(
+        self, folder: Path, may_restart: bool = False, last_version: int = 0, resets: bool = False
+    ) -> None:
         self.driver = FakeDriver()
         self.starts = 0
         self.offers = 0
@@ -67,6 +69,7 @@ class Rig:
             lambda: WELCOME,
             self._launch,
             may_restart,
+            resets,
             self.bugs.append,
             last_version,
         )
@@ -164,6 +167,45 @@ async def test_what_a_missed_chunk_carries_is_accepted_with_the_next_offer(rig: 
     rig.island.committed([(commit(5, 2, [True] * 4, b"e" * 32), b"f" * 32)], Head(5, b"f" * 32, (ME,)))
     account = rig.island.account
     assert (account.accepted, account.carried) == (4 * 700, 0) and account.balanced()
+
+
+async def test_where_missed_work_is_reset_its_tokens_expire(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, resets=True)
+    await rig.begin()
+    await rig.ready(400)
+    rig.island.committed([(commit(4, 1, [True, True, False, True]), b"e" * 32)], Head(4, b"e" * 32, (ME,)))
+    assert isinstance(await rig.hears(), ch.Committed)
+    account = rig.island.account
+    assert (account.accepted, account.expired, account.carried) == (1200, 400, 0)
+    rig.driver.state.head = Head(4, b"e" * 32, (ME,))
+    rig.says(ch.Merged(4, None))
+    await rig.ready(300)
+    rig.driver.state.head = Head(5, b"f" * 32, (ME,))
+    rig.island.committed([(commit(5, 0, [False] * 4, b"e" * 32), b"f" * 32)], Head(5, b"f" * 32, (ME,)))
+    assert isinstance(await rig.hears(), ch.Begin), (
+        "it takes the committed parameters, and a new phase begins"
+    )
+    assert (account.expired, account.carried) == (400 + 4 * 300, 0) and account.balanced()
+    rig.writer.close()
+    await rig.island.stop()
+
+
+async def test_what_a_trainer_said_before_it_read_a_commit_is_void(rig: Rig) -> None:
+    """Its snapshot is measured against another anchor, and before a Begin its tokens are of another life."""
+    rig.island.committed([(commit(4, 0, [False] * 4), b"e" * 32)], Head(4, b"e" * 32, (ME,)))
+    rig.driver.state.head = Head(4, b"e" * 32, (ME,))
+    rig.says(ch.Progress(5, 10, 2.0, 200, 100.0))
+    rig.says(ch.Ready(10, 400, 2.5))
+    rig.says(ch.Merged(4, None))
+    async with asyncio.timeout(10):
+        await rig.island.merged()
+    assert rig.island.account.carried == 200 * len(CHUNKS)
+    rig.island.begin()
+    rig.says(ch.Progress(8, 10, 2.0, 300, 100.0))
+    rig.says(ch.Merged(4, None))
+    await rig.ready(100)
+    account = rig.island.account
+    assert (account.lost, account.carried) == (200 * len(CHUNKS), 100 * len(CHUNKS)) and account.balanced()
 
 
 async def test_it_reads_elsewhere_only_when_it_carries_nothing(rig: Rig) -> None:

@@ -37,7 +37,7 @@ def body() -> pb.Manifest:
         inner=pb.Inner(
             steps=10, lr=1e-3, total_steps=100, schedule="cosine", batch=4, clip=1.0, beta1=0.9, beta2=0.95
         ),
-        outer=pb.Outer(momentum=0.9, lr_by_contributors=[0.4, 0.6, 0.8]),
+        outer=pb.Outer(momentum=0.9, lr_by_contributors=[0.4, 0.6, 0.8], missed="keep"),
         rounds=pb.Rounds(
             chunk_values=BLOCK,
             codec="int8",
@@ -147,6 +147,8 @@ RULES: list[tuple[str, Callable[[pb.Manifest], object]]] = [
     ("lr_by_contributors\\[1\\]", lambda m: m.outer.lr_by_contributors.__setitem__(1, 11.0)),
     ("1 to 64 values", lambda m: m.outer.ClearField("lr_by_contributors")),
     ("1 to 64 values", lambda m: m.outer.lr_by_contributors.extend([0.5] * 62)),
+    ("outer.missed 'halve'", lambda m: setattr(m.outer, "missed", "halve")),
+    ("outer.missed ''", lambda m: setattr(m.outer, "missed", "")),
     ("min_peers_to_start", lambda m: setattr(m.rounds, "min_peers_to_start", 0)),
     ("grace_floor_s", lambda m: setattr(m.rounds, "grace_floor_s", -1.0)),
     ("grace_cap_s", lambda m: setattr(m.rounds, "grace_cap_s", 0.5)),

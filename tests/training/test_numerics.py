@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from atoll.daemon.cli import build_parser
 from atoll.daemon.training.data import Windows
 from atoll.daemon.training.errors import ConfigError, SchemaMismatchError
 from atoll.daemon.training.flat import flatten, load_into, schema_of
@@ -25,6 +26,7 @@ from atoll.daemon.training.genesis import builtin_genesis
 from atoll.daemon.training.inner import InnerConfig, inner_step, learning_rate, make_optimizer
 from atoll.daemon.training.model import GPT, SIZES, GPTConfig, initialise
 from atoll.daemon.training.rebase import Missed, rebase_, rebased, split
+from atoll.protocol.manifest import MISSED
 
 TINY = GPTConfig(layers=1, width=32, heads=2, context=16)
 TEXT = (b"the tide comes in, the tide goes out; " * 40)[:1500]
@@ -169,6 +171,20 @@ def test_progress_since_the_snapshot_is_put_on_top():
     assert local.numpy().tobytes() == np.array([-0.0, 10.5, 3.0, 30.0], np.float32).tobytes()
     rebase_(local, new, None, 0, [(0, 4)], Missed.RESET)
     assert torch.equal(local, new)
+
+
+def test_progress_of_missed_spans_moves_onto_the_new_anchor():
+    local = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    anchor = torch.tensor([0.5, 2.0, 2.5, 3.0])
+    new = torch.tensor([10.0, -0.0, 30.0, 40.0])
+    rebase_(local, new, None, 256, [(256, 259)], Missed.REBASE, anchor)
+    assert local.numpy().tobytes() == np.array([10.5, -0.0, 30.5, 40.0], np.float32).tobytes()
+
+
+def test_the_manifest_names_every_rule_and_no_other():
+    assert tuple(rule.value for rule in Missed) == MISSED
+    init = next(a for a in build_parser()._actions if isinstance(a.choices, dict)).choices["init"]
+    assert next(a for a in init._actions if a.dest == "missed").choices == MISSED
 
 
 edges = st.sets(st.integers(0, 60), max_size=12).map(sorted)

@@ -97,6 +97,25 @@ def test_missed_commit_by_setting_resets(make_daemon, make_loop, small_model, va
     loop.end()
 
 
+def test_missed_commits_by_setting_are_rebased(make_daemon, make_loop, small_model, values):
+    """Progress against the anchor that was is moved onto each commit in turn; a part may be contributed."""
+    daemon, loop = started(make_daemon, make_loop, small_model, steps=1, welcome={"missed": "rebase"})
+    anchor = daemon.memory.committed[:1000].copy()
+    for version, new in ((1, anchor + np.float32(7.0)), (2, anchor - np.float32(3.0)), (3, anchor)):
+        loop.steps(1)
+        daemon.hear(Ready)
+        learned = values(small_model)[:1000] - anchor
+        assert (np.abs(learned) > 0.5 * version).all(), "it grows from phase to phase"
+        daemon.memory.committed[:1000] = anchor = new
+        keep = [(0, 256)] if version == 3 else []
+        daemon.say(committed(version, steps=1, contributed=bool(keep), keep=keep))
+        daemon.hear(Merged)
+        there = slice(0, 256) if keep else slice(None)
+        assert np.allclose(values(small_model)[:1000][there], (new + learned)[there], atol=1e-5)
+    assert (values(small_model)[256:1000] == anchor[256:]).all()
+    loop.end()
+
+
 def test_late_ready_carries_its_tokens_into_the_next_phase(make_daemon, make_loop, small_model):
     daemon, loop = started(make_daemon, make_loop, small_model)
     loop.steps(2)
