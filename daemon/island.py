@@ -93,7 +93,8 @@ class Island:
         self._find_place = find_place
         self._place = Place()
         self._save_account = save_account
-        self._books_are_saved = books_are_saved
+        self.books_are_saved = books_are_saved
+        """Writes the books if they changed; whether what they hold now is on disk."""
         self._changed = changed
         self._make_welcome = make_welcome
         self._launch = launch
@@ -270,7 +271,7 @@ class Island:
             return
         offer = self.ledger.offer(parent)
         self._save_account()
-        while not await self._books_are_saved():  # noqa: ASYNC110  (a disk tells nobody when it has room)
+        while not await self.books_are_saved():  # noqa: ASYNC110  (a disk tells nobody when it has room)
             await asyncio.sleep(BOOKS_RETRY_S)
         if self._ready != ready or self.paused is not None or self.driver.state.head.digest != parent:
             return  # withdrawn meanwhile, or a commit came

@@ -246,9 +246,11 @@ class Recovery:
         try:
             await island.merged()
             if not forked:
-                whole = await self._replay_or_take_over(best, outer, driver.on_disk, replayed)
-            else:
-                whole = await self._take_state_of(best, outer, driver.on_disk, replayed, -1)
+                possible = await self._replay(best, outer, driver.on_disk, replayed)
+            # What replay brought is told and booked first: the rest of the way is the next call's.
+            if forked or not (possible or replayed):
+                above = -1 if forked else outer.head.version
+                whole = await self._take_state_of(best, outer, driver.on_disk, island, replayed, above)
         except (AtollError, OSError, TimeoutError) as error:
             self._told_trouble(error)
         finally:
@@ -278,23 +280,24 @@ class Recovery:
             why = "the trainer does not answer" if isinstance(error, TimeoutError) else str(error)
             self._alerts.raise_("disk", f"Catching up failed: {why}.", "See the log.")
 
-    async def _replay_or_take_over(
+    async def _replay(
         self,
         best: RosterEntry,
         outer: OuterState,
         on_disk: Callable[..., Awaitable[object]],
         replayed: sync.Applied,
     ) -> bool:
-        """Moves this head as far as it goes; whether a whole state was taken over."""
+        """Moves this head as far as it goes; whether that is the whole way."""
         try:
             # The swarm goes on meanwhile: a slow line would never be done with it otherwise.
             while best.status.version > outer.head.version:
                 await sync.catch_up(self._host, self._at_head_of(best), outer, on_disk, replayed, self._ahead)
                 best = self._neighbours.roster.entries.get(best.peer, best)
-            return False
+            return True
         except sync.SyncFailed as error:
-            self._events.emit("behind", f"Replay is not possible ({error}); the whole state is fetched.")
-            return await self._take_state_of(best, outer, on_disk, replayed, outer.head.version)
+            then = "it tries again" if replayed else "the whole state is fetched"
+            self._events.emit("behind", f"Replay ends at version {outer.head.version} ({error}); {then}.")
+            return False
 
     def _at_head_of(self, best: RosterEntry) -> list[RosterEntry]:
         """The best peer, and those that hold the same head."""
@@ -306,6 +309,7 @@ class Recovery:
         best: RosterEntry,
         outer: OuterState,
         on_disk: Callable[..., Awaitable[object]],
+        island: Island,
         replayed: sync.Applied,
         above: int,
     ) -> bool:
@@ -319,6 +323,8 @@ class Recovery:
             if choice is None:
                 raise sync.SyncFailed("it has none that others do not contradict")
             path = await self._fetched(choice)
+            if not await island.books_are_saved():
+                return False  # what a commit accepted would be forgotten with the log; the disk has an alert
             await on_disk(self._take_over, outer, path, choice.version, best.chain)
         except (sync.SyncFailed, CheckpointError) as error:
             # Somebody who can't show what it claims is not believed again for a while.

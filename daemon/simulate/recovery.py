@@ -117,6 +117,7 @@ class Recovery:
 
     def _take_state(self, believed: list[RosterEntry]) -> Fetch:
         """Takes over the newest state that most of `believed` have in the same bits, from all who have it."""
+        node = self._node
         said = Counter((h.version, bytes(h.state)) for e in believed for h in e.status.held)
         most = max(said.values(), default=0)
         if not most:
@@ -127,7 +128,9 @@ class Recovery:
         content = yield Whole(version, state, tuple(holders))
         if content is None:
             raise Failed("no holder gave it whole")
-        self._node.store.take_over(content)
+        if node.running:
+            node.island.save()  # what commits accepted is in the books before the log forgets them
+        node.store.take_over(content)
 
     # ---- later
 
@@ -161,16 +164,20 @@ class Recovery:
                 yield from self._replay(best, missed)
             except Failed as error:
                 node.engine.say("{} can't replay: {}", node.name, str(error))
-                yield from self._take_state([best])
-                whole = True
-                node.oracle.left(node, mine, best.chain)
-                node.oracle.moved(node, None)
-                # A checkpoint lags behind its holder's head: a round of our own from there would be a fork.
-                if node.store.head.version < best.status.version:
-                    yield from self._replay(best, later)
-        except (Failed, Damaged, AtollError) as error:
+                # What replay brought is told and booked first: the rest of the way is the next call's.
+                if not missed:
+                    yield from self._take_state([best])
+                    whole = True
+                    node.oracle.left(node, mine, best.chain)
+                    node.oracle.moved(node, None)
+                    # A checkpoint lags behind its holder's head: a round from there would be a fork.
+                    if node.store.head.version < best.status.version:
+                        yield from self._replay(best, later)
+        except (Failed, Damaged) as error:
             # Somebody who can't show what it claims is not believed again for a while.
             self._distrusted[best.peer] = node.engine.now + DISTRUST_S
+            node.engine.say("{} can't catch up: {}", node.name, str(error))
+        except AtollError as error:
             node.engine.say("{} can't catch up: {}", node.name, str(error))
         if node.store.head.digest != before:
             node.engine.say("{} has caught up with version {}", node.name, node.store.head.version)

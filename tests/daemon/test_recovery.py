@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -151,3 +152,35 @@ async def test_a_state_that_is_taken_over_replaces_what_was_further(around: Arou
     assert again.bits == mine.bits and again.state.head.version == 2
     for member in (mine, again):
         await member.driver.close()
+
+
+async def test_the_log_is_not_forgotten_before_the_books_hold_what_it_says(
+    around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = peer("A", v3="a")
+    around.meet(best, peer("B", v3="a"))
+    steps: list[str] = []
+    room = False
+
+    async def books_are_saved() -> bool:
+        steps.append("books")
+        return room
+
+    async def on_disk(work: Callable[..., object], *arguments: object) -> None:
+        steps.append(work.__name__)
+
+    async def fetched(choice: sync.Choice) -> Path:
+        return Path("state")
+
+    async def catch_up(*arguments: object) -> None:
+        steps.append("catch up")
+
+    recovery = around.recovery
+    monkeypatch.setattr(recovery, "_fetched", fetched)
+    monkeypatch.setattr(sync, "catch_up", catch_up)
+    island = SimpleNamespace(books_are_saved=books_are_saved)
+    for room, expected in ((False, ["books"]), (True, ["books", "_take_over", "catch up"])):
+        steps.clear()
+        outer: Any = SimpleNamespace()
+        taken = await recovery._take_state_of(best, outer, on_disk, island, [], 0)  # type: ignore[arg-type]
+        assert (taken, steps) == (room, expected)
