@@ -21,6 +21,10 @@ NOTICE_S = (0.02, 0.3)
 REPLAY_S = 3.0
 """A frame that comes twice comes again within so long."""
 REQUEST_BYTES = 120
+SLICE_BYTES = 64
+"""Of a large file: so much goes before the holder looks whether a round has begun."""
+YIELD_S = 0.5
+"""A holder in a round waits so long with each slice, at most (peers/files.py: longer, as its rounds are)."""
 
 
 class Link:
@@ -204,10 +208,29 @@ class Network:
             content = holder.store.serve(kind, version)
             if holder.liar is not None and content is not None:
                 content = holder.liar.file(content)
-            for span in spans if content is not None else [slice(0, 0)]:
-                data = (content or b"")[span]
-                holder.upload_free = max(engine.now, holder.upload_free) + len(data) / holder.upload_bps
-                engine.at(holder.upload_free + lag + len(data) / node.download_bps, arrived, data)
+            parts = [content[span] for span in spans] if content is not None else [b""]
+            give(parts, 0, 0)
+
+        def give(parts: list[bytes], n: int, sent: int) -> None:
+            """The next slice, once the one before it has gone and no round is under way."""
+            size = min(SLICE_BYTES, len(parts[n]) - sent)
+            holder.upload_free = max(engine.now, holder.upload_free) + size / holder.upload_bps
+            sent += size
+            if sent == len(parts[n]):
+                engine.at(holder.upload_free + lag + sent / node.download_bps, arrived, parts[n])
+                n, sent = n + 1, 0
+            if n < len(parts):
+                engine.at(
+                    holder.upload_free,
+                    holder.do,
+                    its_life,
+                    holder.between_rounds,
+                    YIELD_S,
+                    give,
+                    parts,
+                    n,
+                    sent,
+                )
 
         def asked() -> None:
             if not holder.alive:

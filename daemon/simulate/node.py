@@ -90,6 +90,7 @@ class SimNode:
         self.driver = Driver(self)
         self.recovery = Recovery(self)
         self.dropped: Counter[str] = Counter()
+        self._for_idle: list[Callable[[], None]] = []
         self.training = False
         self.running = False  # it has a state, and takes part in rounds
         self.session_since = 0.0
@@ -196,6 +197,25 @@ class SimNode:
         except Exception as error:
             raise Violation("no exceptions", f"{self.name}: {error!r}") from error
 
+    def between_rounds(self, patience_s: float, work: Callable[..., None], *arguments: Any) -> None:
+        """Does `work` when no session is under way, or after so long."""
+        if not self.in_round:
+            work(*arguments)
+            return
+        waiting = [(work, arguments)]
+
+        def go() -> None:
+            if waiting:
+                work, arguments = waiting.pop()
+                work(*arguments)
+
+        self._for_idle.append(go)
+        self.later(patience_s, go)
+
+    @property
+    def in_round(self) -> bool:
+        return self.machine.session is not None or self.machine.applying
+
     def work_s(self) -> float:
         return self.engine.between(self.traits.work_s) * self.slowness
 
@@ -212,6 +232,10 @@ class SimNode:
         session = machine.session
         if session is not None and session.id is not self._session:
             self._session, self.session_since = session.id, self.engine.now
+        if self._for_idle and not self.in_round:
+            waiting, self._for_idle = self._for_idle, []
+            for work in waiting:
+                self.soon(work)
         due = machine.deadline()
         if session is not None and due == float("inf"):
             raise Violation("sessions", f"{self.name}: a session without a deadline")

@@ -140,8 +140,7 @@ class Recovery:
         entries = self._entries()
         node.store.certify({link.digest for entry in entries for link in entry.chain if link.certified})
         best = node.roster.to_follow(node.store.chain, self._distrusted)
-        busy = node.machine.applying or node.machine.session is not None or self._fetch is not None
-        if best is None or busy:
+        if best is None or node.in_round or self._fetch is not None:
             self._behind_since = None if best is None else self._behind_since
             return
         now = node.engine.now
