@@ -111,6 +111,7 @@ class Island:
         self._tasks: set[asyncio.Task[None]] = set()
         self._restart_pause = FIRST_RESTART_S
         self._stopping = False
+        self._begin_due = False
         self.ended = asyncio.Event()
         """Set when a trainer that can't be restarted (a script of one's own) has gone."""
 
@@ -133,8 +134,13 @@ class Island:
             await self._trainer.merged()
 
     def begin(self) -> None:
-        """The trainer starts afresh from the present head; what it carried is gone."""
+        """The trainer starts afresh from the head, once that stands still; what it carried is gone."""
         assert self.driver is not None and self._trainer is not None
+        self._begin_due = self.driver.writing
+        if self._begin_due:
+            self._withdraw()
+            self.begun = False
+            return
         head = self.driver.state.head
         self._withdraw()
         self.driver.offer = -1
@@ -146,6 +152,11 @@ class Island:
         self._trainer.send(ch.Begin(head.version, self._steps, part, self._evaluates(head.version), text))
         self.begun = True
 
+    def settled(self) -> None:
+        """The committed parameters stand still: a trainer that waited for that begins."""
+        if self._begin_due:
+            self.begin()
+
     def _evaluates(self, version: int) -> bool:
         return version % self._validate_every == 0
 
@@ -153,7 +164,7 @@ class Island:
         self._withdraw()
         self.account.drop("lost")
         self._save_account()
-        self.begun = False
+        self.begun = self._begin_due = False
         self._set_training(False)
         if not self._may_restart:
             self._events.emit("trainer", "The training script has ended.")
@@ -325,6 +336,7 @@ class Island:
         self._ready = None
         self._save_account()
         if not self.begun:
+            self.settled()
             return
         if contributed:
             self.phase.step = 0
@@ -402,14 +414,16 @@ class Island:
         `replayed`: commits that were applied on the way.
         """
         self.account.drop("expired")
+        self.ledger.begin_life()
+        # First what gave way: the same contribution may be in a commit of this chain.
+        gone = self.ledger.reconcile({link.version: link.digest for link in chain}, newest=chain[0].version)
         for commit, digest in replayed:
             self._book(commit, digest)
-        gone = self.ledger.reconcile({link.version: link.digest for link in chain}, newest=chain[0].version)
         if gone:
             self._events.emit("account", f"{gone} tokens were accepted in a branch that was left.")
         self._offered = None
         self._save_account()
-        if self.begun:
+        if self.begun or self._begin_due:
             self.begin()
             assert self.driver is not None
             self._pause_at_the_end(self.driver.state.head.version)

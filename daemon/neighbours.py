@@ -15,7 +15,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from atoll.daemon.events import Events
+from atoll.daemon.storage.round_log import KEEP
 from atoll.peers.files import FileServer, Provider
+from atoll.peers.following import Following
 from atoll.peers.identity import readable_name
 from atoll.peers.links import Callbacks, Link, LinkLost, Links
 from atoll.peers.p2pd import Host
@@ -70,6 +72,7 @@ class Neighbours:
         self.forwarded = Counter[str]()
         """Envelopes of others: passed on, or why not."""
         self.roster = Roster()
+        self.following = Following(self.roster, KEEP, self._doubted)
         self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
         self.links = Links(host, keyring.peer_id, callbacks)
@@ -130,9 +133,12 @@ class Neighbours:
             self._hooks.changed()
         self._hooks.lost()
 
+    def _doubted(self, peer: bytes, reason: str) -> None:
+        self._events.emit("transfer", f"{readable_name(peer)} is not believed for now: {reason}.")
+
     def views(self) -> dict[bytes, t.PeerView]:
         """The roster as the round machine wants it."""
-        ahead = self.roster.ahead(self._hooks.chain())
+        ahead = self.following.ahead(self._hooks.chain(), time.monotonic())
         return {
             peer: t.PeerView(
                 bytes(entry.status.digest),

@@ -14,8 +14,11 @@ import secrets
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 
+from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
+
 from atoll.daemon.alerts import Alerts
-from atoll.daemon.config import Settings
+from atoll.daemon.config import Settings, is_multiaddr
+from atoll.daemon.errors import AtollError
 from atoll.daemon.events import Events
 from atoll.daemon.finder import Finder
 from atoll.daemon.hosting import start_host
@@ -31,6 +34,12 @@ LONGEST_PAUSE_S = 60.0
 STEADY_S = 60.0
 """A process that ran for so long did not end because of how it was started."""
 CLOSE_S = 5.0
+RESTART_S = 60.0
+"""What starts again together with p2pd has so long."""
+MAX_ADDRESS_BYTES = 256
+MAX_PEER_ADDRESSES = 32
+
+RESTART_ERRORS = (HostError, P2PDaemonError, OSError, EOFError, TimeoutError)
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +54,7 @@ class Network:
         self._swarm_id = swarm_id
         self.addresses: list[str] = []
         self.neighbours: Neighbours | None = None
+        self._learned: list[str] = []
 
     async def open(
         self,
@@ -69,6 +79,24 @@ class Network:
             async with asyncio.timeout(CLOSE_S):
                 await self._discovery.close()
 
+    def learned(self, address: str) -> None:
+        """A peer's address, for the next start."""
+        if len(address) > MAX_ADDRESS_BYTES or not is_multiaddr(address):
+            return
+        self._learned = [address, *self._learned][:MAX_PEER_ADDRESSES]
+
+    async def save_learned(self) -> None:
+        """Writes down, off the event loop, which addresses were learned."""
+        learned, self._learned = self._learned, []
+        if not learned:
+            return
+        known = self._folder.node_facts().get("peers", [])
+        peers = list(dict.fromkeys([*learned, *known]))[:MAX_PEER_ADDRESSES]
+        try:
+            await asyncio.to_thread(self._folder.remember, peers=peers)
+        except AtollError as error:
+            self._alerts.raise_(error.code, error.message, error.fix)
+
     async def keep_up(self, clock: Callable[[], float]) -> None:
         """Starts p2pd again whenever it ends. Runs until cancelled."""
         pause = FIRST_PAUSE_S
@@ -86,19 +114,23 @@ class Network:
                 try:
                     await self._restart()
                     break
-                except HostError as error:
+                except RESTART_ERRORS as error:
+                    # It may have ended again meanwhile: whatever speaks to it then fails in its own way.
+                    why = str(error) or type(error).__name__
                     self._events.emit(
-                        "p2pd", f"p2pd can't be started ({error}); next try in {duration(pause)}."
+                        "p2pd", f"p2pd can't be started ({why}); next try in {duration(pause)}."
                     )
             self._alerts.clear("p2pd_ended")
 
     async def _restart(self) -> None:
+        """Raises RESTART_ERRORS."""
         await self._close_discovery()
         await self.host.restart()
-        self._discovery = await Discovery.create(self.host.p2p, self._swarm_id)
-        self.finder.attach(self._discovery)
-        if self.neighbours is not None:
-            await self.neighbours.listen()
-        self.addresses = await self.host.addresses() or self.addresses
+        async with asyncio.timeout(RESTART_S):
+            self._discovery = await Discovery.create(self.host.p2p, self._swarm_id)
+            self.finder.attach(self._discovery)
+            if self.neighbours is not None:
+                await self.neighbours.listen()
+            self.addresses = await self.host.addresses() or self.addresses
         self.finder.look_now()
         self._events.emit("p2pd", "The libp2p process runs again.")

@@ -20,7 +20,7 @@ from typing import Any
 from atoll import __version__
 from atoll.daemon.account_book import AccountBook
 from atoll.daemon.alerts import Alerts
-from atoll.daemon.config import Config, is_multiaddr
+from atoll.daemon.config import Config
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.finder import Finder
@@ -54,10 +54,8 @@ from atoll.protocol.signing import peer_text
 
 log = logging.getLogger(__name__)
 
-LAG_PROBE_S = 0.1
+WATCH_S = 0.1
 MANIFEST_RETRY_S = 0.5
-MAX_ADDRESS_BYTES = 256
-MAX_PEER_ADDRESSES = 32
 FINISH_SESSION_S = 4.0
 """A node that is stopped still gives the session under way so long: others count on its chunks."""
 SOFTWARE = f"atoll {__version__}"
@@ -89,9 +87,8 @@ class Node:
         self.manifest: SwarmManifest | None = None
         self.swarm_id = swarm_id
         self.history = History()
-        self.loop_lag_s = 0.0
+        self._pulse: Pulse | None = None
         self._book: AccountBook | None = None
-        self._learned_addresses: list[str] = []
         self.island: Island | None = None
         self.driver: RoundDriver | None = None
         self.outer: OuterState | None = None
@@ -112,6 +109,11 @@ class Node:
         self._round_traffic = (0, 0)
         self.events = Events(folder.events, time.time)
         self.alerts = Alerts(self.events)
+
+    @property
+    def loop_lag_s(self) -> float:
+        """How late the event loop came back at its worst, of late."""
+        return self._pulse.lag_s if self._pulse is not None else 0.0
 
     # ---- life
 
@@ -170,7 +172,9 @@ class Node:
         await self._start_rounds(undo, memory)
         self._pulse = Pulse(time.monotonic, time.time, self._stalled, self._clock_jumped)
         undo.callback(self._pulse.close)
+        self._spawn(self._pulse.beats(asyncio.sleep), "pulse")
         self._spawn(self._watch(), "watch")
+        self._spawn(self._follow(), "follow")
         assert self.reader is not None and self.island is not None
         self._spawn(self.reader.keep(), "data")
         await self.reader.ready(self.enter)
@@ -274,7 +278,7 @@ class Node:
             provide=lambda kind, version: served_file(self.folder, self.outer, self.reader, kind, version),
             changed=self._roster_changed,
             lost=finder.look_now,
-            learned=self._learned,
+            learned=self.network.learned,
             frame=self._frame,
             between_rounds=self._between_rounds,
         )
@@ -313,24 +317,6 @@ class Node:
             status.step, status.steps = island.phase.step, island.phase.steps
             status.accepted_tokens = island.account.summary()["accepted"]
         return status
-
-    def _learned(self, address: str) -> None:
-        """A peer's address, for the next start."""
-        if len(address) > MAX_ADDRESS_BYTES or not is_multiaddr(address):
-            return
-        self._learned_addresses = [address, *self._learned_addresses][:MAX_PEER_ADDRESSES]
-
-    async def _save_learned(self) -> None:
-        """Writes down, off the event loop, which addresses were learned."""
-        learned, self._learned_addresses = self._learned_addresses, []
-        if not learned:
-            return
-        known = self.folder.node_facts().get("peers", [])
-        peers = list(dict.fromkeys([*learned, *known]))[:MAX_PEER_ADDRESSES]
-        try:
-            await asyncio.to_thread(self.folder.remember, peers=peers)
-        except AtollError as error:
-            self.alerts.raise_(error.code, error.message, error.fix)
 
     def _chain(self) -> forks.Chain:
         return self.outer.chain if self.outer is not None else ()
@@ -414,6 +400,8 @@ class Node:
         for code in TROUBLE_CODES:
             self.alerts.clear(code)
         self.history.applied(head)
+        if len(commit.contributors) > 1:
+            self.neighbours.following.met(time.monotonic())
         self.island.committed([(commit, head.digest)], head)
         self.events.changed()
 
@@ -459,20 +447,20 @@ class Node:
         self.network.finder.announce_now()
 
     async def _watch(self) -> None:
-        """Catches up when the swarm is ahead, keeps alerts, measures how late the loop is."""
-        assert self.island and self.recovery and self.outer and self.driver and self.neighbours
-        neighbours = self.neighbours
+        """Keeps books, known addresses and alerts."""
+        assert self.island and self.outer and self.neighbours and self.network and self._book
         while not self.island.ended.is_set():
-            before = time.monotonic()
-            await asyncio.sleep(LAG_PROBE_S)
-            self._pulse.beat()
-            late = time.monotonic() - before - LAG_PROBE_S
-            self.loop_lag_s = max(0.98 * self.loop_lag_s, late)
-            await self._save_learned()
-            if self._book is not None:
-                await self._book.save()
-            await self.recovery.keep_up(self.outer, self.driver, self.island, neighbours.tell_everyone)
-            roster = neighbours.roster.entries.values()
+            await asyncio.sleep(WATCH_S)
+            await self.network.save_learned()
+            await self._book.save()
+            roster = self.neighbours.roster.entries.values()
             refused = self.finder.refused if self.finder else {}
             self.alerts.check(self.outer.chain, self.island.training, roster, refused)
         self.stop("the training script has ended")
+
+    async def _follow(self) -> None:
+        """Catches up whenever the swarm is ahead: that may take long, and nothing else waits for it."""
+        assert self.island and self.recovery and self.outer and self.driver and self.neighbours
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await self.recovery.keep_up(self.outer, self.driver, self.island, self.neighbours.tell_everyone)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+BEAT_S = 0.1
 STALL_S = 2.0
 JUMP_S = 5.0
 FRAMES = 3
@@ -20,7 +21,7 @@ FRAMES = 3
 
 
 class Pulse:
-    """`beat` is called from the loop every so often; times are those of the clocks given."""
+    """`beats` runs in the loop; times are those of the clocks given. `lag_s`: how late the loop came back."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Pulse:
         self._wall = wall
         self._stalled = stalled
         self._jumped = jumped
+        self.lag_s = 0.0
         self._last = monotonic()
         self._offset = wall() - monotonic()
         self._where = ""
@@ -51,6 +53,14 @@ class Pulse:
             self._stalled(silent, where)
         if abs(jump) >= JUMP_S:
             self._jumped(jump)
+
+    async def beats(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        """Beats, and measures how late the loop comes back. Runs until cancelled."""
+        while True:
+            before = self._monotonic()
+            await sleep(BEAT_S)
+            self.beat()
+            self.lag_s = max(0.98 * self.lag_s, self._monotonic() - before - BEAT_S)
 
     def look(self) -> None:
         """Notes where the loop is, once it has been silent for too long. Called by the thread."""

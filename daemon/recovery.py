@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from atoll.daemon.alerts import Alerts
@@ -29,24 +30,21 @@ from atoll.daemon.storage.round_log import RoundLog
 from atoll.daemon.training.errors import SharedMemoryError
 from atoll.daemon.training.memory import SharedMemory
 from atoll.peers.fetching import Options, Progress
+from atoll.peers.following import Choice, Prove, Replay, Take, choose_state
 from atoll.peers.identity import readable_name
 from atoll.peers.p2pd import Host
 from atoll.peers.pacing import RateCap
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import forks
-from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ParameterSchema
 
 AGREEMENT_S = 3.0
 """A state that only one peer names is taken after so long, where there are others."""
-BEHIND_S = 3.0
-"""A head that is ahead of ours for so long is fetched: a round under way would have brought it by then."""
 REPLAY_LIMIT = 3
 """More steps behind than this, local progress is dropped (ROUND: local progress)."""
 RETRY_S = 2.0
-DISTRUST_S = 60.0
 
 Enter = Callable[[State, str], None]
 
@@ -76,8 +74,7 @@ class Recovery:
         self.cap = RateCap()
         rounds = self._round_log()
         self._ahead = Ahead(rounds.folder / "ahead", manifest.swarm_id, rounds.payload_bytes)
-        self._distrusted: dict[bytes, float] = {}
-        self._behind_since: float | None = None
+        self._following = neighbours.following
 
     def _progress(self, here: int, total: int) -> None:
         self.fetched = (here, total)
@@ -156,12 +153,9 @@ class Recovery:
 
     def _trusted(self) -> list[RosterEntry]:
         """Peers whose word counts."""
-        now = time.monotonic()
-        self._distrusted = {peer: until for peer, until in self._distrusted.items() if until > now}
-        entries = self._neighbours.roster.entries.values()
-        return [e for e in entries if e.status.state != pb.JOINING and e.peer not in self._distrusted]
+        return self._following.trusted(time.monotonic())
 
-    def _holding(self, choice: sync.Choice) -> list[bytes]:
+    def _holding(self, choice: Choice) -> list[bytes]:
         """Who may give a state: those who named it when it was chosen (what they deleted since they keep open
         for a while), and those who name it now."""
         return [
@@ -170,12 +164,12 @@ class Recovery:
             if e.peer in choice.peers or any(held.state == choice.state for held in e.status.held)
         ]
 
-    async def _agreed_state(self) -> sync.Choice:
+    async def _agreed_state(self) -> Choice:
         """The state to fetch. One peer's word is taken where there is no other, or they don't agree."""
         since = time.monotonic()
         while True:
             entries = self._trusted()
-            choice = sync.choose_state(entries, sync.begun(self._folder.checkpoints))
+            choice = choose_state(entries, sync.begun(self._folder.checkpoints))
             if choice is None:
                 await self._retry(State.CONNECTING, "no peer that is connected has the swarm's state")
                 since = time.monotonic()
@@ -203,7 +197,7 @@ class Recovery:
             path.replace(checkpoints.path_of(self._folder.checkpoints, choice.version))
             return
 
-    async def _fetched(self, choice: sync.Choice) -> Path:
+    async def _fetched(self, choice: Choice) -> Path:
         """The chosen state in a file. Raises SyncFailed; who lied is not believed for a while."""
         options = self._options(lambda: self._holding(choice), self._progress)
         folder = self._folder.checkpoints
@@ -211,65 +205,41 @@ class Recovery:
             async with self._ahead.kept(self._host, self._trusted, choice.version):
                 return await sync.fetch_checkpoint(self._host, choice, self._manifest, folder, options)
         except sync.SyncFailed as error:
-            self._distrusted.update(dict.fromkeys(error.liars, time.monotonic() + DISTRUST_S))
+            for liar in error.liars:
+                self._following.distrust(liar, "it gave another state than it named", time.monotonic())
             raise
 
     # ---- later
 
-    def _better(self, outer: OuterState) -> RosterEntry | None:
-        """The peer whose head this node should have, if any."""
-        self._trusted()
-        return self._neighbours.roster.to_follow(outer.chain, self._distrusted)
-
     async def keep_up(
         self, outer: OuterState, driver: RoundDriver, island: Island, told: Callable[[], None]
     ) -> None:
-        """Called again and again: fetches what the swarm has and this node lacks, when no round brings it."""
-        best = self._better(outer)
-        if best is None or driver.machine.applying or driver.machine.session is not None:
-            self._behind_since = None if best is None else self._behind_since
+        """One step towards what the swarm has and this node lacks, if no round brings it.
+
+        To be called again and again, by one task.
+        """
+        if driver.machine.applying or driver.machine.session is not None:
             return
-        now = time.monotonic()
-        self._behind_since = self._behind_since or now
-        if now - self._behind_since < BEHIND_S:
-            return
-        self._behind_since = None
-        before = outer.chain
-        forked = forks.compare(before, best.chain) is forks.Choice.WINS
-        gap = int(best.status.version) - outer.head.version
-        what = "The swarm took another way" if forked else f"This node is {gap} rounds behind"
-        self._events.emit("behind", f"{what}; it fetches what it missed.")
-        # No session may begin at a head that is about to be left.
-        driver.feed(t.CatchingUp(True))
-        replayed: sync.Applied = []
-        whole = False
+        step = self._following.next(
+            outer.chain,
+            outer.held,
+            time.monotonic(),
+            lambda: sync.begun(self._folder.checkpoints),
+            self._ahead.has(outer.head.version + 1),
+        )
         try:
-            await island.merged()
-            if not forked:
-                possible = await self._replay(best, outer, driver.on_disk, replayed)
-            # What replay brought is told and booked first: the rest of the way is the next call's.
-            if forked or not (possible or replayed):
-                above = -1 if forked else outer.head.version
-                whole = await self._take_state_of(best, outer, driver.on_disk, island, replayed, above)
+            match step:
+                case Prove():
+                    await self._prove(step, outer, driver)
+                case Replay():
+                    gap = int(step.entry.status.version) - outer.head.version
+                    behind = "one round" if gap == 1 else f"{gap} rounds"
+                    self._events.emit("behind", f"This node is {behind} behind; it fetches what it missed.")
+                    work = partial(self._replay, step.entry, outer, driver)
+                    await self._move(outer, driver, island, told, work)
+                case Take():
+                    await self._take(step, outer, driver, island, told)
         except (AtollError, OSError, TimeoutError) as error:
-            self._told_trouble(error)
-        finally:
-            moved = outer.head.digest != driver.machine.head.digest
-            if moved:
-                driver.feed(t.HeadChanged(outer.head))
-                driver.feed(t.RosterChanged(self._neighbours.views()))
-            driver.feed(t.CatchingUp(False))
-        if not moved:
-            return
-        told()
-        if whole or len(replayed) > REPLAY_LIMIT:
-            island.taken_over(outer.chain, replayed)
-        else:
-            island.committed(replayed, outer.head)
-        self._events.emit("behind", f"Caught up with version {outer.head.version}.")
-        try:
-            await driver.on_disk(outer.save_if_due)
-        except AtollError as error:
             self._told_trouble(error)
 
     def _told_trouble(self, error: AtollError | OSError | TimeoutError) -> None:
@@ -280,78 +250,157 @@ class Recovery:
             why = "the trainer does not answer" if isinstance(error, TimeoutError) else str(error)
             self._alerts.raise_("disk", f"Catching up failed: {why}.", "See the log.")
 
-    async def _replay(
+    async def _prove(self, step: Prove, outer: OuterState, driver: RoundDriver) -> None:
+        """Looks whether a commit is certified, as a peer says."""
+        digest, now = step.link.digest, time.monotonic()
+        try:
+            record = await sync.fetch_record(self._host, step.peer, outer, step.link.version)
+        except sync.SyncFailed:
+            self._following.unshown(step.peer, digest, now)
+        else:
+            verdict = await driver.on_disk(outer.judge, record, step.link)
+            if verdict:
+                self._following.proven(digest)
+                await driver.on_disk(outer.certify, {digest}, record)
+            elif verdict is None:
+                self._following.unshown(step.peer, digest, now)
+            else:
+                self._following.distrust(step.peer, "it shows another commit than it names", now)
+        known = self._following.known(outer.chain)
+        if any(link.digest in known and not link.certified for link in outer.chain):
+            await driver.on_disk(outer.certify, known)
+
+    async def _move(
         self,
-        best: RosterEntry,
         outer: OuterState,
-        on_disk: Callable[..., Awaitable[object]],
-        replayed: sync.Applied,
+        driver: RoundDriver,
+        island: Island,
+        told: Callable[[], None],
+        work: Callable[[sync.Applied], Awaitable[bool]],
+    ) -> None:
+        """Changes the head by `work`, while no session can begin; then everyone is told.
+
+        `work` fills in the commits that it applied, and says whether a whole state was taken over.
+        """
+        driver.feed(t.CatchingUp(True))
+        replayed: sync.Applied = []
+        whole = False
+        try:
+            await island.merged()
+            whole = await work(replayed)
+        finally:
+            # The bits may have changed where the head has not.
+            moved = whole or outer.head.digest != driver.machine.head.digest
+            if moved:
+                driver.feed(t.HeadChanged(outer.head))
+                driver.feed(t.RosterChanged(self._neighbours.views()))
+            driver.feed(t.CatchingUp(False))
+            if moved:
+                told()
+                if whole or len(replayed) > REPLAY_LIMIT:
+                    island.taken_over(outer.chain, replayed)
+                else:
+                    island.committed(replayed, outer.head)
+                self._events.emit("behind", f"Caught up with version {outer.head.version}.")
+            else:
+                island.settled()
+        await driver.on_disk(outer.save_if_due)
+
+    async def _replay(
+        self, best: RosterEntry, outer: OuterState, driver: RoundDriver, replayed: sync.Applied
     ) -> bool:
-        """Moves this head as far as it goes; whether that is the whole way."""
+        """Applies the commits up to a peer's head, as far as they can be had."""
         try:
             # The swarm goes on meanwhile: a slow line would never be done with it otherwise.
             while best.status.version > outer.head.version:
-                await sync.catch_up(self._host, self._at_head_of(best), outer, on_disk, replayed, self._ahead)
+                holders = self._at_head_of(best)
+                await sync.catch_up(self._host, holders, outer, driver.on_disk, replayed, self._ahead)
                 best = self._neighbours.roster.entries.get(best.peer, best)
-            return True
         except sync.SyncFailed as error:
+            # What came until then is told and booked before anything else is tried.
+            if not replayed:
+                self._following.stuck(outer.head.digest)
             then = "it tries again" if replayed else "the whole state is fetched"
             self._events.emit("behind", f"Replay ends at version {outer.head.version} ({error}); {then}.")
-            return False
+        return False
 
     def _at_head_of(self, best: RosterEntry) -> list[RosterEntry]:
         """The best peer, and those that hold the same head."""
         same = [e for e in self._trusted() if e.status.digest == best.status.digest and e.peer != best.peer]
         return [best, *same]
 
-    async def _take_state_of(
-        self,
-        best: RosterEntry,
-        outer: OuterState,
-        on_disk: Callable[..., Awaitable[object]],
-        island: Island,
-        replayed: sync.Applied,
-        above: int,
-    ) -> bool:
-        """Takes over a state of a peer's chain after version `above`, and what followed it.
-
-        Whether that went well.
-        """
+    async def _take(
+        self, step: Take, outer: OuterState, driver: RoundDriver, island: Island, told: Callable[[], None]
+    ) -> None:
+        """Fetches a whole state, while rounds go on, and then takes it over."""
+        what = {
+            "behind": "This node is too far behind to replay",
+            "forked": "The swarm took another way",
+            "bits": f"This node's version {step.choice.version} has other bits than that of most others",
+        }[step.why]
+        self._events.emit("behind", f"{what}; it fetches the whole state.")
+        if step.why == "bits":
+            self._alerts.raise_("bits_differ", f"{what}.", "The right state is fetched; test this memory.")
         try:
-            begun = sync.begun(self._folder.checkpoints)
-            choice = sync.choose_state(self._trusted(), begun, best, above)
-            if choice is None:
-                raise sync.SyncFailed("it has none that others do not contradict")
-            path = await self._fetched(choice)
-            if not await island.books_are_saved():
-                return False  # what a commit accepted would be forgotten with the log; the disk has an alert
-            await on_disk(self._take_over, outer, path, choice.version, best.chain)
-        except (sync.SyncFailed, CheckpointError) as error:
-            # Somebody who can't show what it claims is not believed again for a while.
-            self._distrusted[best.peer] = time.monotonic() + DISTRUST_S
-            self._events.emit("behind", f"The state can't be fetched: {error}.")
-            return False
+            path = await self._fetched(step.choice)
+        except sync.SyncFailed as error:
+            self._following.distrust(step.entry.peer, f"its state can't be had ({error})", time.monotonic())
+            return
         finally:
             self.fetched = None
+        await driver.idle()
+        # From here to CatchingUp nothing else runs: no session begins in between.
+        if self._following.still(step, outer.chain):
+            work = partial(self._switch, step, path, outer, driver, island)
+            await self._move(outer, driver, island, told, work)
+
+    async def _switch(
+        self,
+        step: Take,
+        path: Path,
+        outer: OuterState,
+        driver: RoundDriver,
+        island: Island,
+        replayed: sync.Applied,
+    ) -> bool:
+        """Takes over a state that is here, and what followed it. Whether that went well."""
+        if not await island.books_are_saved():
+            return False  # what a commit accepted would be forgotten with the log; the disk has an alert
+        chain = outer.chain if step.why == "bits" else step.entry.chain
+        # What led to it is not on this disk; the peer's word is good enough to find a common commit by.
+        chain = forks.as_known(chain, self._following.known(outer.chain))
         try:
-            now = self._neighbours.roster.entries.get(best.peer, best)
-            await sync.catch_up(self._host, self._at_head_of(now), outer, on_disk, replayed, self._ahead)
+            await driver.on_disk(self._take_over, outer, path, step.choice.version, chain)
+        except CheckpointError as error:
+            self._following.distrust(step.entry.peer, f"its state is not usable: {error}", time.monotonic())
+            return False
+        try:
+            now = self._neighbours.roster.entries.get(step.entry.peer, step.entry)
+            holders = self._at_head_of(now)
+            await sync.catch_up(self._host, holders, outer, driver.on_disk, replayed, self._ahead)
         except sync.SyncFailed as error:
             self._events.emit("behind", f"The rounds since then are not here yet ({error}).")
+        except (AtollError, OSError) as error:
+            # The state is taken over already, and everyone has to be told.
+            self._told_trouble(error)
+        self._alerts.clear("bits_differ")
         return True
 
     def _take_over(self, outer: OuterState, path: Path, version: int, chain: forks.Chain) -> None:
-        """Another chain's checkpoint becomes ours. On the disk thread.
+        """A checkpoint of this chain becomes ours. On the disk thread. Raises CheckpointError.
 
         First it is put in its place, then what it replaces goes: in between, either chain is whole.
         """
         folder = self._folder.checkpoints
+        head = checkpoints.read_header(path, self._manifest.swarm_id)[0].head
+        led = forks.tail(chain, head.version, head.digest)
+        if not led:
+            raise CheckpointError("it is not of the chain that was named")
         path.replace(checkpoints.path_of(folder, version))
         outer.adopt(checkpoints.path_of(folder, version))
         for higher in checkpoints.versions(folder):
             if higher > version:
                 checkpoints.forget(folder, higher)
         outer.rounds.clear()
-        # What led to it is not on this disk; the peer's word for it is good enough to find a common commit.
-        outer.chain = forks.tail(chain, outer.head.version, outer.head.digest) or outer.chain
+        outer.chain = led
         outer.hold()

@@ -6,7 +6,6 @@ EVICT_S: a stopped process keeps its connection, but says nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from atoll.protocol import forks
@@ -80,36 +79,6 @@ class Roster:
     def silent(self, now: float) -> list[bytes]:
         """Peers that have said nothing for EVICT_S."""
         return [peer for peer, entry in self.entries.items() if now - entry.last_seen > EVICT_S]
-
-    # ---- fork choice
-
-    def _certified(self, mine: forks.Chain) -> set[bytes]:
-        """Commits that this node or any peer knows to be certified."""
-        return forks.certified_in([mine, *(entry.chain for entry in self.entries.values())])
-
-    def ahead(self, mine: forks.Chain) -> set[bytes]:
-        """Peers whose chain is to be followed instead of `mine`."""
-        known = self._certified(mine)
-        own = forks.certify(mine, known)
-        return {
-            peer
-            for peer, entry in self.entries.items()
-            if entry.chain and forks.compare(own, forks.certify(entry.chain, known)).follow
-        }
-
-    def to_follow(self, mine: forks.Chain, without: Collection[bytes] = ()) -> RosterEntry | None:
-        """The peer with the chain to have instead of `mine`; None where that is the best."""
-        known = self._certified(mine)
-        own = forks.certify(mine, known)
-        best, found = own, None
-        for entry in sorted(self.entries.values(), key=lambda e: e.peer):
-            if not entry.chain or entry.peer in without:
-                continue
-            chain = forks.certify(entry.chain, known)
-            # As in forks.best: a winner also wins against our own.
-            if forks.compare(best, chain).follow and forks.compare(own, chain).follow:
-                best, found = chain, entry
-        return found
 
 
 def _chain_of(status: pb.NodeStatus) -> forks.Chain:

@@ -4,7 +4,7 @@ Two heads either lie on one chain, and the shorter one catches up, or their chai
 That commit decides, whatever came after it: certified beats provisional, then more cumulative accepted
 tokens, then the smaller digest. So the choice does not change while both sides go on, and nodes that know the
 same commits choose the same. That a commit is certified is known to some nodes earlier than to others, and
-never taken back: callers add to a chain what any peer knows.
+never taken back: callers compare chains by what they know (peers/following.py), not by what each chain says.
 
 Nodes tell each other the last WINDOW commits. Chains that differ by more are compared at the oldest commit
 that both name; where no version is in both, the longer one is followed.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import DIGEST_BYTES, Head
@@ -70,32 +70,54 @@ def extend(chain: Chain, link: Link) -> Chain:
 
 
 def certify(chain: Chain, known: Collection[bytes]) -> Chain:
-    """The chain with what others know to be certified."""
+    """The chain with what is known to be certified besides."""
     if all(link.certified or link.digest not in known for link in chain):
         return chain
-    return tuple(
-        Link(link.version, link.digest, link.certified or link.digest in known, link.cumulative_tokens)
-        for link in chain
-    )
+    return tuple(replace(link, certified=link.certified or link.digest in known) for link in chain)
 
 
-def compare(mine: Chain, theirs: Chain) -> Choice:
-    """What `theirs` is to `mine`. Both at least one commit (or the genesis) long."""
-    ours = {link.version: link for link in mine}
-    shared = [(ours[link.version], link) for link in theirs if link.version in ours]
-    if not shared:
-        return Choice.AHEAD if theirs[0].version > mine[0].version else Choice.BEHIND
-    if shared[0][0].digest == shared[0][1].digest:
-        if theirs[0].version == mine[0].version:
-            return Choice.SAME
-        return Choice.AHEAD if theirs[0].version > mine[0].version else Choice.BEHIND
-    # Shared versions are newest first; below the first differing commit all digests agree.
-    own, other = next(pair for pair in reversed(shared) if pair[0].digest != pair[1].digest)
-    return Choice.WINS if _rank(other) > _rank(own) else Choice.LOSES
+def as_known(chain: Chain, known: Collection[bytes]) -> Chain:
+    """A peer's chain with only that certified which is known to be: its word for the rest does not count."""
+    if all(link.certified == (link.digest in known) for link in chain):
+        return chain
+    return tuple(replace(link, certified=link.digest in known) for link in chain)
 
 
-def _rank(link: Link) -> tuple[bool, int, bytes]:
-    return link.certified, link.cumulative_tokens, bytes(255 - b for b in link.digest)
+def parting(mine: Chain, theirs: Chain) -> tuple[Link, Link] | None:
+    """The first commit in which two chains differ, in each; None where they don't, or share no version."""
+    newest = min(mine[0].version, theirs[0].version)
+    oldest = max(mine[-1].version, theirs[-1].version)
+    if oldest > newest or _at(mine, newest).digest == _at(theirs, newest).digest:
+        return None
+    # Chains have no gaps; below the first differing commit all digests agree.
+    for version in range(oldest, newest + 1):
+        own, other = _at(mine, version), _at(theirs, version)
+        if own.digest != other.digest:
+            return own, other
+    return None
+
+
+def _at(chain: Chain, version: int) -> Link:
+    return chain[chain[0].version - version]
+
+
+def compare(mine: Chain, theirs: Chain, known: Collection[bytes] | None = None) -> Choice:
+    """What `theirs` is to `mine`. Both at least one commit (or the genesis) long.
+
+    `known`: the commits that are certified; without it the chains are believed.
+    """
+    pair = parting(mine, theirs)
+    if pair is not None:
+        own, other = (_rank(link, known) for link in pair)
+        return Choice.WINS if other > own else Choice.LOSES
+    if theirs[0].version == mine[0].version:
+        return Choice.SAME
+    return Choice.AHEAD if theirs[0].version > mine[0].version else Choice.BEHIND
+
+
+def _rank(link: Link, known: Collection[bytes] | None) -> tuple[bool, int, bytes]:
+    certified = link.certified if known is None else link.digest in known
+    return certified, link.cumulative_tokens, bytes(255 - b for b in link.digest)
 
 
 def common_version(mine: Chain, theirs: Chain) -> int | None:
@@ -110,22 +132,18 @@ def tail(chain: Chain, version: int, digest: bytes) -> Chain:
 
 
 def certified_in(chains: Iterable[Chain]) -> set[bytes]:
-    """Commits that any of these chains knows to be certified."""
+    """Commits that any of these chains says to be certified."""
     return {link.digest for chain in chains for link in chain if link.certified}
 
 
-def best(mine: Chain, others: Iterable[Chain]) -> Chain:
-    """The chain to follow among `mine` and `others`: the winner of every fork, the longest of its like."""
-    everyone = [mine, *others]
-    # One that took a state over may not know what another has seen certified.
-    known = certified_in(everyone)
-    chosen, *rest = (certify(chain, known) for chain in everyone)
-    own = chosen
-    for chain in rest:
+def best(mine: Chain, others: Sequence[Chain], known: Collection[bytes] | None = None) -> int | None:
+    """Which of `others` to follow: the winner of every fork, the longest of its like. None: stay."""
+    chosen, found = mine, None
+    for index, chain in enumerate(others):
         # Through a third chain, which names less of the past, one that loses against ours could seem to win.
-        if compare(chosen, chain).follow and compare(own, chain).follow:
-            chosen = chain
-    return chosen
+        if compare(chosen, chain, known).follow and compare(mine, chain, known).follow:
+            chosen, found = chain, index
+    return found
 
 
 def parse_chain(links: Sequence[pb.ChainLink], version: int, digest: bytes) -> Chain:

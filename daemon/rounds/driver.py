@@ -404,6 +404,11 @@ class RoundDriver:
         )
         return None if position is None else self.state.schema.tensor_at(position)
 
+    @property
+    def writing(self) -> bool:
+        """The committed parameters are on the move: nobody may begin to read them."""
+        return self.machine.applying or self.machine.catching_up
+
     async def idle(self) -> None:
         """Returns when no session is under way and no commit is being applied."""
         while self.machine.session is not None or self.machine.applying:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -220,6 +222,45 @@ class OuterState:
         self.read = shards.advance(self.read, commit)
         self.chain = forks.extend(self.chain, forks.link_of(self.head))
         return self.head
+
+    def voters(self, version: int) -> tuple[bytes, ...] | None:
+        """Who may vote on the commit that makes a version of this chain; None where it is not known here."""
+        if version == self.head.version + 1:
+            return self.head.electorate
+        if version == 1:
+            return genesis_head(self.manifest).electorate
+        made = {link.version: link.digest for link in self.chain}.get(version - 1)
+        kept = {digest: commit for commit, digest in self.kept_commits()}
+        return electorate(kept[made]) if made in kept else None
+
+    def judge(self, record: pb.RoundRecord, link: forks.Link) -> bool | None:
+        """Whether a record shows that a commit is certified whose parent is in this chain.
+
+        False: it is the record of something else. None: its votes are too few, or can't be judged here.
+        """
+        voters, signed = self.voters(link.version), record.commit
+        if not verify("commit", signed):
+            return False
+        try:
+            commit = pb.Commit.FromString(signed.body)
+            if chain.next_digest(commit.session.parent, signed.body) != link.digest:
+                return False
+            return True if voters is not None and is_certified(voters, record) else None
+        except DecodeError:
+            return False
+
+    def certify(self, known: Collection[bytes], record: pb.RoundRecord | None = None) -> None:
+        """These commits are certified, as far as they are in this chain; `record` shows it for one of them.
+
+        Raises AtollError.
+        """
+        self.chain = forks.certify(self.chain, known)
+        self.head = replace(self.head, certified=self.chain[0].certified)
+        if record is not None:
+            version = int(pb.Commit.FromString(record.commit.body).version)
+            kept = self._kept(version)
+            if kept is not None and kept.commit == record.commit:
+                self.decide(version, record.commit, tuple(record.votes))
 
     def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
         """Makes a commit durable as this node's next version. Raises AtollError."""

@@ -12,8 +12,7 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,19 @@ from atoll.daemon.storage.files import disk_error
 from atoll.daemon.storage.round_log import KEEP, MAX_RECORD_BYTES, RoundLogError, parse_record
 from atoll.peers import fetching, files
 from atoll.peers.fetching import Offer, Options, TransferFailed, Wanted
+from atoll.peers.following import Choice
 from atoll.peers.identity import readable_name
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import shards
-from atoll.protocol.chain import DIGEST_BYTES
 from atoll.protocol.manifest import MAX_MANIFEST_BYTES, ManifestError, SwarmManifest, load
 
 log = logging.getLogger(__name__)
 
 _HEADER_ROOM = 16 << 20
-MAX_HELD = 8
-"""States that a peer may name; those after are not looked at."""
 TRANSFER_ERRORS = fetching.ERRORS
+PROOF_S = 10.0
 _INCOMING = re.compile(r"^incoming-([0-9a-f]{64})\.safetensors\.part$")
 
 
@@ -121,60 +119,6 @@ async def fetch_data(
     await _fetch_large(host, peers, wanted, target, options, check)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A state to fetch, and who names it."""
-
-    version: int
-    state: bytes
-    peers: tuple[bytes, ...]
-
-
-def _held(entry: RosterEntry) -> dict[int, bytes]:
-    """The states that a peer names, one for each version."""
-    found: dict[int, bytes] = {}
-    for held in list(entry.status.held)[:MAX_HELD]:
-        if len(held.state) == DIGEST_BYTES:
-            found.setdefault(int(held.version), bytes(held.state))
-    return found
-
-
-def choose_state(
-    entries: Collection[RosterEntry],
-    begun: Collection[bytes] = (),
-    offered_by: RosterEntry | None = None,
-    above: int = -1,
-) -> Choice | None:
-    """The state that most peers name in the same bits, of those the newest; None where there is none.
-
-    One of which a part is here already (`begun`) goes first, if several name it or nobody is agreed on any.
-    With `offered_by` only states that this peer holds, and that no more peers contradict than confirm; and
-    only versions after `above`.
-    """
-    named: dict[tuple[int, bytes], list[bytes]] = {}
-    for entry in sorted(entries, key=lambda e: e.peer):
-        for held in _held(entry).items():
-            named.setdefault(held, []).append(entry.peer)
-    allowed = set(named)
-    if offered_by is not None:
-        most: dict[int, int] = {}
-        for (version, _), peers in named.items():
-            most[version] = max(most.get(version, 0), len(peers))
-        own = set(_held(offered_by).items())
-        allowed = {key for key in own & allowed if len(named[key]) == most[key[0]]}
-    allowed = {key for key in allowed if key[0] > above}
-    if not allowed:
-        return None
-    agreed = any(len(named[key]) > 1 for key in allowed)
-
-    def rank(key: tuple[int, bytes]) -> tuple[bool, bool, int, int, bytes]:
-        several = len(named[key]) > 1 or not agreed
-        return several, several and key[1] in begun, len(named[key]), *key
-
-    version, state = max(allowed, key=rank)
-    return Choice(version, state, tuple(named[version, state]))
-
-
 def incoming(folder: Path, state: bytes) -> Path:
     """Where a state is fetched to: by its name, so that what is there of it is found again."""
     return folder / f"incoming-{state.hex()}.safetensors"
@@ -210,7 +154,28 @@ async def fetch_checkpoint(
 
 
 # ---------------------------------------------------------------------------------------------------
-# Replay
+# Proof, and replay
+
+
+async def fetch_record(host: Host, peer: bytes, state: OuterState, version: int) -> pb.RoundRecord:
+    """A peer's record of a commit: what was signed and the votes. Raises SyncFailed."""
+    path = state.rounds.folder / "proof.record"
+    try:
+        async with asyncio.timeout(PROOF_S):
+            await files.fetch(
+                host.p2p,
+                peer,
+                state.manifest.swarm_id,
+                "commit",
+                path,
+                version=version,
+                max_bytes=MAX_RECORD_BYTES,
+            )
+        return parse_record(path.read_bytes())
+    except (*TRANSFER_ERRORS, RoundLogError) as error:
+        raise _said([str(error) or type(error).__name__]) from error
+    finally:
+        path.unlink(missing_ok=True)
 
 
 OnDisk = Callable[..., Awaitable[Any]]

@@ -30,6 +30,7 @@ DISK_RETRY_S = 1.0
 RETRY_S = 0.1
 TOKENS = (50, 150)
 STEPS = 10
+Commits = list[tuple[pb.Commit, bytes]]
 _CODEC = CODECS[facts.CODEC]()
 
 
@@ -60,7 +61,7 @@ class Driver:
         node = self._node
         if phase != self._phase:
             return
-        if node.recovery.fetching or node.machine.applying:
+        if node.machine.catching_up or node.machine.applying:
             # The committed parameters are on the move: the snapshot has to wait for where they end.
             node.later(RETRY_S, self._offer, phase)
             return
@@ -94,13 +95,13 @@ class Driver:
             node.feed(t.TrainingChanged(False))
             node.tell_everyone()
 
-    def taken_over(self) -> None:
-        """Another chain's state is here: everything local starts afresh."""
-        self._node.island.taken_over()
+    def taken_over(self, replayed: Commits) -> None:
+        """Another state is here, and what followed it: everything local starts afresh."""
+        self._node.island.taken_over(replayed)
         self._save(self._node.island.save)
         self.train()
 
-    def committed(self, commits: list[tuple[pb.Commit, bytes]]) -> None:
+    def committed(self, commits: Commits) -> None:
         """Outer steps were taken: the trainer goes on from there, or with the phase it is in."""
         island = self._node.island
         waiting = island.has_snapshot
@@ -259,6 +260,8 @@ class Driver:
         head = node.store.apply(effect.commit, effect.certified)
         commit = pb.Commit.FromString(effect.commit.body)
         node.engine.say("{} applies version {}, {}", node.name, head.version, effect.certified)
+        if len(commit.contributors) > 1:
+            node.following.met(node.engine.now)
         node.feed(t.HeadChanged(head))
         node.tell_everyone()
         self.committed([(commit, head.digest)])

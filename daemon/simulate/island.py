@@ -143,8 +143,12 @@ class Island:
         except AccountError as error:
             raise Violation("account", f"version {commit.version}: {error}") from error
 
-    def taken_over(self) -> None:
-        """Another state was taken over: progress against the old anchor is given up."""
+    def taken_over(self, replayed: Sequence[tuple[pb.Commit, bytes]]) -> None:
+        """Another state was taken over, then these commits: progress against the old anchor is given up."""
         self.account.drop("expired")
+        self.ledger.begin_life()
+        # First what gave way: the same contribution may be in a commit of this chain.
         self.ledger.reconcile(self._store.window(), newest=self._store.head.version)
+        for commit, digest in replayed:
+            self._book(commit, digest)
         self.begin()

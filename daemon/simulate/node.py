@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from atoll.daemon.errors import AtollError
@@ -21,8 +22,10 @@ from atoll.daemon.simulate.invariants import Oracle
 from atoll.daemon.simulate.island import Island
 from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.daemon.simulate.network import Link, Network
-from atoll.daemon.simulate.recovery import Recovery
+from atoll.daemon.simulate.recovery import TIMING, Recovery
 from atoll.daemon.simulate.store import Store
+from atoll.daemon.storage.round_log import KEEP
+from atoll.peers.following import Following
 from atoll.peers.roster import HEARTBEAT_S, Roster
 from atoll.protocol import forks, wire
 from atoll.protocol import messages_pb2 as pb
@@ -84,6 +87,7 @@ class SimNode:
         """What a process holds in memory."""
         self.links: dict[bytes, Link] = {}
         self.roster = Roster()
+        self.following = Following(self.roster, KEEP, self._doubted, TIMING)
         self.store = Store(self.disk, self.keyring, self.genesis, self.traits.interval, self._applied)
         self.island = Island(self.store, self.id, self.index)
         self.machine = RoundMachine(self.config, self.keyring, self.genesis)
@@ -142,6 +146,9 @@ class SimNode:
         self.tell_everyone()
         self.driver.train()
 
+    def _doubted(self, peer: bytes, reason: str) -> None:
+        self.engine.say("{} does not believe {}: {}", self.name, self.others[peer].name, reason)
+
     def _applied(self, commit: pb.Commit) -> None:
         self.oracle.moved(self, commit)
 
@@ -197,20 +204,24 @@ class SimNode:
         except Exception as error:
             raise Violation("no exceptions", f"{self.name}: {error!r}") from error
 
+    def when_idle(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Does `work` as soon as no session is under way."""
+        if self.in_round:
+            self._for_idle.append(partial(self.when_idle, work, *arguments))
+        else:
+            work(*arguments)
+
     def between_rounds(self, patience_s: float, work: Callable[..., None], *arguments: Any) -> None:
         """Does `work` when no session is under way, or after so long."""
-        if not self.in_round:
-            work(*arguments)
-            return
-        waiting = [(work, arguments)]
+        waiting = [partial(work, *arguments)]
 
         def go() -> None:
             if waiting:
-                work, arguments = waiting.pop()
-                work(*arguments)
+                waiting.pop()()
 
-        self._for_idle.append(go)
-        self.later(patience_s, go)
+        if self.in_round:
+            self.later(patience_s, go)
+        self.when_idle(go)
 
     @property
     def in_round(self) -> bool:
@@ -267,7 +278,7 @@ class SimNode:
             status.cumulative_tokens = head.cumulative_tokens
             status.accepted_tokens = self.island.account.accepted // facts.COUNT
             status.chain.extend(forks.write_chain(store.chain))
-            status.held.extend(pb.HeldState(version=v, state=s) for v, s in sorted(store.saved.items()))
+            status.held.extend(pb.HeldState(version=v, state=s) for v, s in store.held())
         if self.liar is not None:
             self.liar.status(status)
         return status
@@ -308,7 +319,7 @@ class SimNode:
     def roster_changed(self) -> None:
         if not self.running:
             return
-        ahead = self.roster.ahead(self.store.chain)
+        ahead = self.following.ahead(self.store.chain, self.engine.now)
         views = {
             peer: t.PeerView(
                 bytes(entry.status.digest),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +59,8 @@ class Store:
         self.chain: forks.Chain = (forks.link_of(genesis),)
         self.history: tuple[bytes, ...] = (genesis.digest,)  # newest first
         self.saved: dict[int, bytes] = {}
+        self._heads: dict[int, bytes] = {}  # chain digest of each checkpoint
+        self._genesis = genesis
         self.log = RoundLog(ROUNDS, facts.CHUNKS, facts.CODEC, disk)
         self._keyring = keyring
         self._applied = applied
@@ -89,13 +91,21 @@ class Store:
 
     def save(self) -> None:
         """Writes a checkpoint of the head and forgets old ones. Raises AtollError."""
-        self._write(self.head.version, self.content(), bytes(link.certified for link in self.chain))
+        self._write(self.head, self.content(), bytes(link.certified for link in self.chain))
         self._thin(self._versions()[KEEP:])
 
-    def _write(self, version: int, content: bytes, certified: bytes) -> None:
+    def held(self) -> tuple[tuple[int, bytes], ...]:
+        """(version, state) of this chain's checkpoints, newest first; not of a chain that was left."""
+        made = self.window()
+        mine = [v for v in self.saved if v <= self.head.version]
+        mine = [v for v in mine if self._heads[v] == made.get(v, self._heads[v])]
+        return tuple((version, self.saved[version]) for version in sorted(mine, reverse=True))
+
+    def _write(self, head: Head, content: bytes, certified: bytes) -> None:
+        version = head.version
         body = struct.pack(">I", len(content)) + content + certified
         self.disk.write(self.path(version), hashlib.sha256(body).digest() + body)
-        self.saved[version] = hashlib.sha256(content).digest()
+        self.saved[version], self._heads[version] = hashlib.sha256(content).digest(), head.digest
         self._served.pop(version, None)
 
     def save_if_due(self) -> None:
@@ -143,6 +153,7 @@ class Store:
                 self.disk.unlink(self.path(version))
                 continue
             self.saved[version] = hashlib.sha256(content).digest()
+            self._heads[version] = parse_state(content).head.digest
             if not found:
                 self.adopt(content, certified)
                 found = True
@@ -177,7 +188,7 @@ class Store:
             raise RoundLogError("the commit is not signed")
         try:
             commit = pb.Commit.FromString(signed.body)
-            votes = [(v.signer, pb.Vote.FromString(v.body)) for v in record.votes if self._is_vote(v)]
+            certified = self._certified(head.electorate, record)
         except DecodeError as error:
             raise RoundLogError("the commit or a vote for it is not readable") from error
         if commit.swarm_id != facts.SWARM or commit.version != head.version + 1:
@@ -188,13 +199,16 @@ class Store:
             raise RoundLogError("the commit has another table of chunks")
         if any(i >= len(commit.contributors) for chunk in commit.chunks for i in chunk.contributors):
             raise RoundLogError("the commit names contributors that it does not list")
-        digest = chains.commit_digest(signed.body)
-        voters = {signer for signer, vote in votes if vote.commit == digest}
-        counted = len(voters & set(head.electorate))
-        return commit, chains.is_majority(counted, len(head.electorate))
+        return commit, certified
 
-    def _is_vote(self, signed: pb.Signed) -> bool:
-        return self._keyring.verify("vote", signed)
+    def _certified(self, voters: tuple[bytes, ...], record: pb.RoundRecord) -> bool:
+        digest = chains.commit_digest(record.commit.body)
+        said = {
+            vote.signer
+            for vote in record.votes
+            if self._keyring.verify("vote", vote) and pb.Vote.FromString(vote.body).commit == digest
+        }
+        return chains.is_majority(len(said & set(voters)), len(voters))
 
     def decide(self, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
         """Makes a commit durable as the next version. Raises AtollError."""
@@ -226,19 +240,54 @@ class Store:
         """Digests of this chain by version, as far back as they are known."""
         return {self.head.version - back: digest for back, digest in enumerate(self.history)}
 
-    def certify(self, known: set[bytes]) -> None:
-        """Others know that these commits are certified."""
-        if any(link.digest in known and not link.certified for link in self.chain):
-            self.chain = forks.certify(self.chain, known)
-            self.head = replace(self.head, certified=self.chain[0].certified)
+    def voters(self, version: int) -> tuple[bytes, ...] | None:
+        """Who may vote on the commit that makes a version of this chain; None where it is not known here."""
+        if version == self.head.version + 1:
+            return self.head.electorate
+        if version == 1:
+            return self._genesis.electorate
+        try:
+            record = self.log.read(version - 1)
+            commit = pb.Commit.FromString(record.commit.body) if record is not None else None
+        except (RoundLogError, DecodeError):
+            return None
+        if record is None or commit is None:
+            return None
+        made = chains.next_digest(commit.session.parent, record.commit.body)
+        return electorate(commit) if made == self.window().get(version - 1) else None
 
-    def take_over(self, content: bytes) -> None:
-        """Another chain's state becomes ours. Raises Damaged and AtollError.
+    def judge(self, record: pb.RoundRecord, link: forks.Link) -> bool | None:
+        """Whether a record shows that a commit after one of this chain is certified (None: can't tell)."""
+        voters, signed = self.voters(link.version), record.commit
+        if not self._keyring.verify("commit", signed):
+            return False
+        try:
+            commit = pb.Commit.FromString(signed.body)
+            if chains.next_digest(commit.session.parent, signed.body) != link.digest:
+                return False
+            return True if voters is not None and self._certified(voters, record) else None
+        except DecodeError:
+            return False
+
+    def certify(self, known: Collection[bytes], record: pb.RoundRecord | None = None) -> None:
+        """These commits are certified, if they are in this chain; `record` shows it for one of them."""
+        self.chain = forks.certify(self.chain, known)
+        self.head = replace(self.head, certified=self.chain[0].certified)
+        if record is not None:
+            version = int(pb.Commit.FromString(record.commit.body).version)
+            kept = self.log.read(version)
+            if kept is not None and kept.commit == record.commit:
+                self.log.decide(version, record.commit, tuple(record.votes), max(self.saved, default=0))
+
+    def take_over(self, content: bytes, chain: forks.Chain | None = None) -> None:
+        """Another state becomes ours, which is of this chain. Raises Damaged and AtollError.
 
         First the new checkpoint, then what it replaces goes: in between, either is whole.
         """
         state = parse_state(content)
-        self._write(state.head.version, content, bytes(len(state.chain)))
+        if chain is not None and not forks.tail(chain, state.head.version, state.head.digest):
+            raise Damaged("a state that is not of the chain that was named")
+        self._write(state.head, content, bytes(len(state.chain)))
         self.adopt(content)
         self._thin([version for version in self._versions() if version > self.head.version])
         self._thin(self._versions()[KEEP:])

@@ -206,6 +206,11 @@ class RoundMachine:
             return math.inf
         return self._ready_since + self._config.grace_cap_s + 2 * self._config.repeat_s
 
+    @property
+    def catching_up(self) -> bool:
+        """The head is being moved from outside."""
+        return self._catching_up
+
     def _hold_ends(self) -> float:
         """Until when a node that is behind begins no round: it is catching up, and would fork."""
         if self._catching_up:

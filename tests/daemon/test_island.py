@@ -34,6 +34,7 @@ class FakeDriver:
         self.events: list[t.Event] = []
         self.bad: str | None = None
         self.state = SimpleNamespace(head=Head(3, b"d" * 32, (ME,)))
+        self.writing = False
 
     def feed(self, event: t.Event) -> None:
         self.events.append(event)
@@ -206,6 +207,24 @@ async def test_what_a_trainer_said_before_it_read_a_commit_is_void(rig: Rig) -> 
     await rig.ready(100)
     account = rig.island.account
     assert (account.lost, account.carried) == (200 * len(CHUNKS), 100 * len(CHUNKS)) and account.balanced()
+
+
+async def test_a_trainer_does_not_begin_while_the_parameters_are_on_the_move(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.driver.writing = True
+    await rig.island.start()
+    assert isinstance(await rig.hears(), ch.Welcome)
+    rig.says(ch.Hello(1, 1, "cpu", "00", 1000))
+    await rig.fed(t.LocalWithdrawn)
+    assert not rig.island.begun
+    rig.driver.writing = False
+    rig.driver.state.head = Head(4, b"e" * 32, (ME,))
+    rig.island.committed([(commit(4, 0, [False] * 4), b"e" * 32)], Head(4, b"e" * 32, (ME,)))
+    assert await rig.hears() == ch.Begin(4, 10, (0, 1), evaluate=True)
+    assert rig.island.begun
+    rig.island.settled()
+    rig.writer.close()
+    await rig.island.stop()
 
 
 async def test_it_reads_elsewhere_only_when_it_carries_nothing(rig: Rig) -> None:

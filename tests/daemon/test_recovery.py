@@ -16,8 +16,9 @@ from atoll.daemon.recovery import Recovery
 from atoll.daemon.rounds import sync
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.peers.following import Choice, Following, Take
 from atoll.peers.pacing import RateCap
-from atoll.peers.roster import RosterEntry
+from atoll.peers.roster import Roster, RosterEntry
 from atoll.protocol import messages_pb2 as pb
 
 from .swarm import Member, Swarm
@@ -36,8 +37,11 @@ class Around:
         self.reasons: list[str] = []
         data = DataDir(folder)
         data.create()
+        self.roster = Roster(self.entries)
+        self.following = Following(self.roster, 8, lambda peer, reason: self.said.append(("doubt", reason)))
         neighbours = SimpleNamespace(
-            roster=SimpleNamespace(entries=self.entries),
+            roster=self.roster,
+            following=self.following,
             links=SimpleNamespace(peers=()),
             files=SimpleNamespace(cap=RateCap()),
         )
@@ -56,7 +60,7 @@ class Around:
     def meet(self, *entries: RosterEntry) -> None:
         self.entries.update({entry.peer: entry for entry in entries})
 
-    async def choice(self) -> sync.Choice:
+    async def choice(self) -> Choice:
         async with asyncio.timeout(30):
             return await self.recovery._agreed_state()
 
@@ -112,7 +116,7 @@ async def test_joiners_and_liars_have_no_say(around: Around) -> None:
     joiner = peer("J", v9="j")
     joiner.status.state = pb.JOINING
     around.meet(joiner, peer("L", v3="x"), peer("A", v3="a"), peer("B", v3="a"))
-    around.recovery._distrusted[b"L"] = time.monotonic() + 100
+    around.following.distrust(b"L", "it lied", time.monotonic())
     choice = await around.choice()
     assert choice.peers == (b"A", b"B")
     # Those who named it keep what they deleted for a while; those who name it now count, too.
@@ -169,18 +173,16 @@ async def test_the_log_is_not_forgotten_before_the_books_hold_what_it_says(
     async def on_disk(work: Callable[..., object], *arguments: object) -> None:
         steps.append(work.__name__)
 
-    async def fetched(choice: sync.Choice) -> Path:
-        return Path("state")
-
     async def catch_up(*arguments: object) -> None:
         steps.append("catch up")
 
-    recovery = around.recovery
-    monkeypatch.setattr(recovery, "_fetched", fetched)
     monkeypatch.setattr(sync, "catch_up", catch_up)
-    island = SimpleNamespace(books_are_saved=books_are_saved)
+    island: Any = SimpleNamespace(books_are_saved=books_are_saved)
+    driver: Any = SimpleNamespace(on_disk=on_disk)
+    around.recovery._alerts = SimpleNamespace(clear=lambda code: None)  # type: ignore[assignment]
+    outer: Any = SimpleNamespace(chain=())
+    step = Take(best, Choice(3, state("a"), (b"A", b"B")), "behind")
     for room, expected in ((False, ["books"]), (True, ["books", "_take_over", "catch up"])):
         steps.clear()
-        outer: Any = SimpleNamespace()
-        taken = await recovery._take_state_of(best, outer, on_disk, island, [], 0)  # type: ignore[arg-type]
+        taken = await around.recovery._switch(step, Path("state"), outer, driver, island, [])
         assert (taken, steps) == (room, expected)

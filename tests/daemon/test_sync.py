@@ -15,12 +15,13 @@ from atoll.daemon.errors import AtollError
 from atoll.daemon.rounds import sync
 from atoll.daemon.rounds.ahead import Ahead
 from atoll.daemon.rounds.outer_state import served_file
-from atoll.daemon.rounds.sync import Choice, SyncFailed, choose_state
+from atoll.daemon.rounds.sync import SyncFailed
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.peers import files, transfer
 from atoll.peers.fetching import Options
 from atoll.peers.files import FileServer
+from atoll.peers.following import MAX_HELD, Choice, Timing, choose_state
 from atoll.peers.identity import readable_name
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import RosterEntry
@@ -45,7 +46,7 @@ def test_the_specification_says_what_the_code_does(tmp_path: Path) -> None:
     file = checkpoint.path_of(tmp_path, 2).read_bytes()
     assert saved.state.hex() in SPEC and hashlib.sha256(file).hexdigest() in SPEC
     assert f"of {len(file)} bytes" in SPEC and f"`{checkpoint.FORMAT}`" in SPEC
-    assert (checkpoint.KEEP, sync.MAX_HELD, recovery.AGREEMENT_S, recovery.DISTRUST_S) == (3, 8, 3, 60)
+    assert (checkpoint.KEEP, MAX_HELD, recovery.AGREEMENT_S, Timing().distrust) == (3, 8, 3, 60)
     limits = transfer.Limits()
     assert (limits.in_flight_bytes, limits.per_holder_bytes) == (8 << 20, 4 << 20)
     assert (files.MAX_STREAMS, files.KEEP_OPEN_S, wire.MAX_FILE_HEADER_BYTES) == (16, 60, 4 << 20)
@@ -94,7 +95,7 @@ def test_the_order_of_peers_and_idle_talk_do_not_matter() -> None:
     assert chosen([twice, peer("B", v4="c"), peer("C", v4="c")]) == (4, b"c", "BC")
     flood = peer("A")
     flood.status.held.extend([pb.HeldState(version=n, state=state("f")) for n in range(1000)])
-    assert chosen([flood]) == (sync.MAX_HELD - 1, b"f", "A")
+    assert chosen([flood]) == (MAX_HELD - 1, b"f", "A")
 
 
 def test_what_was_begun_goes_on_if_it_is_still_agreed_on() -> None:

@@ -18,13 +18,16 @@ from atoll.protocol.forks import (
     Chain,
     Choice,
     Link,
+    as_known,
     best,
+    certified_in,
     certify,
     common_version,
     compare,
     extend,
     link_of,
     parse_chain,
+    parting,
     write_chain,
 )
 
@@ -99,9 +102,18 @@ def test_the_tail_of_a_chain_ends_at_a_commit():
     assert forks.tail(links, 2, links[2].digest) == () == forks.tail((), 0, b"")
 
 
-def test_what_anybody_knows_to_be_certified_is():
-    links = chain("abc")
-    assert [link.certified for link in certify(links, {links[1].digest})] == [False, True, False]
+def test_what_is_known_to_be_certified_is_and_what_is_only_said_is_not():
+    links = chain("abc", certified="a")
+    known = {links[1].digest}
+    assert [link.certified for link in certify(links, known)] == [False, True, True]
+    assert [link.certified for link in as_known(links, known)] == [False, True, False]
+    assert as_known(links, certified_in([links])) is links
+
+
+def test_chains_part_in_the_first_commit_that_differs():
+    one, other = chain("abcxx"), chain("abcyyy")
+    assert parting(one, other) == (one[1], other[2])
+    assert parting(one, chain("abcxxz")) is None is parting(one, chain("q", first=40))
 
 
 chains = st.lists(
@@ -121,9 +133,9 @@ def test_everyone_ends_on_one_branch_whatever_the_order(drawn, seed):
     ends = []
     for mine in everyone:
         others = random.Random(seed).sample(everyone, len(everyone))
-        chosen = best(mine, others)
-        while (again := best(chosen, others)) != chosen:
-            chosen = again
+        chosen = mine
+        while (index := best(chosen, others)) is not None:
+            chosen = others[index]
         ends.append(chosen)
     assert len({end[0].digest for end in ends}) == 1
     for one, other in itertools.permutations(everyone, 2):

@@ -1,0 +1,210 @@
+"""Whose word counts, and what follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from atoll.peers.following import Choice, Following, Prove, Replay, Take, Timing
+from atoll.peers.roster import Roster
+from atoll.protocol import forks
+from atoll.protocol import messages_pb2 as pb
+
+from .test_roster import A, B, chained
+
+C, L = b"c" * 38, b"l" * 38
+TIMING = Timing(patience=1.0, distrust=10.0, again=5.0, fresh=4.0)
+
+
+def state(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def chain_of(status: pb.NodeStatus) -> forks.Chain:
+    return forks.parse_chain(status.chain, status.version, status.digest)
+
+
+class Around:
+    """Peers with what they say, and whom we came to doubt."""
+
+    def __init__(self) -> None:
+        self.roster = Roster()
+        self.doubts: list[bytes] = []
+        self.following = Following(self.roster, 3, lambda peer, why: self.doubts.append(peer), TIMING)
+
+    def meet(self, peer: bytes, status: pb.NodeStatus, **held: str) -> None:
+        for version, name in held.items():
+            status.held.add(version=int(version[1:]), state=state(name))
+        if not self.roster.heard(peer, status, 0.0):
+            self.roster.up(peer, pb.Hello(status=status), 0.0)
+
+    def best(self, mine: forks.Chain) -> bytes | None:
+        found = self.following.best(mine, 0.0)
+        return found.peer if found is not None else None
+
+
+@pytest.fixture
+def around() -> Around:
+    return Around()
+
+
+MINE = chain_of(chained("abc"))
+
+
+def test_the_chain_to_follow_is_the_winner_of_forks_and_then_the_longest(around: Around):
+    assert around.best(MINE) is None and around.following.ahead(MINE, 0.0) == set()
+    for number, names in enumerate(["ab", "abcd", "abcde"]):
+        around.meet(bytes([number]) * 38, chained(names))
+    assert around.best(MINE) == b"\2" * 38
+    assert around.following.ahead(MINE, 0.0) == {b"\1" * 38, b"\2" * 38}
+    around.meet(A, chained("abT", certified="T"))
+    assert around.best(MINE) == b"\2" * 38, "it only says that it is certified"
+    around.following.proven(chained("abT").digest)
+    assert around.best(MINE) == A, "certified beats provisional, however long"
+    around.following.distrust(A, "it lied", 0.0)
+    assert around.best(MINE) == b"\2" * 38 and around.doubts == [A]
+    assert around.following.best(MINE, 10.0) is not None, "not for ever"
+    assert around.best(forks.certify(MINE, {MINE[0].digest})) == b"\2" * 38
+
+
+def test_whoever_fetches_a_state_or_tells_nonsense_is_not_followed(around: Around):
+    around.meet(A, chained("abcd"))
+    assert around.following.ahead(MINE, 0.0) == {A}
+    around.meet(A, chained("abcd", state=pb.JOINING))
+    nonsense = chained("abcdef")
+    del nonsense.chain[1]
+    around.meet(B, nonsense)
+    assert around.following.ahead(MINE, 0.0) == set() and around.best(MINE) is None
+
+
+def test_a_claim_that_would_win_a_fork_has_to_be_proven(around: Around):
+    around.meet(L, chained("abT", certified="aT"))
+    step = around.following.next(MINE, (), 0.0)
+    assert step == Prove(L, chain_of(chained("abT", certified="T"))[0])
+    around.meet(B, chained("abc"))
+    around.following.unshown(L, step.link.digest, 0.0)
+    assert around.following.next(MINE, (), 0.0) is None and around.best(MINE) is None
+    assert around.following.next(MINE, (), 5.0) == step, "it is asked again after a while"
+    around.following.proven(step.link.digest)
+    assert around.best(MINE) == L
+
+
+def test_where_votes_can_not_be_shown_two_peers_have_to_say_so(around: Around):
+    around.meet(A, chained("abT", certified="T"))
+    around.meet(B, chained("abT", certified="T"))
+    around.following.unshown(A, chained("abT").digest, 0.0)
+    assert around.best(MINE) in (A, B)
+
+
+def test_that_our_own_commit_is_certified_is_asked_for(around: Around):
+    around.meet(A, chained("abc", certified="c"))
+    assert around.following.next(MINE, (), 0.0) == Prove(A, chain_of(chained("abc", certified="c"))[0])
+    around.following.proven(MINE[0].digest)
+    assert around.following.next(MINE, (), 0.0) is None
+    assert MINE[0].digest in around.following.known(MINE)
+
+
+def test_near_heads_are_replayed_and_others_taken_whole(around: Around):
+    around.meet(A, chained("abcdef"), v4="x")
+    around.meet(B, chained("abcdef"), v4="x")
+    assert around.following.next(MINE, (), 0.0) is None, "a round may bring it"
+    step = around.following.next(MINE, (), 1.0)
+    assert isinstance(step, Replay) and step.entry.peer == A
+    around.following.stuck(MINE[0].digest)
+    step = around.following.next(MINE, (), 1.0)
+    assert isinstance(step, Take) and step.choice == Choice(4, state("x"), (A, B)) and step.why == "behind"
+    assert around.following.still(step, MINE)
+    assert not around.following.still(step, chain_of(chained("abcde")))
+    around.meet(A, chained("abcdefg"), v6="y")
+    around.following.stuck(b"")
+    assert isinstance(around.following.next(MINE, (), 2.0), Take), "further than logs go"
+    assert isinstance(around.following.next(MINE, (), 2.0, prefetched=True), Replay)
+
+
+def far(name: str) -> pb.NodeStatus:
+    """A head that shares no version with ours."""
+    links: forks.Chain = ()
+    for k in range(4):
+        links = forks.extend(links, forks.Link(60 + k, state(f"{name}{k}"), True, 9000 + k))
+    chain = forks.write_chain(links)
+    return pb.NodeStatus(state=pb.TRAINING, version=63, digest=links[0].digest, chain=chain)
+
+
+def test_one_peer_alone_does_not_move_a_node_that_knows_where_the_swarm_is(around: Around):
+    around.meet(L, far("lie"), v63="lie")
+    around.following.next(MINE, (), 0.0)
+    assert isinstance(around.following.next(MINE, (), 1.0), Take), "alone, its word is all there is"
+    around.following.met(0.5)
+    assert around.following.next(MINE, (), 1.0) is None and around.doubts == [L]
+    assert around.following.ahead(MINE, 1.0) == set(), "rounds don't wait for it"
+
+
+def test_one_peer_alone_does_not_outweigh_two_that_train_with_us(around: Around):
+    around.meet(L, far("lie"), v63="lie")
+    around.meet(A, chained("abc"))
+    around.following.next(MINE, (), 0.0)
+    assert isinstance(around.following.next(MINE, (), 1.0), Take)
+    around.meet(B, chained("ab"))
+    assert around.following.next(MINE, (), 1.0) is None and around.doubts == [L]
+    around.following.next(MINE, (), 5.0)
+    assert isinstance(around.following.next(MINE, (), 6.0), Take), "they all may have lost the way"
+    around.following.met(6.0)
+    assert around.following.next(MINE, (), 6.0) is None
+    around.meet(C, far("lie"), v63="lie")
+    around.following.next(MINE, (), 7.0)
+    step = around.following.next(MINE, (), 8.0)
+    assert isinstance(step, Take) and step.choice.peers == (C, L), "now two say so"
+
+
+def test_whoever_has_nothing_to_show_is_doubted(around: Around):
+    around.meet(A, far("x"))
+    around.following.next(MINE, (), 0.0)
+    assert around.following.next(MINE, (), 1.0) is None and around.doubts == [A]
+
+
+def test_a_fork_that_wins_is_taken_from_one(around: Around):
+    around.meet(A, chained("abT"), v1="b", v2="X")
+    around.following.met(0.0)
+    around.following.proven(chained("abT").digest)
+    around.following.next(MINE, (), 0.0)
+    step = around.following.next(MINE, (), 1.0)
+    assert isinstance(step, Take) and step.why == "forked" and step.choice.version == 2
+    assert around.following.still(step, MINE)
+    assert not around.following.still(step, chain_of(chained("abT")))
+
+
+def test_the_minority_takes_the_bits_of_the_majority(around: Around):
+    held = ((2, state("mine")), (1, state("b")))
+    around.meet(A, chained("abc"), v2="c", v1="b")
+    around.meet(B, chained("abcd"), v2="mine")
+    assert around.following._repair(MINE, held, 0.0) is None
+    around.meet(C, chained("abc"), v2="c")
+    assert around.following._repair(MINE, held, 0.0) is None, "two against two"
+    around.meet(L, chained("abT"), v2="c")
+    assert around.following._repair(MINE, held, 0.0) is None, "another chain has other bits"
+    around.meet(B, chained("abcd"), v2="c")
+    step = around.following._repair(MINE, held, 0.0)
+    assert isinstance(step, Take) and step.why == "bits"
+    assert step.choice == Choice(2, state("c"), (A, B, C)) and around.following.still(step, MINE)
+
+
+def test_two_alone_agree_on_the_smaller_digest(around: Around):
+    one, other = sorted((state("one"), state("other")))
+    status = chained("abc")
+    status.held.add(version=2, state=one)
+    around.meet(A, status)
+    assert around.following.next(MINE, ((2, one),), 0.0) is None
+    step = around.following.next(MINE, ((2, other),), 0.0)
+    assert isinstance(step, Take) and step.choice.state == one
+    status.held[0].state = other
+    assert around.following.next(MINE, ((2, one),), 0.0) is None
+
+
+def test_commits_that_nobody_can_give_are_not_made_up_for_by_one_state(around: Around):
+    around.following.met(0.0)
+    around.meet(L, chained("abcde"), v4="lie")
+    around.following.next(MINE, (), 0.0)
+    assert isinstance(around.following.next(MINE, (), 1.0), Replay)
+    around.following.stuck(MINE[0].digest)
+    assert around.following.next(MINE, (), 1.0) is None and around.doubts == [L]
