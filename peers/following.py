@@ -149,6 +149,7 @@ class Following:
         self._since: float | None = None
         self._stuck: bytes | None = None
         self._waiting: float | None = None
+        self._together = -1
         self._alone: set[bytes] = set()
 
     # ---- whose word counts
@@ -173,8 +174,17 @@ class Following:
         self._met.append(now)
         self._waiting = None
 
+    def _look(self, mine: forks.Chain, now: float) -> None:
+        """Two peers that go on together on this node's chain tell as well where the swarm is."""
+        chains = (entry.chain for entry in self.trusted(now) if entry.chain)
+        there = sorted(chain[0].version for chain in chains if _on_one_chain(mine, chain))
+        together = there[-2] if len(there) > 1 else -1
+        if together > self._together > -1:
+            self.met(now)
+        self._together = together
+
     def _fresh(self, now: float) -> bool:
-        """Whether this node was in a round with others a little while ago."""
+        """Whether this node was in a round with others a little while ago, or saw two others in one."""
         if not self._met:
             return False
         return now - self._met[-1] < max(self._timing.fresh, FRESH_ROUNDS * (self._met[-1] - self._met[0]))
@@ -253,6 +263,7 @@ class Following:
         `held`: (version, state) of our own checkpoints. `begun`: states of which a part is here.
         `prefetched`: the next commit is here already.
         """
+        self._look(mine, now)
         known = self.known(mine)
         claim = self._claim(mine, known, now)
         if claim is not None:

@@ -148,7 +148,6 @@ class Driver:
                 self._decide(effect)
             case t.Ended():
                 node.engine.say("{} ends {}: {}", node.name, effect.report.outcome, effect.report.reason)
-                node.island.session_ended(effect.report.outcome)
                 if node.liar is None:
                     node.oracle.session_ended(node, effect.report)
             case t.Dropped():

@@ -119,9 +119,6 @@ class Island:
         """Whether the snapshot is the one that was offered under this number."""
         return self.has_snapshot and self._offered == offer
 
-    def session_ended(self, outcome: str) -> None:
-        """A session is over: an abort changes nothing; a commit comes by `committed`."""
-
     # ---- commits
 
     def committed(self, commits: Sequence[tuple[pb.Commit, bytes]]) -> None:

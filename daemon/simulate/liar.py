@@ -7,14 +7,19 @@ the round machine must refuse, and what must not stop the swarm, follows from th
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 
 from atoll.daemon.simulate import facts
+from atoll.daemon.simulate.download import header_of
 from atoll.daemon.simulate.keyring import FakeKeyring
+from atoll.daemon.simulate.store import Store
+from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.forks import WINDOW
 
-KINDS = ("payload", "session", "commit", "vote", "head")
+KINDS = ("payload", "session", "commit", "vote", "head", "state")
 Frames = list[tuple[pb.Frame, bytes]]
 
 
@@ -27,6 +32,7 @@ class Liar:
         self._slot = slot
         self._chance = chance
         self.active = True
+        self._state: tuple[int, bytes] | None = None  # version and content of one that was made up
 
     def frames(self, frame: pb.Frame, payload: bytes) -> Frames:
         if not self.active or self._chance.random() < 0.5:
@@ -49,23 +55,47 @@ class Liar:
         at = self._chance.randrange(len(content))
         return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
-    def status(self, status: pb.NodeStatus) -> None:
+    def serve(self, kind: str, version: int, content: bytes | None) -> bytes | None:
+        """What goes out instead of a file: the state that was made up is there for whoever asks."""
+        if self._state is not None and self._state[0] == version and kind in ("header", "checkpoint"):
+            made_up = self._state[1]
+            return made_up if kind == "checkpoint" else header_of(made_up).SerializeToString()
+        return self.file(content) if kind == "checkpoint" and content is not None else content
+
+    def _state_ahead(self, status: pb.NodeStatus, store: Store) -> None:
+        """Once it has been in rounds: a head far ahead, and a whole state that belongs to it."""
+        if not self.active:
+            self._state = None
+        if not self.active or status.version < 2:
+            return
+        if self._state is None or self._state[0] <= status.version + WINDOW:
+            head = replace(
+                store.head,
+                version=int(status.version) + 3 * WINDOW,
+                digest=self._chance.randbytes(32),
+                cumulative_tokens=10 * store.head.cumulative_tokens,
+            )
+            self._state = (head.version, store.content_of(head, 1 + store.parameters))
+            self._link = forks.link_of(replace(head, certified=True))
+        self._claim(status, self._link)
+        del status.held[:]
+        status.held.add(version=self._state[0], state=facts.digest(self._state[1]))
+
+    def status(self, status: pb.NodeStatus, store: Store) -> None:
         """A head that nobody has, far ahead and certified."""
+        if self.kind == "state":
+            self._state_ahead(status, store)
         if self.kind != "head" or not self.active or not status.digest or self._chance.random() < 0.7:
             return
         ahead = 1 + self._chance.randrange(6)
-        status.version += ahead
-        status.digest = self._chance.randbytes(32)
-        status.certified = True
-        status.cumulative_tokens += 1000 * ahead
-        newest = pb.ChainLink(
-            version=status.version,
-            digest=status.digest,
-            certified=True,
-            cumulative_tokens=status.cumulative_tokens,
-        )
+        digest, tokens = self._chance.randbytes(32), status.cumulative_tokens + 1000 * ahead
+        self._claim(status, forks.Link(status.version + ahead, digest, True, tokens))
+
+    def _claim(self, status: pb.NodeStatus, link: forks.Link) -> None:
+        status.version, status.digest = link.version, link.digest
+        status.certified, status.cumulative_tokens = True, link.cumulative_tokens
         del status.chain[:]
-        status.chain.append(newest)
+        status.chain.extend(forks.write_chain((link,)))
 
     def _spoil(self, payload: bytes, contribution: bool) -> bytes:
         kind = self._chance.randrange(3)

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from atoll.daemon.simulate.island import Island
+from atoll.daemon.simulate.driver import Driver
 from atoll.daemon.storage.round_log import RoundLog
 from atoll.daemon.training import rebase
 from atoll.protocol import forks
@@ -77,11 +77,15 @@ def no_parent_in_session() -> Patched:
 def abort_clears_progress() -> Patched:
     """What a node carries is gone when a session is aborted."""
 
-    def forgetful(self: Island, outcome: str) -> None:
-        if outcome == "aborted":
-            self.local.copy_(self._new)
+    effect = Driver.effect
 
-    with patch.object(Island, "session_ended", forgetful):
+    def forgetful(self: Driver, what: t.Effect) -> None:
+        effect(self, what)
+        if isinstance(what, t.Ended) and what.report.outcome == "aborted":
+            island = self._node.island
+            island.local.copy_(island._new)
+
+    with patch.object(Driver, "effect", forgetful):
         yield
 
 
@@ -149,8 +153,8 @@ def _double(payload: bytes) -> bytes:
 def provisional_beats_certified() -> Patched:
     """Fork choice looks at tokens first."""
 
-    def poor(link: forks.Link) -> tuple[Any, ...]:
-        return not link.certified, link.cumulative_tokens, link.digest
+    def poor(link: forks.Link, known: Any) -> tuple[Any, ...]:
+        return link.digest not in known, link.cumulative_tokens, link.digest
 
     with patch.object(forks, "_rank", poor):
         yield

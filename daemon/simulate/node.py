@@ -280,8 +280,13 @@ class SimNode:
             status.chain.extend(forks.write_chain(store.chain))
             status.held.extend(pb.HeldState(version=v, state=s) for v, s in store.held())
         if self.liar is not None:
-            self.liar.status(status)
+            self.liar.status(status, self.store)
         return status
+
+    def serve(self, kind: str, version: int) -> bytes | None:
+        """A file that a peer asked for."""
+        content = self.store.serve(kind, version)
+        return self.liar.serve(kind, version, content) if self.liar is not None else content
 
     def hello(self) -> bytes:
         return wire.encode_frame(pb.Frame(hello=pb.Hello(swarm_id=facts.SWARM, status=self.status())))

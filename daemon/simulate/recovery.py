@@ -23,7 +23,7 @@ from atoll.protocol.round import types as t
 if TYPE_CHECKING:
     from atoll.daemon.simulate.node import SimNode
 
-TIMING = Timing(patience=0.6, distrust=20.0, again=3.0, fresh=4.0)
+TIMING = Timing(patience=0.6, distrust=20.0, again=3.0, fresh=12.0)
 """Shorter than the daemon's, as rounds are."""
 REPLAY_LIMIT = 3
 RETRY_S = 1.0

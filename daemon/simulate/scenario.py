@@ -26,6 +26,8 @@ KINDS = {
     "narrow": 1,
 }
 """Kinds of faults and how often each comes."""
+KNOWING = ("full", "trainer", "duplicates")
+"""Those after which a node still knows where the swarm is."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,23 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
     size = chance.randint(3, 9)
     joiners = chance.choice((0, 0, 1, 1, 2)) if size > 3 else 0
     starts = [0.0] * (size - joiners) + [chance.uniform(2, QUIET_AT_S - 4) for _ in range(joiners)]
-    liar_at = chance.randrange(1, size) if size >= 4 and chance.random() < 0.25 else None
+    liar_at = chance.randrange(1, size) if size >= 4 and chance.random() < 0.3 else None
+    lie = chance.choice(liar.KINDS)
     gone = frozenset(k for k in range(1, size) if chance.random() < 0.05)
     latency = chance.choice(((0.0005, 0.002), (0.005, 0.03), (0.03, 0.12)))
     allowed = tuple(KINDS) if kinds is None else kinds
     if kinds is not None:
         liar_at, gone = None, frozenset()
+    elif liar_at is not None and lie == "state":
+        # A node that is alone with a liar, or new, can only believe it: here all know where the swarm is.
+        starts, gone, allowed = [0.0] * size, frozenset(), KNOWING
     return Scenario(
         traits=tuple(_traits(chance, latency[1]) for _ in range(size)),
         starts=tuple(starts),
         min_peers=chance.randint(1, max(1, size - joiners - len(gone))),
         latency_s=latency,
         liar=liar_at,
-        lie=chance.choice(liar.KINDS),
+        lie=lie,
         gone=gone,
         faults=tuple(_faults(chance, size, allowed)),
     )

@@ -25,7 +25,7 @@ from atoll.protocol import chain as chains
 from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import DIGEST_BYTES, Head
-from atoll.protocol.outer import outer_step
+from atoll.protocol.outer import Float32, outer_step
 from atoll.protocol.round.commit import electorate
 from atoll.protocol.signing import Keyring
 
@@ -78,16 +78,22 @@ class Store:
 
     def content(self) -> bytes:
         """The state as every node at this head writes it."""
+        return self.content_of(self.head, self.parameters)
+
+    def content_of(self, head: Head, parameters: Float32) -> bytes:
+        """The state of a head with these parameters."""
         about = {
-            "version": self.head.version,
-            "digest": self.head.digest.hex(),
-            "tokens": self.head.cumulative_tokens,
-            "electorate": [peer.hex() for peer in self.head.electorate],
+            "version": head.version,
+            "digest": head.digest.hex(),
+            "tokens": head.cumulative_tokens,
+            "electorate": [peer.hex() for peer in head.electorate],
             "history": b"".join(self.history).hex(),
             "chain": [[link.version, link.digest.hex(), link.cumulative_tokens] for link in self.chain],
         }
-        head = json.dumps(about, separators=(",", ":")).encode()
-        return struct.pack(">I", len(head)) + head + self.parameters.tobytes() + self.momentum.tobytes()
+        facts_of_it = json.dumps(about, separators=(",", ":")).encode()
+        return (
+            struct.pack(">I", len(facts_of_it)) + facts_of_it + parameters.tobytes() + self.momentum.tobytes()
+        )
 
     def save(self) -> None:
         """Writes a checkpoint of the head and forgets old ones. Raises AtollError."""
