@@ -256,6 +256,8 @@ class OuterState:
         """
         self.chain = forks.certify(self.chain, known)
         self.head = replace(self.head, certified=self.chain[0].certified)
+        if self.saved is not None and self.saved.head.digest in known:
+            checkpoints.note_certified(self._folder, replace(self.saved.head, certified=True))
         if record is not None:
             version = int(pb.Commit.FromString(record.commit.body).version)
             kept = self._kept(version)

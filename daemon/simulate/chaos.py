@@ -46,10 +46,14 @@ class Swarm:
     """A scenario on its way."""
 
     def __init__(
-        self, seed: int, tell: Callable[[str], None] | None = None, kinds: tuple[str, ...] | None = None
+        self,
+        seed: int,
+        tell: Callable[[str], None] | None = None,
+        kinds: tuple[str, ...] | None = None,
+        plan: Scenario | None = None,
     ) -> None:
         self.engine = Engine(seed, tell)
-        self.plan: Scenario = scenario.draw(self.engine.random, kinds)
+        self.plan = plan or scenario.draw(self.engine.random, kinds)
         first = FakeKeyring(f"{seed}/0").peer_id
         genesis = facts.genesis(first)
         config = facts.round_config(first, self.plan.min_peers)

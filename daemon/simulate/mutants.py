@@ -154,7 +154,8 @@ def provisional_beats_certified() -> Patched:
     """Fork choice looks at tokens first."""
 
     def poor(link: forks.Link, known: Any) -> tuple[Any, ...]:
-        return link.digest not in known, link.cumulative_tokens, link.digest
+        certified = link.certified if known is None else link.digest in known
+        return not certified, link.cumulative_tokens, link.digest
 
     with patch.object(forks, "_rank", poor):
         yield

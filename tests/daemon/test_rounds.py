@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -289,3 +290,42 @@ async def test_a_genesis_that_is_not_the_manifests_is_refused(make: Make) -> Non
     assert path.exists()
     with pytest.raises(AtollError, match="no usable checkpoint"):
         member.state.restore()
+
+
+async def test_votes_show_that_a_commit_is_certified_and_nothing_else_does(make: Make) -> None:
+    swarm = make(3)
+    await one_round(swarm, 1)
+    await one_round(swarm, 2)
+    one, other, third = swarm.members
+    record = other.state.rounds.read(2)
+    assert record is not None
+    link = other.state.chain[0]
+    assert one.state.judge(record, link) is True
+    # What the next commit's voters are is known as well, and older ones from the log.
+    first = other.state.rounds.read(1)
+    assert first is not None and one.state.judge(first, other.state.chain[1]) is True
+    assert one.state.judge(first, link) is False, "the record of another commit"
+    unsigned = pb.RoundRecord()
+    unsigned.CopyFrom(record)
+    unsigned.commit.signature = bytes(64)
+    assert one.state.judge(unsigned, link) is False
+    bare = pb.RoundRecord(commit=record.commit)
+    assert one.state.judge(bare, link) is None, "too few votes"
+    assert one.state.voters(40) is None
+
+    # A node that never saw the votes learns of them, and knows it after a restart.
+    def forget() -> None:
+        third.state.rounds.decide(2, record.commit, (), 2)
+        for note in (third.folder / "checkpoints").glob("*2.certified"):
+            note.unlink()
+        third.state.chain = tuple(replace(x, certified=False) for x in third.state.chain)
+
+    await third.driver.on_disk(forget)
+    again = Member(third.folder, swarm._keys[2], swarm)
+    assert not again.state.chain[0].certified
+    await again.driver.on_disk(again.state.certify, {link.digest}, record)
+    assert again.state.head.certified and again.state.chain[0].certified
+    later = Member(third.folder, swarm._keys[2], swarm)
+    assert [x.certified for x in later.state.chain[:2]] == [True, True]
+    for member in (again, later):
+        await member.driver.close()
