@@ -246,7 +246,7 @@ class SimNode:
         if self._for_idle and not self.in_round:
             waiting, self._for_idle = self._for_idle, []
             for work in waiting:
-                self.soon(work)
+                self.later(0.0, work)  # whoever has just ended the session comes first
         due = machine.deadline()
         if session is not None and due == float("inf"):
             raise Violation("sessions", f"{self.name}: a session without a deadline")
