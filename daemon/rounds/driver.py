@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
 from atoll.daemon.rounds.outer_state import OuterState
-from atoll.daemon.storage.round_log import RoundLogError
+from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
 from atoll.peers.links import LinkLost
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head, commit_digest
@@ -176,7 +176,7 @@ class RoundDriver:
         if isinstance(error, AtollError):
             self._trouble(error.code, error.sentence())
         elif isinstance(error, RoundLogError):
-            self._trouble("disk", f"The round's results are not on this disk: {error}.")
+            self._trouble("results_lacking", f"The round's results are not on this disk: {error}.")
         else:
             self._trouble("bug", f"A round's task failed: {error!r}.")
             log.error("a round's task failed", exc_info=error)
@@ -290,9 +290,18 @@ class RoundDriver:
 
     async def _persist(self, effect: t.Persist) -> None:
         version = self.state.head.version + 1
-        # A vote says that all bytes are here: results that the disk refused must not be voted for.
-        if await self._disk_took(self.state.rounds.vote, version, effect.commit):
-            self.feed(t.Persisted(effect.session, commit_digest(effect.commit.body)))
+        may_vote = True
+        try:
+            # A vote says that all bytes are here: results that the disk refused must not be voted for.
+            if not await self._disk_took(self.state.rounds.vote, version, effect.commit):
+                return
+        except NoVoteLeft as error:
+            self._trouble("no_vote", f"This node holds version {version} and does not vote for it: {error}.")
+            may_vote = False
+        except RoundLogError as error:
+            self._trouble("results_lacking", f"The results of version {version} are not all here: {error}.")
+            return
+        self.feed(t.Persisted(effect.session, commit_digest(effect.commit.body), may_vote))
 
     async def _apply(self, effect: t.Apply) -> None:
         while not await self._trainer_lets():
@@ -326,9 +335,6 @@ class RoundDriver:
             await self.on_disk(work, *arguments)
         except AtollError as error:
             self._trouble(error.code, error.sentence())
-            return False
-        except RoundLogError as error:
-            self._trouble("disk", f"This node can't hold the round's results: {error}.")
             return False
         return True
 

@@ -245,6 +245,20 @@ async def test_a_vote_is_kept_to_after_a_restart(make: Make) -> None:
     await again.driver.close()
 
 
+async def test_a_node_whose_vote_is_given_goes_on_without_it(make: Make) -> None:
+    """It voted before a restart, and what it voted for is damaged: nobody else can give it that back."""
+    swarm = make(1)
+    member = swarm.members[0]
+    log, parent = member.state.rounds, member.state.head.digest
+    lost = pb.Signed(body=pb.Commit(version=1, session=pb.SessionId(parent=parent)).SerializeToString())
+    log.path(1, "vote").write_bytes(pb.RoundRecord(commit=lost).SerializeToString())
+    await one_round(swarm, 1)
+    assert [code for code, _ in member.trouble] == ["no_vote"]
+    assert not member.state.head.certified and log.voted(1) is None
+    await one_round(swarm, 2)
+    assert member.state.head.certified and len(member.trouble) == 1
+
+
 async def test_replayed_commits_are_checked(make: Make) -> None:
     swarm = make(2)
     await one_round(swarm, 1)

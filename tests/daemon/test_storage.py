@@ -21,7 +21,7 @@ from atoll.daemon.storage import checkpoint, files
 from atoll.daemon.storage.checkpoint import CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.disk import RealDisk
-from atoll.daemon.storage.round_log import KEEP, RoundLog, RoundLogError
+from atoll.daemon.storage.round_log import KEEP, MAX_PROMISES, NoVoteLeft, RoundLog, RoundLogError
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.codecs import Int8Codec
@@ -271,13 +271,28 @@ def payload(seed: int) -> bytes:
     return rng.integers(0, 100, Int8Codec.bound(512), dtype=np.uint8).tobytes()
 
 
-def signed_commit(version: int, payloads: list[bytes]) -> pb.Signed:
+def signed_commit(version: int, payloads: list[bytes], parent: bytes = b"") -> pb.Signed:
     chunks = [
         pb.CommittedChunk(contributors=[0] if p else [], payload_digest=hashlib.sha256(p).digest())
         for p in payloads
     ]
-    session = pb.SessionId(parent=bytes([version]) * 32)
+    session = pb.SessionId(parent=parent or version.to_bytes(32, "big"))
     return pb.Signed(body=pb.Commit(session=session, version=version, chunks=chunks).SerializeToString())
+
+
+def vote_for(log: RoundLog, version: int, payloads: list[bytes], parent: bytes = b"") -> pb.Signed:
+    signed = signed_commit(version, payloads, parent)
+    for chunk in (0, 1):
+        log.put(version, chunk, payloads[chunk])
+    log.vote(version, signed)
+    return signed
+
+
+FIRST, OTHER = [payload(1), payload(2)], [payload(3), payload(4)]
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
 
 
 def test_a_vote_needs_all_bytes_and_a_decision_keeps_them(tmp_path: Path) -> None:
@@ -339,24 +354,115 @@ def test_one_vote_for_one_parent_even_after_another_chain_was_taken_over(tmp_pat
     log = RoundLog(tmp_path, CHUNKS, "int8")
     first, other = [payload(1), payload(2)], [payload(3), payload(4)]
 
-    def vote(payloads: list[bytes]) -> None:
-        for chunk in (0, 1):
-            log.put(7, chunk, payloads[chunk])
-        log.vote(7, signed_commit(7, payloads))
-
-    vote(first)
+    vote_for(log, 7, first)
     log.decide(7, signed_commit(7, first), (), saved=7)
     log.clear()
     assert log.read(7) is None and log.voted(7) is None
-    with pytest.raises(RoundLogError, match="another commit of this parent"):
-        vote(other)
+    with pytest.raises(NoVoteLeft, match="another commit of this parent"):
+        vote_for(log, 7, other)
     assert log.voted(7) is None
-    vote(first)
+    vote_for(log, 7, first)
     for version in range(8, 8 + 2 * KEEP):
         log.decide(version, signed_commit(version, [b"", b""]), (), saved=version)
     assert log.read(8) is None
-    with pytest.raises(RoundLogError, match="another commit of this parent"):
-        log.vote(8, signed_commit(8, first))
+    with pytest.raises(NoVoteLeft, match="another commit of this parent"):
+        vote_for(log, 8, first)
+
+
+def test_a_vote_that_can_not_be_kept_to_is_still_the_only_one(tmp_path: Path) -> None:
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    first = vote_for(log, 7, FIRST)
+    log.release()
+    damage(log.path(7, "payload"))
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    with pytest.raises(RoundLogError, match="digest"):
+        log.check_payload(7, pb.Commit.FromString(first.body))
+    with pytest.raises(NoVoteLeft):
+        vote_for(log, 7, OTHER)
+    kept = log.voted(7)
+    assert kept is not None and kept.commit == first
+    # The other commit is held all the same: it may be applied without this node's vote.
+    assert [log.get(7, chunk) for chunk in (0, 1)] == OTHER
+    vote_for(log, 7, FIRST)
+
+
+def test_a_promise_outlives_a_decision_for_another_commit(tmp_path: Path) -> None:
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    vote_for(log, 7, FIRST)
+    log.decide(7, signed_commit(7, OTHER), (), saved=6)
+    assert log.voted(7) is None
+    log.clear()
+    with pytest.raises(NoVoteLeft):
+        vote_for(log, 7, OTHER)
+    vote_for(log, 7, FIRST)
+
+
+def test_what_a_take_over_left_behind_is_a_promise(tmp_path: Path) -> None:
+    """A kill came between the other chain's checkpoint and the end of this log."""
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    for version, parent in ((7, b"p" * 32), (8, b"q" * 32)):
+        log.decide(version, vote_for(log, version, FIRST, parent), (), saved=6)
+    vote_for(log, 9, FIRST, b"r" * 32)
+    for version, parent in ((7, b"a" * 32), (8, b"b" * 32), (9, b"c" * 32)):
+        log.decide(version, vote_for(log, version, OTHER, parent), (), saved=6)
+    log.clear()
+    for version, parent in ((7, b"p" * 32), (8, b"q" * 32), (9, b"r" * 32)):
+        with pytest.raises(NoVoteLeft):
+            vote_for(log, version, OTHER, parent)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"[" * 100_000])
+def test_damaged_promises_are_not_no_promises(tmp_path: Path, content: bytes) -> None:
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    (tmp_path / "promises.json").write_bytes(content)
+    with pytest.raises(NoVoteLeft, match="read"):
+        vote_for(log, 1, FIRST)
+    # The node goes on without voting, and votes again when the file would have forgotten what was lost.
+    last = MAX_PROMISES + KEEP
+    for version in range(1, last):
+        log.decide(version, signed_commit(version, FIRST), (), saved=version)
+    with pytest.raises(NoVoteLeft, match="read"):
+        vote_for(log, last, FIRST)
+    log.decide(last, signed_commit(last, FIRST), (), saved=last)
+    vote_for(log, last + 1, FIRST)
+    with pytest.raises(NoVoteLeft, match="another commit"):
+        vote_for(log, last, OTHER)
+
+
+@pytest.mark.parametrize("kind", ["vote", "commit"])
+def test_a_damaged_record_costs_the_vote_for_its_version(tmp_path: Path, kind: str) -> None:
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    first = vote_for(log, 7, FIRST)
+    if kind == "commit":
+        log.decide(7, first, (), saved=6)
+    log.path(7, kind).write_bytes(b"\xff\xff\xff")
+    with pytest.raises(NoVoteLeft):
+        vote_for(log, 7, OTHER)
+    log.decide(7, signed_commit(7, OTHER), (), saved=6)
+    log.clear()
+    with pytest.raises(NoVoteLeft):
+        vote_for(log, 7, OTHER, b"o" * 32)
+    vote_for(log, 8, OTHER)
+
+
+def test_a_disk_that_can_not_be_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = RealDisk()
+    log = RoundLog(tmp_path, CHUNKS, "int8", disk)
+    vote_for(log, 7, FIRST)
+    read = disk.read
+    broken = {"promises.json"}
+
+    def broken_read(path: Path) -> bytes:
+        if path.name in broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
+
+    monkeypatch.setattr(disk, "read", broken_read)
+    with pytest.raises(AtollError, match=r"promises\.json can't be read"):
+        vote_for(log, 8, OTHER)
+    broken.add(log.path(7, "vote").name)
+    with pytest.raises(RoundLogError, match="can't be read"):
+        log.voted(7)
 
 
 def test_a_disk_that_is_full_keeps_what_it_would_forget(
