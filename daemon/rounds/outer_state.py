@@ -151,13 +151,13 @@ class OuterState:
         links = [forks.link_of(head)]
         commits = [commit for commit, _ in self.kept_commits()[::-1]]
         for newer, commit, older in zip(commits, commits[1:], [*commits[2:], None], strict=False):
-            record, version = self._kept(commit.version), int(commit.version)
+            kept, version = self._kept(commit.version), int(commit.version)
             voters = electorate(older) if older else genesis_head(self.manifest).electorate
-            if record is None or (older is None and version != 1):
+            if kept is None or (older is None and version != 1):
                 break
             digest = bytes(newer.session.parent)
             links.append(
-                forks.Link(version, digest, is_certified(voters, record), int(commit.cumulative_tokens))
+                forks.Link(version, digest, is_certified(voters, kept[1]), int(commit.cumulative_tokens))
             )
         return tuple(links)
 
@@ -165,18 +165,20 @@ class OuterState:
         """The last commits that led to this head and are on this disk, and their digests; oldest first."""
         commits: list[tuple[pb.Commit, bytes]] = []
         digest, version = self.head.digest, self.head.version
-        while (record := self._kept(version)) is not None:
-            commit = pb.Commit.FromString(record.commit.body)
+        while (kept := self._kept(version)) is not None:
+            commit, record = kept
             if chain.next_digest(commit.session.parent, record.commit.body) != digest:
                 break
             commits.append((commit, digest))
             digest, version = bytes(commit.session.parent), version - 1
         return commits[::-1]
 
-    def _kept(self, version: int) -> pb.RoundRecord | None:
+    def _kept(self, version: int) -> tuple[pb.Commit, pb.RoundRecord] | None:
+        """A commit that is on this disk, and its record; None where it is damaged."""
         try:
-            return self.rounds.read(version) if version > 0 else None
-        except RoundLogError:
+            record = self.rounds.read(version) if version > 0 else None
+            return None if record is None else (pb.Commit.FromString(record.commit.body), record)
+        except (RoundLogError, DecodeError):
             return None
 
     def _replay(self) -> list[str]:

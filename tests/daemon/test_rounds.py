@@ -130,6 +130,24 @@ async def test_all_hold_the_same_states_and_any_of_them_is_served(make: Make, tm
     assert about.inner_step == 4 * swarm.manifest.body.inner.steps
 
 
+async def test_a_damaged_byte_in_a_kept_commit_stops_nobody(make: Make) -> None:
+    """The checkpoint is of the head; what led to it can't be told any more, and that is all."""
+    swarm = make(2)
+    for seed in (1, 2):
+        await one_round(swarm, seed)
+    member = swarm.members[1]
+    await member.driver.on_disk(member.state.save_if_due, True)
+    path = member.state.rounds.path(2, "commit")
+    whole, missing = path.read_bytes(), 0
+    for at in range(min(len(whole), 400)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x80]) + whole[at + 1 :])
+        again = Member(member.folder, swarm._keys[1], swarm)
+        assert again.bits == member.bits and again.state.head == member.state.head
+        missing += not again.state.kept_commits()
+        await again.driver.close()
+    assert missing > 100
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
 async def test_damaged_checkpoints_are_passed_over(make: Make, damage: str) -> None:
     """The newest two can't be used: the one before them and the replay log give the same bits."""
