@@ -346,12 +346,9 @@ class Recovery:
         First it is put in its place, then what it replaces goes: in between, either chain is whole.
         """
         folder = self._folder.checkpoints
-        path.replace(checkpoints.path_of(folder, version))
-        outer.adopt(checkpoints.path_of(folder, version))
+        outer.take_over(path, chain)
         for higher in checkpoints.versions(folder):
             if higher > version:
                 checkpoints.forget(folder, higher)
         outer.rounds.clear()
-        # What led to it is not on this disk; the peer's word for it is good enough to find a common commit.
-        outer.chain = forks.tail(chain, outer.head.version, outer.head.digest) or outer.chain
         outer.hold()

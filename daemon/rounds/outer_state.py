@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import checkpoint as checkpoints
 from atoll.daemon.storage.checkpoint import Checkpoint, CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.daemon.storage.files import disk_error, sync_folder
 from atoll.daemon.storage.round_log import RoundLog, RoundLogError
 from atoll.peers.files import ServedFile
 from atoll.protocol import chain, forks, shards
@@ -54,10 +56,21 @@ def next_head(parent: Head, commit: pb.Commit, body: bytes, certified: bool) -> 
     )
 
 
-class OuterState:
-    """Parameters [total] fp32 (shared), momentum [total] fp32, head.
+@dataclass(frozen=True)
+class Position:
+    """Where a state is in its chain: one value, since peers are told of it while the disk thread steps.
 
     `read`: the data cursor, tokens that this chain has read from each training shard.
+    """
+
+    head: Head
+    read: tuple[int, ...]
+    chain: forks.Chain
+
+
+class OuterState:
+    """Parameters [total] fp32 (shared), momentum [total] fp32, and their position.
+
     `held`: (version, state) of the checkpoints of this chain that are here, newest first.
     """
 
@@ -73,9 +86,8 @@ class OuterState:
         self.schema = schema
         self.parameters = parameters
         self.momentum: Float32 = np.zeros_like(parameters)
-        self.head = genesis_head(manifest)
-        self.read: tuple[int, ...] = (0,) * len(shards.training_sizes(manifest.body.data))
-        self.chain: forks.Chain = (forks.link_of(self.head),)
+        head, read = genesis_head(manifest), (0,) * len(shards.training_sizes(manifest.body.data))
+        self.position = Position(head, read, (forks.link_of(head),))
         self.saved: Checkpoint | None = None
         self.held: tuple[tuple[int, bytes], ...] = ()
         self.rounds = rounds
@@ -83,6 +95,18 @@ class OuterState:
         self._codec = CODECS[manifest.body.rounds.result_codec]()
         self._mean = np.empty(manifest.body.rounds.chunk_values, dtype=np.float32)
         self._scratch = np.empty_like(self._mean)
+
+    @property
+    def head(self) -> Head:
+        return self.position.head
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        return self.position.read
+
+    @property
+    def chain(self) -> forks.Chain:
+        return self.position.chain
 
     # ---- from disk
 
@@ -124,8 +148,22 @@ class OuterState:
             raise CheckpointError("the checkpoint is of another inner schedule")
         if len(found.read) != len(self.read):
             raise CheckpointError("the checkpoint is of other data")
-        self.head, self.read, self.saved = found.head, found.read, found
-        self.chain = self._chain_behind(found.head)
+        self.position = Position(found.head, found.read, self._chain_behind(found.head))
+        self.saved = found
+
+    def take_over(self, path: Path, chain: forks.Chain) -> None:
+        """A checkpoint that was fetched becomes the state and joins the others; `chain`: what led to it, as a
+        peer says. Raises CheckpointError and AtollError."""
+        self.adopt(path)
+        target = checkpoints.path_of(self._folder, self.head.version)
+        try:
+            path.replace(target)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise disk_error(target, error) from error
+        # What led to it is not on this disk; the peer's word for it is good enough to find a common commit.
+        told = forks.tail(chain, self.head.version, self.head.digest)
+        self.position = replace(self.position, chain=told or self.chain)
 
     def _inner_step(self, head: Head) -> int:
         """Where the inner schedules are at a head, in steps since the genesis."""
@@ -149,7 +187,7 @@ class OuterState:
     def _chain_behind(self, head: Head) -> forks.Chain:
         """The commits that led to a head, newest first, as far as this disk knows all about them."""
         links = [forks.link_of(head)]
-        commits = [commit for commit, _ in self.kept_commits()[::-1]]
+        commits = [commit for commit, _ in self._commits_behind(head)]
         for newer, commit, older in zip(commits, commits[1:], [*commits[2:], None], strict=False):
             kept, version = self._kept(commit.version), int(commit.version)
             voters = electorate(older) if older else genesis_head(self.manifest).electorate
@@ -163,15 +201,19 @@ class OuterState:
 
     def kept_commits(self) -> list[tuple[pb.Commit, bytes]]:
         """The last commits that led to this head and are on this disk, and their digests; oldest first."""
+        return self._commits_behind(self.head)[::-1]
+
+    def _commits_behind(self, head: Head) -> list[tuple[pb.Commit, bytes]]:
+        """The same for any head, newest first."""
         commits: list[tuple[pb.Commit, bytes]] = []
-        digest, version = self.head.digest, self.head.version
+        digest, version = head.digest, head.version
         while (kept := self._kept(version)) is not None:
             commit, record = kept
             if chain.next_digest(commit.session.parent, record.commit.body) != digest:
                 break
             commits.append((commit, digest))
             digest, version = bytes(commit.session.parent), version - 1
-        return commits[::-1]
+        return commits
 
     def _kept(self, version: int) -> tuple[pb.Commit, pb.RoundRecord] | None:
         """A commit that is on this disk, and its record; None where it is damaged."""
@@ -218,10 +260,10 @@ class OuterState:
                 torch.frombuffer(bytearray(payload), dtype=torch.uint8), torch.from_numpy(mean)
             )
             outer_step(self.parameters[span], self.momentum[span], mean, commit.outer_lr, beta, scratch)
-        self.head = next_head(self.head, commit, signed.body, certified)
-        self.read = shards.advance(self.read, commit)
-        self.chain = forks.extend(self.chain, forks.link_of(self.head))
-        return self.head
+        head = next_head(self.head, commit, signed.body, certified)
+        read = shards.advance(self.read, commit)
+        self.position = Position(head, read, forks.extend(self.chain, forks.link_of(head)))
+        return head
 
     def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
         """Makes a commit durable as this node's next version. Raises AtollError."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from atoll.daemon.errors import AtollError
+from atoll.daemon.rounds import outer_state
 from atoll.daemon.rounds.outer_state import check_record, served_file
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.data_dir import DataDir
@@ -242,6 +243,27 @@ async def test_a_disk_that_refuses_gets_no_vote(make: Make, monkeypatch: pytest.
     assert second.trouble[0][0] == "disk_full"
     assert second.driver.machine.head.version == 0
     assert second.reports[-1].outcome == "missed"
+
+
+async def test_whoever_looks_in_mid_step_sees_one_position(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Peers are told of head and chain while the disk thread works: they must belong together at any time."""
+    swarm = make(1)
+    state, seen = swarm.members[0].state, []
+
+    def looked_at(work: Callable[..., object]) -> Callable[..., object]:
+        def look(*arguments: object) -> object:
+            seen.append((state.head.digest, state.chain[0].digest))
+            return work(*arguments)
+
+        return look
+
+    for module, name in ((outer_state.forks, "extend"), (outer_state.shards, "advance")):
+        monkeypatch.setattr(module, name, looked_at(getattr(module, name)))
+    await one_round(swarm, 1)
+    assert len(seen) == 2 and all(head == end for head, end in seen)
+    assert state.head.digest == state.chain[0].digest
 
 
 async def test_a_vote_is_kept_to_after_a_restart(make: Make) -> None:
