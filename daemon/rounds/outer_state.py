@@ -68,6 +68,44 @@ class Position:
     chain: forks.Chain
 
 
+def inner_step(manifest: SwarmManifest, head: Head) -> int:
+    """Where the inner schedules are at a head, in steps since the genesis."""
+    return head.version * int(manifest.body.inner.steps)
+
+
+def check_file(manifest: SwarmManifest, path: Path) -> Checkpoint:
+    """What is in a checkpoint file, if `OuterState.adopt` would take it. Raises CheckpointError. Blocking."""
+    found = checkpoints.verify(path, manifest.swarm_id)
+    _check_facts(manifest, found)
+    if found.head.version == 0:
+        _check_genesis(manifest, *checkpoints.mapped(path, manifest.swarm_id))
+    return found
+
+
+def _check_facts(manifest: SwarmManifest, found: Checkpoint) -> None:
+    """Raises CheckpointError unless a state of this swarm can have these facts."""
+    if found.schema.digest != manifest.body.schema_digest:
+        raise CheckpointError("the checkpoint has another parameter schema than the manifest")
+    if found.inner_step != inner_step(manifest, found.head):
+        raise CheckpointError("the checkpoint is of another inner schedule")
+    if len(found.read) != len(shards.training_sizes(manifest.body.data)):
+        raise CheckpointError("the checkpoint is of other data")
+    if found.head.version == 0 and (found.head != genesis_head(manifest) or any(found.read)):
+        raise CheckpointError("the genesis checkpoint is of another chain")
+
+
+def _check_genesis(manifest: SwarmManifest, parameters: Float32, momentum: Float32) -> None:
+    """Raises CheckpointError unless these are the vectors that the swarm began with."""
+    if hashlib.sha256(parameters.data.cast("B")).digest() != manifest.body.genesis_parameters:
+        raise CheckpointError("the genesis parameters are not those of the manifest")
+    if momentum.view(np.uint32).any():
+        raise CheckpointError("the genesis has outer momentum")
+
+
+class StateLost(RuntimeError):
+    """The vectors are torn and this disk has nothing to restore them from: the node has to start again."""
+
+
 class OuterState:
     """Parameters [total] fp32 (shared), momentum [total] fp32, and their position.
 
@@ -89,6 +127,7 @@ class OuterState:
         head, read = genesis_head(manifest), (0,) * len(shards.training_sizes(manifest.body.data))
         self.position = Position(head, read, (forks.link_of(head),))
         self.saved: Checkpoint | None = None
+        self._whole = False  # whether the vectors are what the position says: not before `restore`
         self.held: tuple[tuple[int, bytes], ...] = ()
         self.rounds = rounds
         self._folder = folder
@@ -135,39 +174,55 @@ class OuterState:
         return problems
 
     def adopt(self, path: Path) -> None:
-        """Takes over the state in a checkpoint file. Raises CheckpointError; the state is then unchanged
-        only if the header was at fault, so callers load into a state they can load again."""
+        """Reads the state in a checkpoint file. Raises CheckpointError; where the file's facts are at fault
+        nothing has changed, else the vectors are torn and the state is to be restored."""
+        header, _ = checkpoints.read_header(path, self.manifest.swarm_id)
+        _check_facts(self.manifest, header)
+        self._whole = False
         found = checkpoints.load(path, self.manifest.swarm_id, self.parameters, self.momentum)
+        if found != header:
+            raise CheckpointError(f"{path.name} has changed while it was read")
         if found.head.version == 0:
-            digest = hashlib.sha256(self.parameters.data.cast("B")).digest()
-            if digest != self.manifest.body.genesis_parameters:
-                raise CheckpointError("the genesis parameters are not those of the manifest")
-            if found.head.digest != genesis_head(self.manifest).digest or any(found.read):
-                raise CheckpointError("the genesis checkpoint is of another chain")
-        if found.inner_step != self._inner_step(found.head):
-            raise CheckpointError("the checkpoint is of another inner schedule")
-        if len(found.read) != len(self.read):
-            raise CheckpointError("the checkpoint is of other data")
+            _check_genesis(self.manifest, self.parameters, self.momentum)
         self.position = Position(found.head, found.read, self._chain_behind(found.head))
         self.saved = found
+        self._whole = True
 
     def take_over(self, path: Path, chain: forks.Chain) -> None:
         """A checkpoint that was fetched becomes the state and joins the others; `chain`: what led to it, as a
-        peer says. Raises CheckpointError and AtollError."""
-        self.adopt(path)
-        target = checkpoints.path_of(self._folder, self.head.version)
+        peer says.
+
+        Raises CheckpointError and AtollError, and the state is then what this disk has, as before; or
+        StateLost, if it has none any more.
+        """
+        before = self.position
+        try:
+            self.adopt(path)
+            self._join(path, self.head.version)
+        except (CheckpointError, AtollError):
+            if not self._whole or self.position is not before:
+                self._go_back(before)
+            raise
+        # What led to it is not on this disk; the peer's word for it is good enough to find a common commit.
+        told = forks.tail(chain, self.head.version, self.head.digest)
+        self.position = replace(self.position, chain=told or self.chain)
+
+    def _join(self, path: Path, version: int) -> None:
+        target = checkpoints.path_of(self._folder, version)
         try:
             path.replace(target)
             sync_folder(self._folder)
         except OSError as error:
             raise disk_error(target, error) from error
-        # What led to it is not on this disk; the peer's word for it is good enough to find a common commit.
-        told = forks.tail(chain, self.head.version, self.head.digest)
-        self.position = replace(self.position, chain=told or self.chain)
 
-    def _inner_step(self, head: Head) -> int:
-        """Where the inner schedules are at a head, in steps since the genesis."""
-        return head.version * int(self.manifest.body.inner.steps)
+    def _go_back(self, before: Position) -> None:
+        try:
+            for problem in self.restore():
+                log.warning("not used: %s", problem)
+        except AtollError as error:
+            raise StateLost(f"A state was refused, and the one before it is gone: {error.message}") from error
+        if self.head.digest == before.head.digest:
+            self.position = before  # peers had told what this disk does not know of its chain
 
     def hold(self) -> None:
         """Looks which checkpoints are here for peers to fetch; those of a chain that was left are not."""
@@ -246,8 +301,14 @@ class OuterState:
     # ---- forward
 
     def apply(self, signed: pb.Signed, certified: bool) -> Head:
-        """One outer step with the kept results of a commit (already checked). The new head."""
+        """One outer step with the kept results of a commit (already checked). The new head.
+
+        Raises RoundLogError where a result can't be read; the vectors are then torn until `restore`.
+        """
+        if not self._whole:
+            raise RoundLogError("the step before it has failed half-way")
         commit = pb.Commit.FromString(signed.body)
+        self._whole = False
         beta = self.manifest.body.outer.momentum
         chunks = self.manifest.chunks
         for chunk, committed in enumerate(commit.chunks):
@@ -263,6 +324,7 @@ class OuterState:
         head = next_head(self.head, commit, signed.body, certified)
         read = shards.advance(self.read, commit)
         self.position = Position(head, read, forks.extend(self.chain, forks.link_of(head)))
+        self._whole = True
         return head
 
     def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
@@ -278,8 +340,15 @@ class OuterState:
         """Writes a checkpoint: of every version for small models, of every fourth for large ones.
 
         All nodes save the same versions, so that several hold what a newcomer asks for; one that leaps over
-        those saves what it has, or its log would grow.
+        those saves what it has, or its log would grow. Raises AtollError.
         """
+        if not self._whole:
+            raise AtollError(
+                Exit.TEMPORARY,
+                "state_torn",
+                "The outer state is between two versions.",
+                "The node reads it from its disk when it starts again.",
+            )
         interval = 1 if 8 * self.parameters.size < _SMALL_BYTES else _LARGE_INTERVAL
         saved = self.saved.head if self.saved else None
         late = saved is None or self.head.version - saved.version >= 2 * interval
@@ -292,7 +361,7 @@ class OuterState:
                 self.schema,
                 self.parameters,
                 self.momentum,
-                self._inner_step(self.head),
+                inner_step(self.manifest, self.head),
                 self.read,
             )
             self.hold()
