@@ -313,9 +313,9 @@ class RoundDriver:
             await asyncio.sleep(DISK_RETRY_S)
         try:
             head = await self.on_disk(self.state.apply, effect.commit, effect.certified)
-        except RoundLogError as error:
+        except (AtollError, RoundLogError) as error:
             # A step that was half taken can't be taken back here; a restart reads it all from disk again.
-            self._trouble("bug", f"The outer step failed: {error}.")
+            self._trouble("bug", f"The outer step failed: {str(error).rstrip('.')}.")
             return
         self.feed(t.HeadChanged(head))
         await self._applied(pb.Commit.FromString(effect.commit.body), head)

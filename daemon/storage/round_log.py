@@ -92,7 +92,9 @@ class RoundLog:
         try:
             payload = self._disk.pread(self.path(version, "payload"), size, self._offset(chunk))
         except OSError as error:
-            raise RoundLogError(f"the results of version {version} can't be read") from error
+            raise RoundLogError(
+                f"the results of version {version} can't be read: {error.strerror}"
+            ) from error
         if len(payload) != size:
             raise RoundLogError(f"the results of version {version} are incomplete")
         return payload

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -264,6 +267,34 @@ async def test_whoever_looks_in_mid_step_sees_one_position(
     await one_round(swarm, 1)
     assert len(seen) == 2 and all(head == end for head, end in seen)
     assert state.head.digest == state.chain[0].digest
+
+
+async def test_an_outer_step_that_fails_ends_the_node_and_leaves_no_checkpoint(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor is left when the results are read back; what the disk has is whole."""
+    swarm = make(1)
+    member = swarm.members[0]
+    decide = member.state.decide
+
+    def refuse(*arguments: object) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def decided(*arguments: Any) -> None:
+        decide(*arguments)
+        monkeypatch.setattr(member.state.rounds._disk, "pread", refuse)
+
+    monkeypatch.setattr(member.state, "decide", decided)
+    member.train(delta(1), 100)
+    await swarm.until(lambda: bool(member.reports))
+    await swarm.until(lambda: bool(member.trouble))
+    assert [code for code, _ in member.trouble] == ["bug"] and "outer step" in member.trouble[0][1]
+    with pytest.raises(AtollError, match="between two versions"):
+        await member.driver.on_disk(member.state.save_if_due, True)
+    monkeypatch.undo()
+    again = Member(member.folder, swarm._keys[0], swarm)
+    assert again.state.head.version == 1 and again.problems == []
+    await again.driver.close()
 
 
 async def test_a_vote_is_kept_to_after_a_restart(make: Make) -> None:

@@ -261,6 +261,60 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
         checkpoint.verify(tmp_path / "none", SWARM)
 
 
+# ---- the disk under the replay log
+
+
+def test_reading_makes_no_file_and_raises_as_reading_does(tmp_path: Path) -> None:
+    disk = RealDisk()
+    for path in (tmp_path / "none", tmp_path / "no folder" / "none"):
+        with pytest.raises(FileNotFoundError):
+            disk.pread(path, 1, 0)
+    assert list(tmp_path.iterdir()) == []
+    # What was opened for reading is opened anew for writing, and read through the same descriptor then.
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    assert disk.pread(path, 3, 0) == b"abc"
+    disk.pwrite(path, b"xy", 1)
+    assert disk.pread(path, 3, 0) == b"axy" and path.read_bytes() == b"axy"
+    disk.release()
+
+
+def test_all_that_a_disk_takes_piece_by_piece_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, pwrite = RealDisk(), os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: pwrite(file, data[:3], offset))
+    disk.pwrite(tmp_path / "file", b"0123456789", 2)
+    assert disk.read(tmp_path / "file") == b"\0\x000123456789"
+    disk.release()
+
+
+def test_what_can_not_be_removed_or_written_is_told_to_people(tmp_path: Path) -> None:
+    disk = RealDisk()
+    for work in (
+        lambda: disk.unlink(tmp_path),
+        lambda: disk.pwrite(tmp_path, b"x", 0),
+        lambda: disk.truncate(tmp_path, 0),
+        lambda: disk.fsync(tmp_path / "no folder" / "none"),
+    ):
+        with pytest.raises(AtollError, match=str(tmp_path)):
+            work()
+
+
+def test_a_decision_stands_although_its_vote_can_not_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    commit = vote_for(log, 7, FIRST)
+
+    def broken(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", broken)
+    log.decide(7, commit, (), saved=6)
+    assert log.read(7) is not None
+
+
 # ---- the replay log
 
 CHUNKS = ChunkTable(1024, 512)
@@ -288,11 +342,11 @@ def vote_for(log: RoundLog, version: int, payloads: list[bytes], parent: bytes =
     return signed
 
 
-FIRST, OTHER = [payload(1), payload(2)], [payload(3), payload(4)]
-
-
 def damage(path: Path) -> None:
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+FIRST, OTHER = [payload(1), payload(2)], [payload(3), payload(4)]
 
 
 def test_a_vote_needs_all_bytes_and_a_decision_keeps_them(tmp_path: Path) -> None:
@@ -343,6 +397,9 @@ def test_what_is_damaged_is_named(tmp_path: Path) -> None:
     log = RoundLog(tmp_path, CHUNKS, "int8")
     with pytest.raises(RoundLogError, match="bytes"):
         log.put(1, 0, b"short")
+    with pytest.raises(RoundLogError, match="can't be read"):
+        log.get(1, 1)
+    log.put(1, 0, payload(1))
     with pytest.raises(RoundLogError, match="incomplete"):
         log.get(1, 1)
     log.path(2, "commit").write_bytes(b"\xff\xff\xff")
