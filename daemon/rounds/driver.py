@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,8 +21,10 @@ import torch
 from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
+from atoll.daemon.rounds.drops import Drops
 from atoll.daemon.rounds.outer_state import OuterState
 from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
+from atoll.peers.identity import readable_name
 from atoll.peers.links import LinkLost
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head, commit_digest
@@ -108,7 +109,7 @@ class RoundDriver:
     ) -> None:
         self.machine = machine
         self.state = state
-        self.dropped: Counter[str] = Counter()
+        self.dropped = Drops()
         self.offer = 0
         """Number of the offer that the snapshot in memory belongs to; a trainer's start makes it nobody's."""
         self._keyring = keyring
@@ -160,8 +161,7 @@ class RoundDriver:
                 case t.Ended():
                     self._ended(effect.report)
                 case t.Dropped():
-                    self.dropped[effect.reason] += 1
-                    log.info("dropped a message: %s", effect.reason)
+                    self.dropped.note(effect.sender, effect.reason)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -345,8 +345,7 @@ class RoundDriver:
         try:
             await self._received(sender, frame, payload)
         except (DecodeError, CodecError, NonFinite, ValueError) as error:
-            self.dropped[f"malformed {frame.WhichOneof('message')}"] += 1
-            log.info("dropped a malformed message: %s", error)
+            self.dropped.note(sender, f"malformed {frame.WhichOneof('message')}", str(error))
 
     async def _received(self, sender: bytes, frame: pb.Frame, payload: bytes) -> None:
         match frame.WhichOneof("message"):
@@ -387,7 +386,9 @@ class RoundDriver:
         try:
             await self.on_codec(self._codec.check, payload, self._chunks.size(message.chunk))
         except CodecError as error:
-            self.feed(t.ContributionRejected(sender, message.session, message.chunk, str(error)))
+            reason = "contribution that the codec refuses"
+            log.info("chunk %d of %s: %s", message.chunk, readable_name(sender), error)
+            self.feed(t.ContributionRejected(sender, message.session, message.chunk, reason))
             return
         self.feed(t.ContributionArrived(sender, message.session, message.chunk, payload))
 

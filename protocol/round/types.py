@@ -334,7 +334,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A message was ignored; counted by `reason`, and the sender's standing falls."""
+    """A message was ignored; counted by `reason`, one of few, and by sender."""
 
     sender: bytes
     reason: str

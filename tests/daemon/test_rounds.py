@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 
 from atoll.daemon.errors import AtollError
 from atoll.daemon.rounds import outer_state
+from atoll.daemon.rounds.drops import MAX_REASONS, MAX_SENDERS, Drops
 from atoll.daemon.rounds.outer_state import check_record, served_file
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLogError
+from atoll.peers.identity import readable_name
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.outer import Float32
 
@@ -197,16 +200,19 @@ async def test_a_member_that_dies_is_left_out(make: Make) -> None:
     assert {m.reports[-1].outcome for m in swarm.members} == {"certified"}
 
 
-async def test_a_liar_is_left_out_and_named(make: Make) -> None:
+async def test_a_liar_is_left_out_and_named(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     swarm = make(3)
     liar = swarm.members[2]
     swarm.spoiled.add(liar.me)
     for number, member in enumerate(swarm.members):
         member.train(delta(number), 100)
     honest = swarm.members[:2]
-    await swarm.until(lambda: any(m.driver.dropped for m in honest))
-    reasons = {reason for m in honest for reason in m.driver.dropped}
-    assert reasons and all(reason.startswith(("int8:", "malformed")) for reason in reasons), reasons
+    await swarm.until(lambda: any(m.driver.dropped.reasons for m in honest))
+    reasons = {reason for m in honest for reason in m.driver.dropped.reasons}
+    assert reasons <= {"contribution that the codec refuses", "malformed result"}, reasons
+    assert {sender for m in honest for sender in m.driver.dropped.senders} == {liar.me}
+    assert readable_name(liar.me) in caplog.text
     assert not any(m.trouble for m in honest)
 
 
@@ -223,9 +229,33 @@ async def test_messages_that_are_not_signed_are_counted_and_dropped(make: Make) 
         pb.Frame(goodbye=pb.Goodbye()),
     ):
         await first.driver.received(second.me, frame, b"payload")
-    assert sum(first.driver.dropped.values()) == 6
+    assert first.driver.dropped.senders == {second.me: 6}
+    assert sum(first.driver.dropped.reasons.values()) == 6
     await one_round(swarm, 1)
     assert first.bits == second.bits
+
+
+async def test_what_strangers_send_makes_no_new_reason(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Payloads of a thousand lengths are one reason, and a thousand senders are not a thousand rows."""
+    swarm = make(1)
+    driver, events = swarm.members[0].driver, []
+    monkeypatch.setattr(driver, "feed", events.append)
+    for length in range(1, 1000):
+        sender = length.to_bytes(38, "big")
+        await driver.received(sender, pb.Frame(contribution=pb.Contribution()), bytes(length))
+        await driver.received(sender, pb.Frame(contribution=pb.Contribution(chunk=10_000 + length)), b"")
+    assert len(events) == 999 and len({event.reason for event in events}) == 1
+    assert dict(driver.dropped.reasons) == {"malformed contribution": 999}
+    assert len(driver.dropped.senders) == MAX_SENDERS and sender in driver.dropped.senders
+
+
+def test_reasons_are_few_even_if_code_made_many() -> None:
+    drops = Drops()
+    for number in range(1000):
+        drops.note(b"x" * 38, f"reason {number}")
+    assert len(drops.reasons) == MAX_REASONS and sum(drops.reasons.values()) == 1000
+    drops.note(b"x" * 38, "reason 3")
+    assert drops.reasons["reason 3"] == 2 and drops.senders == {b"x" * 38: 1001}
 
 
 async def test_a_disk_that_refuses_gets_no_vote(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
