@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
 from atoll.daemon.rounds.drops import Drops
-from atoll.daemon.rounds.outer_state import OuterState
+from atoll.daemon.rounds.outer_state import OuterState, StateLost
 from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
 from atoll.peers.identity import readable_name
 from atoll.peers.links import LinkLost
@@ -313,9 +313,8 @@ class RoundDriver:
             await asyncio.sleep(DISK_RETRY_S)
         try:
             head = await self.on_disk(self.state.apply, effect.commit, effect.certified)
-        except (AtollError, RoundLogError) as error:
-            # A step that was half taken can't be taken back here; a restart reads it all from disk again.
-            self._trouble("bug", f"The outer step failed: {str(error).rstrip('.')}.")
+        except StateLost as error:
+            self._trouble("bug", f"This node has to start again, for {error}.")
             return
         self.feed(t.HeadChanged(head))
         await self._applied(pb.Commit.FromString(effect.commit.body), head)

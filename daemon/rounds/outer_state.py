@@ -103,7 +103,7 @@ def _check_genesis(manifest: SwarmManifest, parameters: Float32, momentum: Float
 
 
 class StateLost(RuntimeError):
-    """The vectors are torn and this disk has nothing to restore them from: the node has to start again."""
+    """The vectors are torn: the node has to start again, and to read them from its disk or from peers."""
 
 
 class OuterState:
@@ -220,7 +220,7 @@ class OuterState:
             for problem in self.restore():
                 log.warning("not used: %s", problem)
         except AtollError as error:
-            raise StateLost(f"A state was refused, and the one before it is gone: {error.message}") from error
+            raise StateLost(f"a state was refused, and the one before it is gone: {error.message}") from error
         if self.head.digest == before.head.digest:
             self.position = before  # peers had told what this disk does not know of its chain
 
@@ -303,12 +303,23 @@ class OuterState:
     def apply(self, signed: pb.Signed, certified: bool) -> Head:
         """One outer step with the kept results of a commit (already checked). The new head.
 
-        Raises RoundLogError where a result can't be read; the vectors are then torn until `restore`.
+        Raises StateLost where it fails: it can't be taken back, and the same step must not be taken again.
         """
         if not self._whole:
-            raise RoundLogError("the step before it has failed half-way")
+            raise StateLost("an outer step before it has failed")
         commit = pb.Commit.FromString(signed.body)
         self._whole = False
+        try:
+            self._step(commit)
+        except Exception as error:
+            raise StateLost(f"the outer step to version {commit.version} has failed: {error}") from error
+        head = next_head(self.head, commit, signed.body, certified)
+        read = shards.advance(self.read, commit)
+        self.position = Position(head, read, forks.extend(self.chain, forks.link_of(head)))
+        self._whole = True
+        return head
+
+    def _step(self, commit: pb.Commit) -> None:
         beta = self.manifest.body.outer.momentum
         chunks = self.manifest.chunks
         for chunk, committed in enumerate(commit.chunks):
@@ -321,18 +332,16 @@ class OuterState:
                 torch.frombuffer(bytearray(payload), dtype=torch.uint8), torch.from_numpy(mean)
             )
             outer_step(self.parameters[span], self.momentum[span], mean, commit.outer_lr, beta, scratch)
-        head = next_head(self.head, commit, signed.body, certified)
-        read = shards.advance(self.read, commit)
-        self.position = Position(head, read, forks.extend(self.chain, forks.link_of(head)))
-        self._whole = True
-        return head
 
     def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
         """Makes a commit durable as this node's next version. Raises AtollError."""
         self.rounds.decide(version, commit, votes, self.saved.head.version if self.saved else 0)
 
     def replay(self, record: pb.RoundRecord, certified: bool) -> Head:
-        """Applies a checked commit that this node missed; its results are kept already."""
+        """Applies a checked commit that this node missed; its results are kept already.
+
+        Raises AtollError and StateLost.
+        """
         self.decide(self.head.version + 1, record.commit, tuple(record.votes))
         return self.apply(record.commit, certified)
 

@@ -131,6 +131,37 @@ async def test_a_state_that_can_not_be_put_in_its_place(
     assert (member.bits, member.state.position) == (bits, position)
 
 
+async def test_a_replayed_step_that_fails_is_not_taken_again(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another peer gives the same commit, but half of its step is in the vectors already."""
+    behind = Member(member.folder.parent / "behind", member.swarm._keys[0], member.swarm)
+    log, theirs = behind.state.rounds, member.state.rounds
+    record = theirs.read(1)
+    assert record is not None
+    log.path(1, "payload").write_bytes(theirs.path(1, "payload").read_bytes())
+    pread = log._disk.pread
+
+    def broken(path: Path, size: int, offset: int) -> bytes:
+        if offset:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(path, size, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log._disk, "pread", broken)
+        with pytest.raises(StateLost, match="version 1 has failed"):
+            await behind.driver.on_disk(behind.state.replay, record, True)
+    with pytest.raises(StateLost, match="before it"):
+        await behind.driver.on_disk(behind.state.replay, record, True)
+    behind.state.restore()
+    at_first = checkpoint.path_of(member.folder / "checkpoints", 1)
+    other = Member(member.folder.parent / "other", member.swarm._keys[0], member.swarm)
+    other.state.adopt(at_first)
+    assert behind.bits == other.bits and behind.state.head.digest == other.state.head.digest
+    for one in (behind, other):
+        await one.driver.close()
+
+
 async def test_with_nothing_to_go_back_to_the_node_ends_and_writes_nothing(member: Member) -> None:
     path = fetched(member)
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
