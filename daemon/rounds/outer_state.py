@@ -29,7 +29,7 @@ from atoll.protocol.chain import Head
 from atoll.protocol.codecs import CODECS
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.outer import Float32, outer_step
-from atoll.protocol.round.commit import electorate
+from atoll.protocol.round.commit import CommitError, check_content, electorate
 from atoll.protocol.schema import ParameterSchema
 from atoll.protocol.signing import verify
 
@@ -379,7 +379,7 @@ class OuterState:
 def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) -> tuple[pb.Commit, bool]:
     """The commit in a record, and whether its votes certify it. Raises RoundLogError.
 
-    Signatures are checked, and that it follows from `head`.
+    Signatures are checked, and that it follows from `head`, by all rules but those that need the plan.
     """
     signed = record.commit
     if not verify("commit", signed):
@@ -396,8 +396,14 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
         raise RoundLogError("the commit does not follow this head")
     if len(commit.chunks) != len(manifest.chunks):
         raise RoundLogError("the commit has another table of chunks")
-    if any(i >= len(commit.contributors) for chunk in commit.chunks for i in chunk.contributors):
-        raise RoundLogError("the commit names contributors that it does not list")
+    if commit.result_codec != manifest.body.rounds.result_codec:
+        raise RoundLogError("the commit has another codec than the manifest's")
+    if commit.outer_lr != manifest.outer_lr(len(commit.contributors)):
+        raise RoundLogError("the commit has another learning rate than the manifest's")
+    try:
+        check_content(head, commit)
+    except CommitError as error:
+        raise RoundLogError(str(error)) from error
     return commit, is_certified(head.electorate, record)
 
 

@@ -27,6 +27,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
@@ -34,7 +35,7 @@ from atoll.daemon.storage.disk import Disk, RealDisk
 from atoll.daemon.storage.files import disk_error
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import commit_digest
-from atoll.protocol.codecs import CODECS
+from atoll.protocol.codecs import CODECS, CodecError
 from atoll.protocol.schema import ChunkTable
 
 KEEP = 8
@@ -60,7 +61,8 @@ class RoundLog:
     def __init__(self, folder: Path, chunks: ChunkTable, result_codec: str, disk: Disk | None = None) -> None:
         self.folder = folder
         self._chunks = chunks
-        self._bound = CODECS[result_codec].bound
+        self._codec = CODECS[result_codec]()
+        self._bound = self._codec.bound
         self._disk = RealDisk() if disk is None else disk
 
     def path(self, version: int, kind: str) -> Path:
@@ -155,11 +157,22 @@ class RoundLog:
             raise RoundLogError(f"{path.name} can't be read: {error.strerror}") from error
 
     def check_payload(self, version: int, commit: pb.Commit) -> None:
-        """Raises RoundLogError unless the kept results are those that the commit names."""
+        """Raises RoundLogError unless the kept results are those that the commit names and can be applied."""
         for chunk, committed in enumerate(commit.chunks):
             payload = self.get(version, chunk) if committed.contributors else b""
             if hashlib.sha256(payload).digest() != committed.payload_digest:
                 raise RoundLogError(f"chunk {chunk} of version {version} does not have its digest")
+            if payload:
+                self._check_codec(version, chunk, payload)
+
+    def _check_codec(self, version: int, chunk: int, payload: bytes) -> None:
+        """A digest says who made the bytes, not that an outer step can take them."""
+        try:
+            self._codec.check(
+                torch.frombuffer(bytearray(payload), dtype=torch.uint8), self._chunks.size(chunk)
+            )
+        except CodecError as error:
+            raise RoundLogError(f"chunk {chunk} of version {version} is no result: {error}") from error
 
     def clear(self, keep_up_to: int = -1) -> None:
         """Forgets everything above a version, but not what was voted for: another chain was taken over.

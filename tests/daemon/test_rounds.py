@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,7 +16,7 @@ import pytest
 from atoll.daemon.errors import AtollError
 from atoll.daemon.rounds import outer_state
 from atoll.daemon.rounds.drops import MAX_REASONS, MAX_SENDERS, Drops
-from atoll.daemon.rounds.outer_state import check_record, served_file
+from atoll.daemon.rounds.outer_state import check_record, genesis_head, served_file
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLogError
@@ -380,6 +381,49 @@ async def test_replayed_commits_are_checked(make: Make) -> None:
     with pytest.raises(RoundLogError, match="signed"):
         check_record(swarm.manifest, parent.state.head, record)
     await parent.driver.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"outer_lr": float("nan")}, "learning rate"),
+        ({"outer_lr": 9.0}, "learning rate"),
+        ({"result_codec": "float32"}, "codec"),
+        ({"cumulative_tokens": 1 << 60}, "sum of tokens"),
+    ],
+)
+async def test_a_peers_commit_obeys_the_rules_of_a_session(
+    make: Make, change: dict[str, object], error: str
+) -> None:
+    swarm = make(2)
+    await one_round(swarm, 1)
+    member = swarm.members[0]
+    record = member.state.rounds.read(1)
+    assert record is not None
+    head = genesis_head(swarm.manifest)
+    commit, _ = check_record(swarm.manifest, head, record)
+    for name, value in change.items():
+        setattr(commit, name, value)
+    leader = next(keys for keys in swarm._keys if keys.peer_id == commit.session.leader)
+    forged = pb.RoundRecord(commit=leader.sign("commit", commit.SerializeToString()))
+    with pytest.raises(RoundLogError, match=error):
+        check_record(swarm.manifest, head, forged)
+
+
+async def test_a_peers_commit_has_results_that_can_be_applied(make: Make) -> None:
+    """Their digests are right, and no outer step could take them: this must be seen before it is decided."""
+    swarm = make(2)
+    await one_round(swarm, 1)
+    log = swarm.members[0].state.rounds
+    record = log.read(1)
+    assert record is not None
+    commit = pb.Commit.FromString(record.commit.body)
+    log.check_payload(1, commit)
+    bad = b"\xff" * len(log.get(1, 0))
+    log.put(1, 0, bad)
+    commit.chunks[0].payload_digest = hashlib.sha256(bad).digest()
+    with pytest.raises(RoundLogError, match="no result"):
+        log.check_payload(1, commit)
 
 
 async def test_a_pseudo_gradient_that_is_not_finite_is_named(make: Make) -> None:
