@@ -305,11 +305,12 @@ class Node:
         status = pb.NodeStatus(state=pb.JOINING, label=self.settings.label, reason=str(self.state))
         if outer is None:
             return status
-        head = outer.head
+        here = outer.position
+        head = here.head
         status.state = pb.TRAINING if island is not None and island.training else pb.FOLLOWING
         status.version, status.digest, status.certified = head.version, head.digest, head.certified
         status.cumulative_tokens = head.cumulative_tokens
-        status.chain.extend(forks.write_chain(outer.chain))
+        status.chain.extend(forks.write_chain(here.chain))
         for version, state in outer.held:
             status.held.add(version=version, state=state)
         if island is not None:

@@ -393,14 +393,11 @@ class Recovery:
         """
         folder = self._folder.checkpoints
         head = checkpoints.read_header(path, self._manifest.swarm_id)[0].head
-        led = forks.tail(chain, head.version, head.digest)
-        if not led:
+        if not forks.tail(chain, head.version, head.digest):
             raise CheckpointError("it is not of the chain that was named")
-        path.replace(checkpoints.path_of(folder, version))
-        outer.adopt(checkpoints.path_of(folder, version))
+        outer.take_over(path, chain)
         for higher in checkpoints.versions(folder):
             if higher > version:
                 checkpoints.forget(folder, higher)
         outer.rounds.clear()
-        outer.chain = led
         outer.hold()

@@ -321,7 +321,7 @@ class View:
         dropped = Counter(
             "atoll_dropped_messages", "Messages dropped, by reason", ["reason"], registry=registry
         )
-        for reason, count in (node.driver.dropped if node.driver else {}).items():
+        for reason, count in (node.driver.dropped.reasons if node.driver else {}).items():
             dropped.labels(reason).inc(count)
         return generate_latest(registry).decode()
 

@@ -55,9 +55,3 @@ class Head:
     electorate: tuple[bytes, ...]
     certified: bool = True
     cumulative_tokens: int = 0
-
-    def beats(self, certified: bool, cumulative_tokens: int, digest: bytes) -> bool:
-        """Fork choice between this head and another of the same version."""
-        mine = (self.certified, self.cumulative_tokens)
-        theirs = (certified, cumulative_tokens)
-        return mine > theirs if mine != theirs else self.digest <= digest

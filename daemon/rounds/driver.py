@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,8 +21,10 @@ import torch
 from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
-from atoll.daemon.rounds.outer_state import OuterState
-from atoll.daemon.storage.round_log import RoundLogError
+from atoll.daemon.rounds.drops import Drops
+from atoll.daemon.rounds.outer_state import OuterState, StateLost
+from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
+from atoll.peers.identity import readable_name
 from atoll.peers.links import LinkLost
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head, commit_digest
@@ -108,7 +109,7 @@ class RoundDriver:
     ) -> None:
         self.machine = machine
         self.state = state
-        self.dropped: Counter[str] = Counter()
+        self.dropped = Drops()
         self.offer = 0
         """Number of the offer that the snapshot in memory belongs to; a trainer's start makes it nobody's."""
         self._keyring = keyring
@@ -160,8 +161,7 @@ class RoundDriver:
                 case t.Ended():
                     self._ended(effect.report)
                 case t.Dropped():
-                    self.dropped[effect.reason] += 1
-                    log.info("dropped a message: %s", effect.reason)
+                    self.dropped.note(effect.sender, effect.reason)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -176,7 +176,7 @@ class RoundDriver:
         if isinstance(error, AtollError):
             self._trouble(error.code, error.sentence())
         elif isinstance(error, RoundLogError):
-            self._trouble("disk", f"The round's results are not on this disk: {error}.")
+            self._trouble("results_lacking", f"The round's results are not on this disk: {error}.")
         else:
             self._trouble("bug", f"A round's task failed: {error!r}.")
             log.error("a round's task failed", exc_info=error)
@@ -290,9 +290,18 @@ class RoundDriver:
 
     async def _persist(self, effect: t.Persist) -> None:
         version = self.state.head.version + 1
-        # A vote says that all bytes are here: results that the disk refused must not be voted for.
-        if await self._disk_took(self.state.rounds.vote, version, effect.commit):
-            self.feed(t.Persisted(effect.session, commit_digest(effect.commit.body)))
+        may_vote = True
+        try:
+            # A vote says that all bytes are here: results that the disk refused must not be voted for.
+            if not await self._disk_took(self.state.rounds.vote, version, effect.commit):
+                return
+        except NoVoteLeft as error:
+            self._trouble("no_vote", f"This node holds version {version} and does not vote for it: {error}.")
+            may_vote = False
+        except RoundLogError as error:
+            self._trouble("results_lacking", f"The results of version {version} are not all here: {error}.")
+            return
+        self.feed(t.Persisted(effect.session, commit_digest(effect.commit.body), may_vote))
 
     async def _apply(self, effect: t.Apply) -> None:
         while not await self._trainer_lets():
@@ -304,9 +313,8 @@ class RoundDriver:
             await asyncio.sleep(DISK_RETRY_S)
         try:
             head = await self.on_disk(self.state.apply, effect.commit, effect.certified)
-        except RoundLogError as error:
-            # A step that was half taken can't be taken back here; a restart reads it all from disk again.
-            self._trouble("bug", f"The outer step failed: {error}.")
+        except StateLost as error:
+            self._trouble("bug", f"This node has to start again, for {error}.")
             return
         self.feed(t.HeadChanged(head))
         await self._applied(pb.Commit.FromString(effect.commit.body), head)
@@ -327,9 +335,6 @@ class RoundDriver:
         except AtollError as error:
             self._trouble(error.code, error.sentence())
             return False
-        except RoundLogError as error:
-            self._trouble("disk", f"This node can't hold the round's results: {error}.")
-            return False
         return True
 
     # ---- what came over a link
@@ -339,8 +344,7 @@ class RoundDriver:
         try:
             await self._received(sender, frame, payload)
         except (DecodeError, CodecError, NonFinite, ValueError) as error:
-            self.dropped[f"malformed {frame.WhichOneof('message')}"] += 1
-            log.info("dropped a malformed message: %s", error)
+            self.dropped.note(sender, f"malformed {frame.WhichOneof('message')}", str(error))
 
     async def _received(self, sender: bytes, frame: pb.Frame, payload: bytes) -> None:
         match frame.WhichOneof("message"):
@@ -381,7 +385,9 @@ class RoundDriver:
         try:
             await self.on_codec(self._codec.check, payload, self._chunks.size(message.chunk))
         except CodecError as error:
-            self.feed(t.ContributionRejected(sender, message.session, message.chunk, str(error)))
+            reason = "contribution that the codec refuses"
+            log.info("chunk %d of %s: %s", message.chunk, readable_name(sender), error)
+            self.feed(t.ContributionRejected(sender, message.session, message.chunk, reason))
             return
         self.feed(t.ContributionArrived(sender, message.session, message.chunk, payload))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import checkpoint as checkpoints
 from atoll.daemon.storage.checkpoint import Checkpoint, CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.daemon.storage.files import disk_error, sync_folder
 from atoll.daemon.storage.round_log import RoundLog, RoundLogError
 from atoll.peers.files import ServedFile
 from atoll.protocol import chain, forks, shards
@@ -29,7 +30,7 @@ from atoll.protocol.chain import Head
 from atoll.protocol.codecs import CODECS
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.outer import Float32, outer_step
-from atoll.protocol.round.commit import electorate
+from atoll.protocol.round.commit import CommitError, check_content, electorate
 from atoll.protocol.schema import ParameterSchema
 from atoll.protocol.signing import verify
 
@@ -56,10 +57,59 @@ def next_head(parent: Head, commit: pb.Commit, body: bytes, certified: bool) -> 
     )
 
 
-class OuterState:
-    """Parameters [total] fp32 (shared), momentum [total] fp32, head.
+@dataclass(frozen=True)
+class Position:
+    """Where a state is in its chain: one value, since peers are told of it while the disk thread steps.
 
     `read`: the data cursor, tokens that this chain has read from each training shard.
+    """
+
+    head: Head
+    read: tuple[int, ...]
+    chain: forks.Chain
+
+
+def inner_step(manifest: SwarmManifest, head: Head) -> int:
+    """Where the inner schedules are at a head, in steps since the genesis."""
+    return head.version * int(manifest.body.inner.steps)
+
+
+def check_file(manifest: SwarmManifest, path: Path) -> Checkpoint:
+    """What is in a checkpoint file, if `OuterState.adopt` would take it. Raises CheckpointError. Blocking."""
+    found = checkpoints.verify(path, manifest.swarm_id)
+    _check_facts(manifest, found)
+    if found.head.version == 0:
+        _check_genesis(manifest, *checkpoints.mapped(path, manifest.swarm_id))
+    return found
+
+
+def _check_facts(manifest: SwarmManifest, found: Checkpoint) -> None:
+    """Raises CheckpointError unless a state of this swarm can have these facts."""
+    if found.schema.digest != manifest.body.schema_digest:
+        raise CheckpointError("the checkpoint has another parameter schema than the manifest")
+    if found.inner_step != inner_step(manifest, found.head):
+        raise CheckpointError("the checkpoint is of another inner schedule")
+    if len(found.read) != len(shards.training_sizes(manifest.body.data)):
+        raise CheckpointError("the checkpoint is of other data")
+    if found.head.version == 0 and (found.head != genesis_head(manifest) or any(found.read)):
+        raise CheckpointError("the genesis checkpoint is of another chain")
+
+
+def _check_genesis(manifest: SwarmManifest, parameters: Float32, momentum: Float32) -> None:
+    """Raises CheckpointError unless these are the vectors that the swarm began with."""
+    if hashlib.sha256(parameters.data.cast("B")).digest() != manifest.body.genesis_parameters:
+        raise CheckpointError("the genesis parameters are not those of the manifest")
+    if momentum.view(np.uint32).any():
+        raise CheckpointError("the genesis has outer momentum")
+
+
+class StateLost(RuntimeError):
+    """The vectors are torn: the node has to start again, and to read them from its disk or from peers."""
+
+
+class OuterState:
+    """Parameters [total] fp32 (shared), momentum [total] fp32, and their position.
+
     `held`: (version, state) of the checkpoints of this chain that are here, newest first.
     """
 
@@ -75,16 +125,28 @@ class OuterState:
         self.schema = schema
         self.parameters = parameters
         self.momentum: Float32 = np.zeros_like(parameters)
-        self.head = genesis_head(manifest)
-        self.read: tuple[int, ...] = (0,) * len(shards.training_sizes(manifest.body.data))
-        self.chain: forks.Chain = (forks.link_of(self.head),)
+        head, read = genesis_head(manifest), (0,) * len(shards.training_sizes(manifest.body.data))
+        self.position = Position(head, read, (forks.link_of(head),))
         self.saved: Checkpoint | None = None
+        self._whole = False  # whether the vectors are what the position says: not before `restore`
         self.held: tuple[tuple[int, bytes], ...] = ()
         self.rounds = rounds
         self._folder = folder
         self._codec = CODECS[manifest.body.rounds.result_codec]()
         self._mean = np.empty(manifest.body.rounds.chunk_values, dtype=np.float32)
         self._scratch = np.empty_like(self._mean)
+
+    @property
+    def head(self) -> Head:
+        return self.position.head
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        return self.position.read
+
+    @property
+    def chain(self) -> forks.Chain:
+        return self.position.chain
 
     # ---- from disk
 
@@ -113,25 +175,55 @@ class OuterState:
         return problems
 
     def adopt(self, path: Path) -> None:
-        """Takes over the state in a checkpoint file. Raises CheckpointError; the state is then unchanged
-        only if the header was at fault, so callers load into a state they can load again."""
+        """Reads the state in a checkpoint file. Raises CheckpointError; where the file's facts are at fault
+        nothing has changed, else the vectors are torn and the state is to be restored."""
+        header, _ = checkpoints.read_header(path, self.manifest.swarm_id)
+        _check_facts(self.manifest, header)
+        self._whole = False
         found = checkpoints.load(path, self.manifest.swarm_id, self.parameters, self.momentum)
+        if found != header:
+            raise CheckpointError(f"{path.name} has changed while it was read")
         if found.head.version == 0:
-            digest = hashlib.sha256(self.parameters.data.cast("B")).digest()
-            if digest != self.manifest.body.genesis_parameters:
-                raise CheckpointError("the genesis parameters are not those of the manifest")
-            if found.head.digest != genesis_head(self.manifest).digest or any(found.read):
-                raise CheckpointError("the genesis checkpoint is of another chain")
-        if found.inner_step != self._inner_step(found.head):
-            raise CheckpointError("the checkpoint is of another inner schedule")
-        if len(found.read) != len(self.read):
-            raise CheckpointError("the checkpoint is of other data")
-        self.head, self.read, self.saved = found.head, found.read, found
-        self.chain = self._chain_behind(found.head)
+            _check_genesis(self.manifest, self.parameters, self.momentum)
+        self.position = Position(found.head, found.read, self._chain_behind(found.head))
+        self.saved = found
+        self._whole = True
 
-    def _inner_step(self, head: Head) -> int:
-        """Where the inner schedules are at a head, in steps since the genesis."""
-        return head.version * int(self.manifest.body.inner.steps)
+    def take_over(self, path: Path, chain: forks.Chain) -> None:
+        """A checkpoint that was fetched becomes the state and joins the others; `chain`: what led to it, as a
+        peer says.
+
+        Raises CheckpointError and AtollError, and the state is then what this disk has, as before; or
+        StateLost, if it has none any more.
+        """
+        before = self.position
+        try:
+            self.adopt(path)
+            self._join(path, self.head.version)
+        except (CheckpointError, AtollError):
+            if not self._whole or self.position is not before:
+                self._go_back(before)
+            raise
+        # What led to it is not on this disk; the peer's word for it is good enough to find a common commit.
+        told = forks.tail(chain, self.head.version, self.head.digest)
+        self.position = replace(self.position, chain=told or self.chain)
+
+    def _join(self, path: Path, version: int) -> None:
+        target = checkpoints.path_of(self._folder, version)
+        try:
+            path.replace(target)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise disk_error(target, error) from error
+
+    def _go_back(self, before: Position) -> None:
+        try:
+            for problem in self.restore():
+                log.warning("not used: %s", problem)
+        except AtollError as error:
+            raise StateLost(f"a state was refused, and the one before it is gone: {error.message}") from error
+        if self.head.digest == before.head.digest:
+            self.position = before  # peers had told what this disk does not know of its chain
 
     def hold(self) -> None:
         """Looks which checkpoints are here for peers to fetch; those of a chain that was left are not."""
@@ -151,34 +243,40 @@ class OuterState:
     def _chain_behind(self, head: Head) -> forks.Chain:
         """The commits that led to a head, newest first, as far as this disk knows all about them."""
         links = [forks.link_of(head)]
-        commits = [commit for commit, _ in self.kept_commits()[::-1]]
+        commits = [commit for commit, _ in self._commits_behind(head)]
         for newer, commit, older in zip(commits, commits[1:], [*commits[2:], None], strict=False):
-            record, version = self._kept(commit.version), int(commit.version)
+            kept, version = self._kept(commit.version), int(commit.version)
             voters = electorate(older) if older else genesis_head(self.manifest).electorate
-            if record is None or (older is None and version != 1):
+            if kept is None or (older is None and version != 1):
                 break
             digest = bytes(newer.session.parent)
             links.append(
-                forks.Link(version, digest, is_certified(voters, record), int(commit.cumulative_tokens))
+                forks.Link(version, digest, is_certified(voters, kept[1]), int(commit.cumulative_tokens))
             )
         return tuple(links)
 
     def kept_commits(self) -> list[tuple[pb.Commit, bytes]]:
         """The last commits that led to this head and are on this disk, and their digests; oldest first."""
+        return self._commits_behind(self.head)[::-1]
+
+    def _commits_behind(self, head: Head) -> list[tuple[pb.Commit, bytes]]:
+        """The same for any head, newest first."""
         commits: list[tuple[pb.Commit, bytes]] = []
-        digest, version = self.head.digest, self.head.version
-        while (record := self._kept(version)) is not None:
-            commit = pb.Commit.FromString(record.commit.body)
+        digest, version = head.digest, head.version
+        while (kept := self._kept(version)) is not None:
+            commit, record = kept
             if chain.next_digest(commit.session.parent, record.commit.body) != digest:
                 break
             commits.append((commit, digest))
             digest, version = bytes(commit.session.parent), version - 1
-        return commits[::-1]
+        return commits
 
-    def _kept(self, version: int) -> pb.RoundRecord | None:
+    def _kept(self, version: int) -> tuple[pb.Commit, pb.RoundRecord] | None:
+        """A commit that is on this disk, and its record; None where it is damaged."""
         try:
-            return self.rounds.read(version) if version > 0 else None
-        except RoundLogError:
+            record = self.rounds.read(version) if version > 0 else None
+            return None if record is None else (pb.Commit.FromString(record.commit.body), record)
+        except (RoundLogError, DecodeError):
             return None
 
     def _replay(self) -> list[str]:
@@ -204,8 +302,25 @@ class OuterState:
     # ---- forward
 
     def apply(self, signed: pb.Signed, certified: bool) -> Head:
-        """One outer step with the kept results of a commit (already checked). The new head."""
+        """One outer step with the kept results of a commit (already checked). The new head.
+
+        Raises StateLost where it fails: it can't be taken back, and the same step must not be taken again.
+        """
+        if not self._whole:
+            raise StateLost("an outer step before it has failed")
         commit = pb.Commit.FromString(signed.body)
+        self._whole = False
+        try:
+            self._step(commit)
+        except Exception as error:
+            raise StateLost(f"the outer step to version {commit.version} has failed: {error}") from error
+        head = next_head(self.head, commit, signed.body, certified)
+        read = shards.advance(self.read, commit)
+        self.position = Position(head, read, forks.extend(self.chain, forks.link_of(head)))
+        self._whole = True
+        return head
+
+    def _step(self, commit: pb.Commit) -> None:
         beta = self.manifest.body.outer.momentum
         chunks = self.manifest.chunks
         for chunk, committed in enumerate(commit.chunks):
@@ -218,10 +333,6 @@ class OuterState:
                 torch.frombuffer(bytearray(payload), dtype=torch.uint8), torch.from_numpy(mean)
             )
             outer_step(self.parameters[span], self.momentum[span], mean, commit.outer_lr, beta, scratch)
-        self.head = next_head(self.head, commit, signed.body, certified)
-        self.read = shards.advance(self.read, commit)
-        self.chain = forks.extend(self.chain, forks.link_of(self.head))
-        return self.head
 
     def voters(self, version: int) -> tuple[bytes, ...] | None:
         """Who may vote on the commit that makes a version of this chain; None where it is not known here."""
@@ -254,14 +365,16 @@ class OuterState:
 
         Raises AtollError.
         """
-        self.chain = forks.certify(self.chain, known)
-        self.head = replace(self.head, certified=self.chain[0].certified)
+        links = forks.certify(self.chain, known)
+        self.position = replace(
+            self.position, head=replace(self.head, certified=links[0].certified), chain=links
+        )
         if self.saved is not None and self.saved.head.digest in known:
             checkpoints.note_certified(self._folder, replace(self.saved.head, certified=True))
         if record is not None:
             version = int(pb.Commit.FromString(record.commit.body).version)
             kept = self._kept(version)
-            if kept is not None and kept.commit == record.commit:
+            if kept is not None and kept[1].commit == record.commit:
                 self.decide(version, record.commit, tuple(record.votes))
 
     def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
@@ -269,7 +382,10 @@ class OuterState:
         self.rounds.decide(version, commit, votes, self.saved.head.version if self.saved else 0)
 
     def replay(self, record: pb.RoundRecord, certified: bool) -> Head:
-        """Applies a checked commit that this node missed; its results are kept already."""
+        """Applies a checked commit that this node missed; its results are kept already.
+
+        Raises AtollError and StateLost.
+        """
         self.decide(self.head.version + 1, record.commit, tuple(record.votes))
         return self.apply(record.commit, certified)
 
@@ -277,8 +393,15 @@ class OuterState:
         """Writes a checkpoint: of every version for small models, of every fourth for large ones.
 
         All nodes save the same versions, so that several hold what a newcomer asks for; one that leaps over
-        those saves what it has, or its log would grow.
+        those saves what it has, or its log would grow. Raises AtollError.
         """
+        if not self._whole:
+            raise AtollError(
+                Exit.TEMPORARY,
+                "state_torn",
+                "The outer state is between two versions.",
+                "The node reads it from its disk when it starts again.",
+            )
         interval = 1 if 8 * self.parameters.size < _SMALL_BYTES else _LARGE_INTERVAL
         saved = self.saved.head if self.saved else None
         late = saved is None or self.head.version - saved.version >= 2 * interval
@@ -291,7 +414,7 @@ class OuterState:
                 self.schema,
                 self.parameters,
                 self.momentum,
-                self._inner_step(self.head),
+                inner_step(self.manifest, self.head),
                 self.read,
             )
             self.hold()
@@ -300,7 +423,7 @@ class OuterState:
 def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) -> tuple[pb.Commit, bool]:
     """The commit in a record, and whether its votes certify it. Raises RoundLogError.
 
-    Signatures are checked, and that it follows from `head`.
+    Signatures are checked, and that it follows from `head`, by all rules but those that need the plan.
     """
     signed = record.commit
     if not verify("commit", signed):
@@ -317,8 +440,14 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
         raise RoundLogError("the commit does not follow this head")
     if len(commit.chunks) != len(manifest.chunks):
         raise RoundLogError("the commit has another table of chunks")
-    if any(i >= len(commit.contributors) for chunk in commit.chunks for i in chunk.contributors):
-        raise RoundLogError("the commit names contributors that it does not list")
+    if commit.result_codec != manifest.body.rounds.result_codec:
+        raise RoundLogError("the commit has another codec than the manifest's")
+    if commit.outer_lr != manifest.outer_lr(len(commit.contributors)):
+        raise RoundLogError("the commit has another learning rate than the manifest's")
+    try:
+        check_content(head, commit)
+    except CommitError as error:
+        raise RoundLogError(str(error)) from error
     return commit, is_certified(head.electorate, record)
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.daemon.rounds.ahead import Ahead
-from atoll.daemon.rounds.outer_state import OuterState, check_record
-from atoll.daemon.storage import checkpoint as checkpoints
+from atoll.daemon.rounds.outer_state import OuterState, check_file, check_record
 from atoll.daemon.storage.checkpoint import CheckpointError
 from atoll.daemon.storage.files import disk_error
 from atoll.daemon.storage.round_log import KEEP, MAX_RECORD_BYTES, RoundLogError, parse_record
@@ -29,7 +28,6 @@ from atoll.peers.identity import readable_name
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol import shards
 from atoll.protocol.manifest import MAX_MANIFEST_BYTES, ManifestError, SwarmManifest, load
 
 log = logging.getLogger(__name__)
@@ -140,12 +138,9 @@ async def fetch_checkpoint(
             path.unlink(missing_ok=True)
 
     def check(path: Path) -> None:
-        found = checkpoints.verify(path, manifest.swarm_id)
+        found = check_file(manifest, path)
         if (found.head.version, found.state) != (choice.version, choice.state):
             raise CheckpointError("it is not the state that was agreed on")
-        if len(found.read) != len(shards.training_sizes(manifest.body.data)):
-            raise CheckpointError("it is of other data")
-        checkpoints.schema_of(path, manifest.swarm_id, manifest.body.schema_digest)
 
     max_bytes = 8 * manifest.body.total_values + _HEADER_ROOM
     wanted = Wanted(manifest.swarm_id, "checkpoint", choice.version, max_bytes)

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from atoll.daemon.storage import files
 from atoll.daemon.storage.tensors import write_tensors
 from atoll.protocol.chain import DIGEST_BYTES, Head
@@ -226,6 +228,16 @@ def verify(path: Path, swarm_id: bytes) -> Checkpoint:
     if total.digest() != checkpoint.state:
         raise CheckpointError(f"{path.name} does not have the bits it was saved with")
     return checkpoint
+
+
+def mapped(path: Path, swarm_id: bytes) -> tuple[Float32, Float32]:
+    """Parameters and momentum as they lie in a file, not yet read. Raises CheckpointError."""
+    checkpoint, _, start = _read(path, swarm_id)
+    try:
+        both = np.memmap(path, dtype="<f4", mode="r", offset=start, shape=(2, checkpoint.schema.total))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name} can't be read: {error}") from error
+    return both[0], both[1]
 
 
 def load(path: Path, swarm_id: bytes, parameters: Float32, momentum: Float32) -> Checkpoint:

@@ -6,6 +6,7 @@ manifest.pb    signed manifest                     api.token      bearer token, 
 config.toml    settings by hand                    node.json      ports, label, cached peers
 checkpoints/   outer state of some versions        rounds/        commits since then, with payloads
 account.json   token account                       events.jsonl   what happened
+account.damaged.json  one that could not be read, kept aside
 trainer/       inner optimizer state               data/shards/   shards of the text, by digest
 """
 

@@ -1,7 +1,8 @@
 """What the replay log needs of a disk, and the disk of this machine. The simulator has another one.
 
-Writes raise AtollError (full, read-only, broken); reads raise OSError, FileNotFoundError above all. What was
-written with `pwrite` is durable after `fsync`, a file that was put with `write` when it returns.
+Writes raise AtollError (full, read-only, broken); reads raise OSError (FileNotFoundError above all), and
+make nothing. What was written with `pwrite` is durable after `fsync`, a file that was put with
+`write` when it returns.
 """
 
 from __future__ import annotations
@@ -48,38 +49,41 @@ class RealDisk:
     """The disk of this machine. The file that was used last at an offset stays open."""
 
     def __init__(self) -> None:
-        self._open: tuple[Path, int] | None = None
+        self._open: tuple[Path, int, bool] | None = None
 
     def pwrite(self, path: Path, data: bytes, offset: int) -> None:
+        left = memoryview(data)
         try:
-            os.pwrite(self._descriptor(path), data, offset)
+            descriptor = self._descriptor(path, writes=True)
+            while left:
+                # A disk that is about to be full takes a part, and refuses the rest with a reason.
+                count = os.pwrite(descriptor, left, offset)
+                left, offset = left[count:], offset + count
         except OSError as error:
             raise files.disk_error(path, error) from error
 
     def pread(self, path: Path, size: int, offset: int) -> bytes:
-        return os.pread(self._descriptor(path), size, offset)
+        return os.pread(self._descriptor(path, writes=False), size, offset)
 
     def truncate(self, path: Path, size: int) -> None:
         try:
-            os.ftruncate(self._descriptor(path), size)
+            os.ftruncate(self._descriptor(path, writes=True), size)
         except OSError as error:
             raise files.disk_error(path, error) from error
 
     def fsync(self, path: Path) -> None:
         try:
-            os.fsync(self._descriptor(path))
+            os.fsync(self._descriptor(path, writes=True))
         except OSError as error:
             raise files.disk_error(path, error) from error
 
-    def _descriptor(self, path: Path) -> int:
-        if self._open is not None and self._open[0] == path:
+    def _descriptor(self, path: Path, writes: bool) -> int:
+        """The file, open; one that is to be written is made where there is none. Raises OSError."""
+        if self._open is not None and self._open[0] == path and (self._open[2] or not writes):
             return self._open[1]
-        self.release()
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise files.disk_error(path, error) from error
-        self._open = (path, descriptor)
+        self._close()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT if writes else os.O_RDONLY, 0o644)
+        self._open = (path, descriptor, writes)
         return descriptor
 
     def write(self, path: Path, data: bytes) -> None:
@@ -92,9 +96,19 @@ class RealDisk:
         return sorted(path.name for path in folder.iterdir())
 
     def unlink(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise files.disk_error(path, error, "removed") from error
 
     def release(self) -> None:
+        path = self._open[0] if self._open is not None else Path()
+        try:
+            self._close()
+        except OSError as error:
+            raise files.disk_error(path, error) from error
+
+    def _close(self) -> None:
         if self._open is not None:
-            os.close(self._open[1])
-            self._open = None
+            descriptor, self._open = self._open[1], None
+            os.close(descriptor)

@@ -16,13 +16,13 @@ from typing import Any, BinaryIO
 from atoll.daemon.errors import AtollError, Exit
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-TROUBLE_CODES = ("disk_full", "disk_not_writable", "disk", "trainer_silent")
+TROUBLE_CODES = ("disk_full", "disk_not_writable", "disk", "results_lacking", "no_vote", "trainer_silent")
 """Alerts that an outer step which was taken is the end of."""
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
-def disk_error(path: Path, error: OSError) -> AtollError:
-    """The sentence for a failed write."""
+def disk_error(path: Path, error: OSError, what: str = "written") -> AtollError:
+    """The sentence for a failed write, or for whatever else could not be done (`what`: "read")."""
     if error.errno in _FULL:
         return AtollError(
             Exit.TEMPORARY, "disk_full", f"No space left to write {path}.", "Free some disk space."
@@ -31,12 +31,10 @@ def disk_error(path: Path, error: OSError) -> AtollError:
         return AtollError(
             Exit.PREFLIGHT,
             "disk_not_writable",
-            f"{path} can't be written: {error.strerror}.",
+            f"{path} can't be {what}: {error.strerror}.",
             "Choose a data dir that this user may write to, with --data-dir.",
         )
-    return AtollError(
-        Exit.TEMPORARY, "disk", f"{path} can't be written: {error.strerror}.", "Check the disk."
-    )
+    return AtollError(Exit.TEMPORARY, "disk", f"{path} can't be {what}: {error.strerror}.", "Check the disk.")
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None], mode: int = 0o644) -> None:

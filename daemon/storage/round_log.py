@@ -7,6 +7,11 @@ For version v (the one a commit makes):
 
     promises.json  commits that are no longer kept, by parent: this node voted for them, or may have
 
+A promise outlives its record: whatever is overwritten or forgotten is noted in promises.json before. Where a
+record is damaged, nobody knows what it promised, so there is no vote for that version any more; where the
+promises are damaged, there is none until as many newer ones are kept. Without a vote a commit is held and
+applied all the same.
+
 A start replays v.commit files on top of the newest checkpoint. A v.vote alone is a promise: others may have
 counted it, so a node that starts again keeps to it and adopts the commit as provisional. Peers that missed a
 commit fetch v.commit and v.payload. The last KEEP versions stay. A node that takes another chain over may
@@ -19,28 +24,35 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
 from atoll.daemon.storage.disk import Disk, RealDisk
+from atoll.daemon.storage.files import disk_error
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import commit_digest
-from atoll.protocol.codecs import CODECS
+from atoll.protocol.codecs import CODECS, CodecError
 from atoll.protocol.schema import ChunkTable
 
 KEEP = 8
 MAX_RECORD_BYTES = 8 << 20
 MAX_PROMISES = 128
 _PROMISES = "promises.json"
+_LOST = "lost"
+"""Stands in the promises for those that could not be read; it goes when as many newer ones are there."""
 _NAME = re.compile(r"^(\d{10})\.(payload|vote|commit)$")
 
 
 class RoundLogError(ValueError):
     """A record or payload that is damaged or not of this swarm."""
+
+
+class NoVoteLeft(RoundLogError):
+    """The commit is held, all of it, but this node has voted before, or may have: it must not vote for it."""
 
 
 class RoundLog:
@@ -49,7 +61,8 @@ class RoundLog:
     def __init__(self, folder: Path, chunks: ChunkTable, result_codec: str, disk: Disk | None = None) -> None:
         self.folder = folder
         self._chunks = chunks
-        self._bound = CODECS[result_codec].bound
+        self._codec = CODECS[result_codec]()
+        self._bound = self._codec.bound
         self._disk = RealDisk() if disk is None else disk
 
     def path(self, version: int, kind: str) -> Path:
@@ -81,7 +94,9 @@ class RoundLog:
         try:
             payload = self._disk.pread(self.path(version, "payload"), size, self._offset(chunk))
         except OSError as error:
-            raise RoundLogError(f"the results of version {version} can't be read") from error
+            raise RoundLogError(
+                f"the results of version {version} can't be read: {error.strerror}"
+            ) from error
         if len(payload) != size:
             raise RoundLogError(f"the results of version {version} are incomplete")
         return payload
@@ -89,16 +104,21 @@ class RoundLog:
     def vote(self, version: int, commit: pb.Signed) -> None:
         """Makes results and commit durable: after this, the node may vote.
 
-        Raises AtollError, and RoundLogError if a result is not here as the commit names it, or if the vote
-        for this parent is given.
+        Raises AtollError, RoundLogError if a result is not here as the commit names it, and NoVoteLeft if the
+        results are durable and the vote for this parent is given.
         """
-        parent, digest = _named(commit)
-        if self._promises().get(parent, digest) != digest:
-            raise RoundLogError("this node has voted for another commit of this parent")
         path = self.path(version, "payload")
         self._disk.truncate(path, self.payload_bytes)
         self._disk.fsync(path)
         self.check_payload(version, pb.Commit.FromString(commit.body))
+        parent, digest = _named(commit)
+        voted = self._promised(version, "vote")
+        promises = {**self._promised(version, "commit"), **voted, **self._promises()}
+        if _LOST in promises or str(version) in promises:
+            raise NoVoteLeft("what this node has voted for can't be read any more")
+        if promises.get(parent, digest) != digest:
+            raise NoVoteLeft("it has voted for another commit of this parent")
+        self._keep_promises(voted, but=digest)
         record = pb.RoundRecord(commit=commit)
         self._disk.write(self.path(version, "vote"), record.SerializeToString())
 
@@ -107,11 +127,13 @@ class RoundLog:
 
         Raises AtollError.
         """
+        replaced = {**self._promised(version, "commit"), **self._promised(version, "vote")}
+        self._keep_promises(replaced, but=commit_digest(commit.body).hex())
         record = pb.RoundRecord(commit=commit, votes=votes)
         self._disk.write(self.path(version, "commit"), record.SerializeToString())
         self.release()
-        self._disk.unlink(self.path(version, "vote"))
         try:
+            self._disk.unlink(self.path(version, "vote"))
             self._forget(lambda v: v <= min(version - KEEP, saved))
         except AtollError:
             # The commit is here, and that is what counts; a full disk keeps a little more until the next one.
@@ -126,17 +148,31 @@ class RoundLog:
         return self._read(version, "vote")
 
     def _read(self, version: int, kind: str) -> pb.RoundRecord | None:
+        path = self.path(version, kind)
         try:
-            return parse_record(self._disk.read(self.path(version, kind)))
+            return parse_record(self._disk.read(path))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise RoundLogError(f"{path.name} can't be read: {error.strerror}") from error
 
     def check_payload(self, version: int, commit: pb.Commit) -> None:
-        """Raises RoundLogError unless the kept results are those that the commit names."""
+        """Raises RoundLogError unless the kept results are those that the commit names and can be applied."""
         for chunk, committed in enumerate(commit.chunks):
             payload = self.get(version, chunk) if committed.contributors else b""
             if hashlib.sha256(payload).digest() != committed.payload_digest:
                 raise RoundLogError(f"chunk {chunk} of version {version} does not have its digest")
+            if payload:
+                self._check_codec(version, chunk, payload)
+
+    def _check_codec(self, version: int, chunk: int, payload: bytes) -> None:
+        """A digest says who made the bytes, not that an outer step can take them."""
+        try:
+            self._codec.check(
+                torch.frombuffer(bytearray(payload), dtype=torch.uint8), self._chunks.size(chunk)
+            )
+        except CodecError as error:
+            raise RoundLogError(f"chunk {chunk} of version {version} is no result: {error}") from error
 
     def clear(self, keep_up_to: int = -1) -> None:
         """Forgets everything above a version, but not what was voted for: another chain was taken over.
@@ -146,28 +182,48 @@ class RoundLog:
         self.release()
         self._forget(lambda v: v > keep_up_to)
 
-    def _promises(self) -> dict[str, str]:
-        """Commit by parent, both in hex, oldest first."""
+    def _promised(self, version: int, kind: str) -> dict[str, str]:
+        """The promise in a record; where that can't be read, one for its version, whatever the parent."""
         try:
-            kept = json.loads(self._disk.read(self.folder / _PROMISES))
-        except (FileNotFoundError, ValueError):
+            record = self._read(version, kind)
+            return {} if record is None else dict([_named(record.commit)])
+        except RoundLogError:
+            return {str(version): _LOST}
+
+    def _promises(self) -> dict[str, str]:
+        """Commit by parent, both in hex, oldest first. Raises AtollError."""
+        path = self.folder / _PROMISES
+        try:
+            kept = json.loads(self._disk.read(path))
+        except FileNotFoundError:
             return {}
-        return {str(k): str(v) for k, v in kept.items()} if isinstance(kept, dict) else {}
+        except OSError as error:
+            raise disk_error(path, error, "read") from error
+        except (ValueError, RecursionError):
+            return {_LOST: _LOST}
+        return {str(k): str(v) for k, v in kept.items()} if isinstance(kept, dict) else {_LOST: _LOST}
+
+    def _keep_promises(self, more: Mapping[str, str], but: str = "") -> None:
+        """Notes promises whose records are about to go, those of commit `but` apart. Raises AtollError."""
+        promises = self._promises() if more else {}
+        # The first promise for a parent is the one that was given.
+        new = {k: digest for k, digest in more.items() if digest != but and k not in promises}
+        if new:
+            newest = dict(list({**promises, **new}.items())[-MAX_PROMISES:])
+            self._disk.write(self.folder / _PROMISES, json.dumps(newest, indent=1).encode())
 
     def _forget(self, condition: Callable[[int], bool]) -> None:
         """Removes versions, and keeps what this node promised with them. Raises AtollError, and keeps all."""
-        matches = (_NAME.match(name) for name in self._disk.names(self.folder))
-        doomed = [(int(m.group(1)), m.group(2)) for m in matches if m and condition(int(m.group(1)))]
-        promises = self._promises()
+        try:
+            matches = (_NAME.match(name) for name in self._disk.names(self.folder))
+            doomed = [(int(m.group(1)), m.group(2)) for m in matches if m and condition(int(m.group(1)))]
+        except OSError as error:
+            raise disk_error(self.folder, error, "read") from error
+        more: dict[str, str] = {}
         for version, kind in doomed:
             if kind != "payload":
-                with suppress(RoundLogError):
-                    record = self._read(version, kind)
-                    if record is not None:
-                        promises.update([_named(record.commit)])
-        if doomed:
-            newest = dict(list(promises.items())[-MAX_PROMISES:])
-            self._disk.write(self.folder / _PROMISES, json.dumps(newest, indent=1).encode())
+                more.update(self._promised(version, kind))
+        self._keep_promises(more)
         for version, kind in doomed:
             self._disk.unlink(self.path(version, kind))
 

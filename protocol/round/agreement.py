@@ -112,11 +112,11 @@ class Agreement:
         holders = [peer for peer in (bytes(self._exchange.plan.session.leader), *voters) if peer in live]
         return next((peer for peer in holders if peer != self._me), None)
 
-    def persisted(self, live: Collection[bytes]) -> list[Effect]:
-        """It is on stable storage: votes."""
+    def persisted(self, live: Collection[bytes], may_vote: bool) -> list[Effect]:
+        """It is on stable storage: votes, if this node has a vote left for the parent."""
         assert self.commit is not None
         self.voted = True
-        if self._me not in self._head.electorate:
+        if self._me not in self._head.electorate or not may_vote:
             self._count(live)
             return []  # it holds the commit, but has no vote on it
         # The session of the commit: whoever is still in that one counts it as well.
@@ -145,8 +145,12 @@ class Agreement:
             return
         if self.ballot.certified(self.commit[2]):
             self.outcome = "certified", "a majority holds it"
-        elif not set(self.ballot.missing()) & set(live):
-            self.outcome = "provisional", "the voters that are missing have left"
+            return
+        missing = set(self.ballot.missing())
+        if not (missing - {self._me}) & set(live):
+            alone = missing == {self._me}
+            why = "this node has no vote left for it" if alone else "the voters that are missing have left"
+            self.outcome = "provisional", why
 
     def tick(self, live: Collection[bytes], now: float) -> list[Effect]:
         """Time has passed."""

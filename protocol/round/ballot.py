@@ -1,7 +1,7 @@
 """Counting votes. A vote says: I durably hold all bytes of this commit.
 
 Votes go to every member, so each can certify on its own and no leader's death after the proposal matters.
-One voter has one vote in a session; two different ones are kept as proof.
+One voter has one vote in a session: the first, and a different one after it is refused with its reason.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ class Ballot:
     def __init__(self, electorate: tuple[bytes, ...]) -> None:
         self._electorate = frozenset(electorate)
         self._votes: dict[bytes, tuple[bytes, pb.Signed]] = {}
-        self.equivocated: set[bytes] = set()
 
     def put(self, commit: bytes, signed: pb.Signed) -> str | None:
         """Notes a vote for the commit with this digest. The reason if it does not count."""
@@ -27,7 +26,6 @@ class Ballot:
         if known is None:
             self._votes[voter] = (commit, signed)
         elif known[0] != commit:
-            self.equivocated.add(voter)
             return "second, different vote"
         return None
 

@@ -64,9 +64,14 @@ def check_commit(head: Head, exchange: Exchange, commit: pb.Commit) -> None:
         raise CommitError("commit that is not of its plan")
     if (commit.result_codec, commit.outer_lr) != (plan.result_codec, plan.outer_lr):
         raise CommitError("commit with another codec or learning rate than its plan")
+    check_content(head, commit)
+
+
+def check_content(head: Head, commit: pb.Commit) -> None:
+    """Raises CommitError unless contributors and tokens of a commit that follows `head` make sense."""
     for chunk in commit.chunks:
         members = list(chunk.contributors)
-        if members != sorted(set(members)) or any(i >= len(plan.contributors) for i in members):
+        if members != sorted(set(members)) or any(i >= len(commit.contributors) for i in members):
             raise CommitError("commit with impossible contributors")
     if not electorate(commit):
         raise CommitError("commit without a contribution")

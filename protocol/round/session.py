@@ -230,7 +230,7 @@ class Session:
         if self.commit is None or event.commit != self.commit[2]:
             return []  # of a session that this one continues, which ended otherwise
         self._marks["persist_s"] = now
-        return self._agreed(self.agreement.persisted(self._live), now)
+        return self._agreed(self.agreement.persisted(self._live, event.may_vote), now)
 
     def vote(self, event: VoteReceived, now: float) -> list[Effect]:
         if self.commit is not None:

@@ -171,10 +171,14 @@ class CommitReceived:
 
 @dataclass(frozen=True)
 class Persisted:
-    """The answer to Persist: this commit (its digest) and its results are on stable storage."""
+    """The answer to Persist: this commit (its digest) and its results are on stable storage.
+
+    `may_vote` is False where this node has, or may have, voted for another commit of the same parent.
+    """
 
     session: pb.SessionId
     commit: bytes
+    may_vote: bool = True
 
 
 @dataclass(frozen=True)
@@ -330,7 +334,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A message was ignored; counted by `reason`, and the sender's standing falls."""
+    """A message was ignored; counted by `reason`, one of few, and by sender."""
 
     sender: bytes
     reason: str

@@ -146,11 +146,15 @@ class Member:
             before_apply=self._before,
             applied=self._applied,
             ended=self._ended,
-            trouble=lambda code, text: self.trouble.append((code, text)),
+            trouble=self._troubled,
         )
 
     async def _before(self) -> None:
         return None
+
+    def _troubled(self, code: str, text: str) -> None:
+        self.trouble.append((code, text))
+        self.swarm.news.set()
 
     async def _applied(self, commit: pb.Commit, head: Head) -> None:
         self.commits.append(commit)

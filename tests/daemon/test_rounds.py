@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import logging
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from atoll.daemon.errors import AtollError
-from atoll.daemon.rounds.outer_state import check_record, served_file
+from atoll.daemon.rounds import outer_state
+from atoll.daemon.rounds.drops import MAX_REASONS, MAX_SENDERS, Drops
+from atoll.daemon.rounds.outer_state import check_record, genesis_head, served_file
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLogError
+from atoll.peers.identity import readable_name
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.outer import Float32
 
@@ -131,6 +139,24 @@ async def test_all_hold_the_same_states_and_any_of_them_is_served(make: Make, tm
     assert about.inner_step == 4 * swarm.manifest.body.inner.steps
 
 
+async def test_a_damaged_byte_in_a_kept_commit_stops_nobody(make: Make) -> None:
+    """The checkpoint is of the head; what led to it can't be told any more, and that is all."""
+    swarm = make(2)
+    for seed in (1, 2):
+        await one_round(swarm, seed)
+    member = swarm.members[1]
+    await member.driver.on_disk(member.state.save_if_due, True)
+    path = member.state.rounds.path(2, "commit")
+    whole, missing = path.read_bytes(), 0
+    for at in range(min(len(whole), 400)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x80]) + whole[at + 1 :])
+        again = Member(member.folder, swarm._keys[1], swarm)
+        assert again.bits == member.bits and again.state.head == member.state.head
+        missing += not again.state.kept_commits()
+        await again.driver.close()
+    assert missing > 100
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
 async def test_damaged_checkpoints_are_passed_over(make: Make, damage: str) -> None:
     """The newest two can't be used: the one before them and the replay log give the same bits."""
@@ -176,16 +202,19 @@ async def test_a_member_that_dies_is_left_out(make: Make) -> None:
     assert {m.reports[-1].outcome for m in swarm.members} == {"certified"}
 
 
-async def test_a_liar_is_left_out_and_named(make: Make) -> None:
+async def test_a_liar_is_left_out_and_named(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     swarm = make(3)
     liar = swarm.members[2]
     swarm.spoiled.add(liar.me)
     for number, member in enumerate(swarm.members):
         member.train(delta(number), 100)
     honest = swarm.members[:2]
-    await swarm.until(lambda: any(m.driver.dropped for m in honest))
-    reasons = {reason for m in honest for reason in m.driver.dropped}
-    assert reasons and all(reason.startswith(("int8:", "malformed")) for reason in reasons), reasons
+    await swarm.until(lambda: any(m.driver.dropped.reasons for m in honest))
+    reasons = {reason for m in honest for reason in m.driver.dropped.reasons}
+    assert reasons <= {"contribution that the codec refuses", "malformed result"}, reasons
+    assert {sender for m in honest for sender in m.driver.dropped.senders} == {liar.me}
+    assert readable_name(liar.me) in caplog.text
     assert not any(m.trouble for m in honest)
 
 
@@ -202,9 +231,33 @@ async def test_messages_that_are_not_signed_are_counted_and_dropped(make: Make) 
         pb.Frame(goodbye=pb.Goodbye()),
     ):
         await first.driver.received(second.me, frame, b"payload")
-    assert sum(first.driver.dropped.values()) == 6
+    assert first.driver.dropped.senders == {second.me: 6}
+    assert sum(first.driver.dropped.reasons.values()) == 6
     await one_round(swarm, 1)
     assert first.bits == second.bits
+
+
+async def test_what_strangers_send_makes_no_new_reason(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Payloads of a thousand lengths are one reason, and a thousand senders are not a thousand rows."""
+    swarm = make(1)
+    driver, events = swarm.members[0].driver, []
+    monkeypatch.setattr(driver, "feed", events.append)
+    for length in range(1, 1000):
+        sender = length.to_bytes(38, "big")
+        await driver.received(sender, pb.Frame(contribution=pb.Contribution()), bytes(length))
+        await driver.received(sender, pb.Frame(contribution=pb.Contribution(chunk=10_000 + length)), b"")
+    assert len(events) == 999 and len({event.reason for event in events}) == 1
+    assert dict(driver.dropped.reasons) == {"malformed contribution": 999}
+    assert len(driver.dropped.senders) == MAX_SENDERS and sender in driver.dropped.senders
+
+
+def test_reasons_are_few_even_if_code_made_many() -> None:
+    drops = Drops()
+    for number in range(1000):
+        drops.note(b"x" * 38, f"reason {number}")
+    assert len(drops.reasons) == MAX_REASONS and sum(drops.reasons.values()) == 1000
+    drops.note(b"x" * 38, "reason 3")
+    assert drops.reasons["reason 3"] == 2 and drops.senders == {b"x" * 38: 1001}
 
 
 async def test_a_disk_that_refuses_gets_no_vote(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,6 +280,55 @@ async def test_a_disk_that_refuses_gets_no_vote(make: Make, monkeypatch: pytest.
     assert second.reports[-1].outcome == "missed"
 
 
+async def test_whoever_looks_in_mid_step_sees_one_position(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Peers are told of head and chain while the disk thread works: they must belong together at any time."""
+    swarm = make(1)
+    state, seen = swarm.members[0].state, []
+
+    def looked_at(work: Callable[..., object]) -> Callable[..., object]:
+        def look(*arguments: object) -> object:
+            seen.append((state.head.digest, state.chain[0].digest))
+            return work(*arguments)
+
+        return look
+
+    for module, name in ((outer_state.forks, "extend"), (outer_state.shards, "advance")):
+        monkeypatch.setattr(module, name, looked_at(getattr(module, name)))
+    await one_round(swarm, 1)
+    assert len(seen) == 2 and all(head == end for head, end in seen)
+    assert state.head.digest == state.chain[0].digest
+
+
+async def test_an_outer_step_that_fails_ends_the_node_and_leaves_no_checkpoint(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor is left when the results are read back; what the disk has is whole."""
+    swarm = make(1)
+    member = swarm.members[0]
+    decide = member.state.decide
+
+    def refuse(*arguments: object) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def decided(*arguments: Any) -> None:
+        decide(*arguments)
+        monkeypatch.setattr(member.state.rounds._disk, "pread", refuse)
+
+    monkeypatch.setattr(member.state, "decide", decided)
+    member.train(delta(1), 100)
+    await swarm.until(lambda: bool(member.reports))
+    await swarm.until(lambda: bool(member.trouble))
+    assert [code for code, _ in member.trouble] == ["bug"] and "outer step" in member.trouble[0][1]
+    with pytest.raises(AtollError, match="between two versions"):
+        await member.driver.on_disk(member.state.save_if_due, True)
+    monkeypatch.undo()
+    again = Member(member.folder, swarm._keys[0], swarm)
+    assert again.state.head.version == 1 and again.problems == []
+    await again.driver.close()
+
+
 async def test_a_vote_is_kept_to_after_a_restart(make: Make) -> None:
     swarm = make(2)
     await one_round(swarm, 1)
@@ -244,6 +346,20 @@ async def test_a_vote_is_kept_to_after_a_restart(make: Make) -> None:
     assert again.state.head.digest == first.state.head.digest and not again.state.head.certified
     assert log.read(1) is not None and log.voted(1) is None
     await again.driver.close()
+
+
+async def test_a_node_whose_vote_is_given_goes_on_without_it(make: Make) -> None:
+    """It voted before a restart, and what it voted for is damaged: nobody else can give it that back."""
+    swarm = make(1)
+    member = swarm.members[0]
+    log, parent = member.state.rounds, member.state.head.digest
+    lost = pb.Signed(body=pb.Commit(version=1, session=pb.SessionId(parent=parent)).SerializeToString())
+    log.path(1, "vote").write_bytes(pb.RoundRecord(commit=lost).SerializeToString())
+    await one_round(swarm, 1)
+    assert [code for code, _ in member.trouble] == ["no_vote"]
+    assert not member.state.head.certified and log.voted(1) is None
+    await one_round(swarm, 2)
+    assert member.state.head.certified and len(member.trouble) == 1
 
 
 async def test_replayed_commits_are_checked(make: Make) -> None:
@@ -266,6 +382,49 @@ async def test_replayed_commits_are_checked(make: Make) -> None:
     with pytest.raises(RoundLogError, match="signed"):
         check_record(swarm.manifest, parent.state.head, record)
     await parent.driver.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"outer_lr": float("nan")}, "learning rate"),
+        ({"outer_lr": 9.0}, "learning rate"),
+        ({"result_codec": "float32"}, "codec"),
+        ({"cumulative_tokens": 1 << 60}, "sum of tokens"),
+    ],
+)
+async def test_a_peers_commit_obeys_the_rules_of_a_session(
+    make: Make, change: dict[str, object], error: str
+) -> None:
+    swarm = make(2)
+    await one_round(swarm, 1)
+    member = swarm.members[0]
+    record = member.state.rounds.read(1)
+    assert record is not None
+    head = genesis_head(swarm.manifest)
+    commit, _ = check_record(swarm.manifest, head, record)
+    for name, value in change.items():
+        setattr(commit, name, value)
+    leader = next(keys for keys in swarm._keys if keys.peer_id == commit.session.leader)
+    forged = pb.RoundRecord(commit=leader.sign("commit", commit.SerializeToString()))
+    with pytest.raises(RoundLogError, match=error):
+        check_record(swarm.manifest, head, forged)
+
+
+async def test_a_peers_commit_has_results_that_can_be_applied(make: Make) -> None:
+    """Their digests are right, and no outer step could take them: this must be seen before it is decided."""
+    swarm = make(2)
+    await one_round(swarm, 1)
+    log = swarm.members[0].state.rounds
+    record = log.read(1)
+    assert record is not None
+    commit = pb.Commit.FromString(record.commit.body)
+    log.check_payload(1, commit)
+    bad = b"\xff" * len(log.get(1, 0))
+    log.put(1, 0, bad)
+    commit.chunks[0].payload_digest = hashlib.sha256(bad).digest()
+    with pytest.raises(RoundLogError, match="no result"):
+        log.check_payload(1, commit)
 
 
 async def test_a_pseudo_gradient_that_is_not_finite_is_named(make: Make) -> None:
@@ -318,7 +477,8 @@ async def test_votes_show_that_a_commit_is_certified_and_nothing_else_does(make:
         third.state.rounds.decide(2, record.commit, (), 2)
         for note in (third.folder / "checkpoints").glob("*2.certified"):
             note.unlink()
-        third.state.chain = tuple(replace(x, certified=False) for x in third.state.chain)
+        unsure = tuple(replace(x, certified=False) for x in third.state.chain)
+        third.state.position = replace(third.state.position, chain=unsure)
 
     await third.driver.on_disk(forget)
     again = Member(third.folder, swarm._keys[2], swarm)

@@ -1,9 +1,8 @@
-"""Files that survive power cuts, checkpoints that are believed only whole, the replay log."""
+"""Files that survive power cuts, checkpoints that are believed only whole."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import subprocess
@@ -20,12 +19,8 @@ from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import checkpoint, files
 from atoll.daemon.storage.checkpoint import CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
-from atoll.daemon.storage.disk import RealDisk
-from atoll.daemon.storage.round_log import KEEP, RoundLog, RoundLogError
-from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
-from atoll.protocol.codecs import Int8Codec
-from atoll.protocol.schema import ChunkTable, ParameterSchema
+from atoll.protocol.schema import ParameterSchema
 
 SWARM = b"s" * 32
 SCHEMA = ParameterSchema.of([("weight", (20, 30)), ("bias", (7,))])
@@ -259,126 +254,3 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
         checkpoint.load(path, SWARM, small, small.copy())
     with pytest.raises(CheckpointError):
         checkpoint.verify(tmp_path / "none", SWARM)
-
-
-# ---- the replay log
-
-CHUNKS = ChunkTable(1024, 512)
-
-
-def payload(seed: int) -> bytes:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 100, Int8Codec.bound(512), dtype=np.uint8).tobytes()
-
-
-def signed_commit(version: int, payloads: list[bytes]) -> pb.Signed:
-    chunks = [
-        pb.CommittedChunk(contributors=[0] if p else [], payload_digest=hashlib.sha256(p).digest())
-        for p in payloads
-    ]
-    session = pb.SessionId(parent=bytes([version]) * 32)
-    return pb.Signed(body=pb.Commit(session=session, version=version, chunks=chunks).SerializeToString())
-
-
-def test_a_vote_needs_all_bytes_and_a_decision_keeps_them(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
-    payloads = [payload(1), payload(2)]
-    commit = signed_commit(7, payloads)
-    log.put(7, 0, payloads[0])
-    with pytest.raises(RoundLogError, match="digest"):
-        log.vote(7, commit)
-    assert not log.path(7, "vote").exists()
-    log.put(7, 1, payloads[1])
-    log.vote(7, commit)
-    assert log.path(7, "vote").exists() and log.read(7) is None
-    votes = (pb.Signed(body=b"vote"),)
-    log.decide(7, commit, votes, saved=6)
-    assert not log.path(7, "vote").exists()
-    record = RoundLog(tmp_path, CHUNKS, "int8").read(7)
-    assert record is not None and (record.commit, list(record.votes)) == (commit, list(votes))
-    assert [log.get(7, c) for c in (0, 1)] == payloads
-
-
-def test_untouched_chunks_leave_a_hole(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
-    commit = signed_commit(1, [b"", payload(3)])
-    log.put(1, 0, b"")
-    log.put(1, 1, payload(3))
-    log.vote(1, commit)
-    log.check_payload(1, pb.Commit.FromString(commit.body))
-    assert log.path(1, "payload").stat().st_size == log.payload_bytes
-
-
-def test_the_log_keeps_what_the_checkpoint_does_not_cover(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
-    for version in range(1, 21):
-        payloads = [payload(version), payload(version)]
-        for chunk in (0, 1):
-            log.put(version, chunk, payloads[chunk])
-        log.vote(version, signed_commit(version, payloads))
-        log.decide(version, signed_commit(version, payloads), (), saved=5 if version < 20 else 19)
-        if version == 19:
-            assert log.read(6) is not None and log.read(5) is None
-    assert [v for v in range(1, 21) if log.read(v)] == list(range(21 - KEEP, 21))
-    log.clear(keep_up_to=15)
-    assert [v for v in range(1, 21) if log.read(v)] == [13, 14, 15]
-
-
-def test_what_is_damaged_is_named(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
-    with pytest.raises(RoundLogError, match="bytes"):
-        log.put(1, 0, b"short")
-    with pytest.raises(RoundLogError, match="incomplete"):
-        log.get(1, 1)
-    log.path(2, "commit").write_bytes(b"\xff\xff\xff")
-    with pytest.raises(RoundLogError, match="readable"):
-        log.read(2)
-
-
-def test_one_vote_for_one_parent_even_after_another_chain_was_taken_over(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
-    first, other = [payload(1), payload(2)], [payload(3), payload(4)]
-
-    def vote(payloads: list[bytes]) -> None:
-        for chunk in (0, 1):
-            log.put(7, chunk, payloads[chunk])
-        log.vote(7, signed_commit(7, payloads))
-
-    vote(first)
-    log.decide(7, signed_commit(7, first), (), saved=7)
-    log.clear()
-    assert log.read(7) is None and log.voted(7) is None
-    with pytest.raises(RoundLogError, match="another commit of this parent"):
-        vote(other)
-    assert log.voted(7) is None
-    vote(first)
-    for version in range(8, 8 + 2 * KEEP):
-        log.decide(version, signed_commit(version, [b"", b""]), (), saved=version)
-    assert log.read(8) is None
-    with pytest.raises(RoundLogError, match="another commit of this parent"):
-        log.vote(8, signed_commit(8, first))
-
-
-def test_a_disk_that_is_full_keeps_what_it_would_forget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk = RealDisk()
-    log = RoundLog(tmp_path, CHUNKS, "int8", disk)
-    for version in range(1, KEEP + 1):
-        log.decide(version, signed_commit(version, [b"", b""]), (), saved=version)
-    write = disk.write
-
-    def full(path: Path, data: bytes) -> None:
-        if path.name == "promises.json":
-            raise files.disk_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        write(path, data)
-
-    monkeypatch.setattr(disk, "write", full)
-    log.decide(KEEP + 1, signed_commit(KEEP + 1, [b"", b""]), (), saved=KEEP + 1)
-    assert log.read(1) is not None and log.read(KEEP + 1) is not None
-    with pytest.raises(AtollError):
-        log.clear()
-    assert log.read(1) is not None
-    monkeypatch.undo()
-    log.clear()
-    assert log.read(1) is None

@@ -130,9 +130,9 @@ class Bench:
     def commit(self, sender: bytes = FIRST, signer: bytes = FIRST, **change: Any) -> list[t.Effect]:
         return self.feed(commit_event(self.session.plan, sender, signer, **change))
 
-    def persisted(self) -> list[t.Effect]:
+    def persisted(self, may_vote: bool = True) -> list[t.Effect]:
         """The disk has the commit in hand."""
-        return self.feed(t.Persisted(self.session.id, self.session.commit[2]))
+        return self.feed(t.Persisted(self.session.id, self.session.commit[2], may_vote))
 
     def holding(self, peer: bytes, *chunks: int) -> list[t.Effect]:
         message = pb.Holding(session=self.session.id, chunks=chunks)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from atoll.daemon.simulate.keyring import FakeKeyring
-from atoll.protocol import chain
+from atoll.protocol import chain, forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.round import RoundConfig, RoundMachine
@@ -280,11 +280,8 @@ class Swarm:
         """The head that a node should have instead of its own: a further one, or by fork choice."""
         heads = [self._heads[v.digest][0] for v in node.peers.values() if v.digest in self._heads]
         best = max(heads, key=lambda h: (h.version, h.certified, h.cumulative_tokens), default=node.head)
-        mine = node.head
-        if best.version != mine.version:
-            return best if best.version > mine.version else None
-        stays = mine.beats(best.certified, best.cumulative_tokens, best.digest)
-        return None if stays else best
+        mine, other = (forks.link_of(head) for head in (node.head, best))
+        return best if forks.compare((mine,), (other,)).follow else None
 
     def _moved(self, node: Node, head: Head) -> None:
         self._heads[head.digest] = (head, node.state)

@@ -202,6 +202,28 @@ def test_a_vote_that_is_not_answered_makes_the_commit_provisional(member: Bench)
     assert not apply.certified
 
 
+def test_a_node_without_a_vote_left_holds_the_commit(member: Bench):
+    """Its disk knows of a vote for another commit of this parent."""
+    member.results()
+    member.commit()
+    effects = member.persisted(may_vote=False)
+    assert not frames(effects, "vote") and not of(t.Ended, effects)
+    assert not of(t.Ended, member.vote(FIRST))
+    (apply,) = of(t.Apply, member.vote(THIRD))
+    assert apply.certified and {vote.signer for vote in apply.votes} == {FIRST, THIRD}
+
+
+def test_nobody_waits_for_the_vote_that_a_node_can_not_give():
+    member = Bench(SECOND, replace(HEAD, electorate=tuple(sorted((FIRST, SECOND)))))
+    member.local()
+    member.planned()
+    member.results()
+    member.commit()
+    member.vote(FIRST)
+    (ended,) = of(t.Ended, member.persisted(may_vote=False))
+    assert (ended.report.outcome, ended.report.reason) == ("provisional", "this node has no vote left for it")
+
+
 # ---- aborts
 
 

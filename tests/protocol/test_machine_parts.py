@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.chain import Head
 from atoll.protocol.round import types as t
 from atoll.protocol.round.ballot import Ballot
 from atoll.protocol.round.commit import (
@@ -390,7 +389,6 @@ def test_votes_count_once_and_only_for_the_electorate():
     assert ballot.put(one, vote[A]) is None
     assert ballot.heard() and not ballot.certified(one)
     assert ballot.put(other, vote[A]) == "second, different vote"
-    assert ballot.equivocated == {A}
     assert ballot.put(one, vote[C]) is None
     assert ballot.certified(one) and not ballot.certified(other)
     assert [v.signer for v in ballot.votes(one)] == [A, C]
@@ -434,11 +432,3 @@ def test_every_early_event_names_its_session():
     session = pb.SessionId(parent=b"p", view=3)
     assert session_of(t.ContributionArrived(A, session, 0, b"")) == session
     assert session_of(t.VoteReceived(A, pb.Vote(session=session), pb.Signed())) == session
-
-
-def test_fork_choice_prefers_certified_then_tokens_then_the_smaller_digest():
-    head = Head(5, b"m" * 32, (), certified=True, cumulative_tokens=10)
-    assert head.beats(False, 99, b"a" * 32)
-    assert not head.beats(True, 11, b"z" * 32)
-    assert head.beats(True, 9, b"a" * 32)
-    assert head.beats(True, 10, b"z" * 32) and not head.beats(True, 10, b"a" * 32)
