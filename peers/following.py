@@ -7,6 +7,8 @@ word decides little:
     a state that is ahead       is the one that most peers name in the same bits; one peer is enough only for
                                 a node that has not been in a round with others for a while; where it sees
                                 two of them train on its own chain, for a while longer
+    a history with no version   in common with ours: a node that goes on alone gives way to two that go on
+                                together, even if it is further
     a state of our own chain    in other bits than ours: the minority takes the majority's
 
 Whoever shows something else than it said is not believed for a while.
@@ -14,6 +16,7 @@ Whoever shows something else than it said is not believed for a while.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -145,11 +148,13 @@ class Following:
         self._distrusted: dict[bytes, float] = {}
         self._asked: dict[tuple[bytes, bytes], float] = {}
         self._proven: dict[bytes, None] = {}
-        self._met: deque[float] = deque(maxlen=2)
+        self._met: deque[float] = deque(maxlen=4)
         self._since: float | None = None
         self._stuck: bytes | None = None
         self._waiting: float | None = None
-        self._together = -1
+        self._together = self._away = -1
+        self._company: set[bytes] = set()
+        self._company_at = -math.inf
         self._alone: set[bytes] = set()
 
     # ---- whose word counts
@@ -175,13 +180,21 @@ class Following:
         self._waiting = None
 
     def _look(self, mine: forks.Chain, now: float) -> None:
-        """Two peers that go on together on this node's chain tell as well where the swarm is."""
-        chains = (entry.chain for entry in self.trusted(now) if entry.chain)
-        there = sorted(chain[0].version for chain in chains if _on_one_chain(mine, chain))
-        together = there[-2] if len(there) > 1 else -1
-        if together > self._together > -1:
+        """Two peers that go on together tell where the swarm is as well: on our chain, or elsewhere."""
+        entries = [entry for entry in self.trusted(now) if entry.chain]
+        here = [entry for entry in entries if _on_one_chain(mine, entry.chain)]
+        if _second(here) > self._together > -1:
             self.met(now)
-        self._together = together
+        self._together = _second(here)
+        away = [e for e in entries if not _share(mine, e.chain) and e.chain[0].version < mine[0].version]
+        leader = max(away, key=lambda e: (e.chain[0].version, e.peer), default=None)
+        company = [e for e in away if leader is not None and _on_one_chain(leader.chain, e.chain)]
+        if _second(company) > self._away > -1:
+            self._company_at = now
+        self._away = _second(company)
+        self._company = (
+            {entry.peer for entry in company} if self._company_at > now - self._timing.fresh else set()
+        )
 
     def _fresh(self, now: float) -> bool:
         """Whether this node was in a round with others a little while ago, or saw two others in one."""
@@ -232,7 +245,11 @@ class Following:
 
     def _candidates(self, mine: forks.Chain, known: set[bytes], now: float) -> list[RosterEntry]:
         """Peers whose chain is to be followed instead of `mine`, if any is."""
-        found = [e for e in self.trusted(now) if e.chain and forks.compare(mine, e.chain, known).follow]
+        trusted = [e for e in self.trusted(now) if e.chain]
+        found = [e for e in trusted if forks.compare(mine, e.chain, known).follow]
+        if not found and not self._fresh(now):
+            # Too far apart to compare: whoever goes on alone gives way to those who go on together.
+            return [e for e in trusted if e.peer in self._company and not _share(mine, e.chain)]
         alone = {e.peer for e in found if not self._believed(mine, e, now)}
         for peer in alone - self._alone:
             self._doubted(peer, "nobody else names the state that it says is ahead")
@@ -248,7 +265,9 @@ class Following:
         known = self.known(mine)
         candidates = self._candidates(mine, known, now)
         index = forks.best(mine, [e.chain for e in candidates], known)
-        return None if index is None else candidates[index]
+        if index is None:
+            return max(candidates, key=lambda e: e.chain[0].version, default=None)
+        return candidates[index]
 
     def next(
         self,
@@ -275,7 +294,7 @@ class Following:
         self._since = now if self._since is None else self._since
         if now - self._since < self._timing.patience:
             return None
-        forked = forks.compare(mine, best.chain, known) is forks.Choice.WINS
+        forked = forks.compare(mine, best.chain, known) is not forks.Choice.AHEAD
         near = prefetched or best.chain[0].version - mine[0].version <= self._reach
         if not forked and near and self._stuck != mine[0].digest:
             return Replay(best)
@@ -293,6 +312,8 @@ class Following:
         if step.why == "behind":
             return step.choice.version > mine[0].version
         if step.why == "bits":
+            return True
+        if not _share(mine, step.entry.chain):
             return True
         return forks.compare(mine, step.entry.chain, self.known(mine)) is forks.Choice.WINS
 
@@ -344,6 +365,12 @@ class Following:
             if len(those) > same or tie:
                 return Take(those[0], Choice(version, other, tuple(e.peer for e in those)), "bits")
         return None
+
+
+def _second(entries: Collection[RosterEntry]) -> int:
+    """The version that two of them have reached; -1 where there are no two."""
+    versions = sorted(entry.chain[0].version for entry in entries)
+    return versions[-2] if len(versions) > 1 else -1
 
 
 def _share(mine: forks.Chain, theirs: forks.Chain) -> bool:

@@ -208,3 +208,21 @@ def test_commits_that_nobody_can_give_are_not_made_up_for_by_one_state(around: A
     assert isinstance(around.following.next(MINE, (), 1.0), Replay)
     around.following.stuck(MINE[0].digest)
     assert around.following.next(MINE, (), 1.0) is None and around.doubts == [L]
+
+
+def test_whoever_goes_on_alone_gives_way_to_two_that_go_on_together(around: Around):
+    """Two histories that share no version: the ones who are together don't believe the one who is alone."""
+    mine = chain_of(far("alone"))
+    around.meet(A, chained("abcd"), v3="x")
+    around.meet(B, chained("abcd"), v3="x")
+    assert around.following.next(mine, (), 0.0) is None
+    around.meet(A, chained("abcde"), v3="x")
+    assert around.following.next(mine, (), 1.0) is None, "one alone may be as lost"
+    around.meet(B, chained("abcde"), v3="x")
+    around.following.next(mine, (), 2.0)
+    assert around.following.ahead(mine, 2.0) == {A, B}
+    step = around.following.next(mine, (), 3.0)
+    assert isinstance(step, Take) and (step.why, step.choice) == ("forked", Choice(3, state("x"), (A, B)))
+    assert around.following.still(step, mine)
+    around.following.met(3.0)
+    assert around.following.next(mine, (), 3.0) is None, "not while it is in rounds with others itself"
