@@ -333,7 +333,7 @@ class Island:
         contributed = bool(mine) and self._offered == self._generation
         self._offered = None
         # Whether it contributed or came too late, the trainer says Ready anew at the end of its next phase.
-        self._ready = None
+        waited, self._ready = self._ready is not None, None
         self._save_account()
         if not self.begun:
             self.settled()
@@ -341,13 +341,14 @@ class Island:
         if contributed:
             self.phase.step = 0
         others = [n for n in range(len(self._chunks)) if n not in mine or not contributed]
-        if self._resets:
-            # The trainer takes the committed parameters there: what it learned since the last anchor is gone.
+        resets = self._resets and (contributed or waited)
+        if resets:
+            # A phase that was over, and that the round did without: the trainer takes what was committed.
             self.account.drop("expired", others)
         if not any(self.account.pending):
             # What is carried was read here: an offer names one shard, so it stays until a commit has it all.
             self._place = self._find_place()
-        if self._resets and not contributed:
+        if resets and not contributed:
             self.begin()
         else:
             self._send(

@@ -71,12 +71,14 @@ class Replica:
         self._taken_in(is_outer=not self.moved and (not keep or self._missed is Missed.RESET))
 
     def miss(self) -> None:
-        """A commit to which this node contributed nothing; where local moves, an older snapshot is void."""
-        if self._missed is Missed.KEEP:
-            self.is_outer = False
-        else:
+        """A commit to which this node contributed nothing; where local moves, an older snapshot is void.
+
+        What is to be reset is begun anew by the daemon; in the middle of a phase local stays.
+        """
+        self.is_outer = False
+        if self._missed is Missed.REBASE:
             self._take_in(((0, self._schema.total),))
-            self._taken_in(is_outer=self._missed is Missed.RESET)
+            self._taken_in(is_outer=False)
 
     def _take_in(self, keep: tuple[Span, ...]) -> None:
         before = self._memory.snapshot if self.moved else None

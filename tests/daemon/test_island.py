@@ -187,6 +187,15 @@ async def test_where_missed_work_is_reset_its_tokens_expire(tmp_path: Path) -> N
         "it takes the committed parameters, and a new phase begins"
     )
     assert (account.expired, account.carried) == (400 + 4 * 300, 0) and account.balanced()
+    # In the middle of a phase it goes on: a node that is slower than the others would never be done.
+    rig.says(ch.Merged(5, None))
+    rig.says(ch.Progress(5, 10, 2.0, 200, 100.0))
+    async with asyncio.timeout(10):
+        while not account.carried:
+            await asyncio.sleep(0)
+    rig.island.committed([(commit(6, 0, [False] * 4, b"f" * 32), b"g" * 32)], Head(6, b"g" * 32, (ME,)))
+    told = await rig.hears()
+    assert isinstance(told, ch.Committed) and not told.contributed and account.carried == 4 * 200
     rig.writer.close()
     await rig.island.stop()
 

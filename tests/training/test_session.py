@@ -86,14 +86,22 @@ def test_commit_in_the_middle_of_a_phase_keeps_local_progress(make_daemon, make_
     loop.end()
 
 
-def test_missed_commit_by_setting_resets(make_daemon, make_loop, small_model, values):
+def test_missed_parts_are_reset_by_setting_and_a_phase_under_way_is_not(
+    make_daemon, make_loop, small_model, values
+):
     daemon, loop = started(make_daemon, make_loop, small_model, steps=1, welcome={"missed": "reset"})
     loop.steps(1)
     daemon.hear(Ready)
     daemon.memory.committed[:1000] = 7.0
-    daemon.say(committed(1, steps=1, contributed=False))
+    daemon.say(committed(1, steps=2, keep=[(256, 512)]))
     daemon.hear(Merged)
     assert (values(small_model)[:1000] == 7.0).all()
+    loop.steps(1)
+    daemon.memory.committed[:1000] = 9.0
+    daemon.say(committed(2, steps=2, contributed=False))
+    loop.steps(1)
+    daemon.hear(Merged)
+    assert (values(small_model)[:1000] != 9.0).all()
     loop.end()
 
 
