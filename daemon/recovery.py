@@ -366,6 +366,7 @@ class Recovery:
         """Takes over a state that is here, and what followed it. Whether that went well."""
         if not await island.books_are_saved():
             return False  # what a commit accepted would be forgotten with the log; the disk has an alert
+        before = outer.position
         chain = outer.chain if step.why == "bits" else step.entry.chain
         # What led to it is not on this disk; the peer's word is good enough to find a common commit by.
         chain = forks.as_known(chain, self._following.known(outer.chain))
@@ -374,6 +375,11 @@ class Recovery:
         except CheckpointError as error:
             self._following.distrust(step.entry.peer, f"its state is not usable: {error}", time.monotonic())
             return False
+        except AtollError as error:
+            # Before the state was taken over, or in clearing up behind it.
+            self._told_trouble(error)
+            if outer.position is before:
+                return False
         try:
             now = self._neighbours.roster.entries.get(step.entry.peer, step.entry)
             holders = self._at_head_of(now)

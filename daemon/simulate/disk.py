@@ -86,7 +86,7 @@ class SimulatedDisk:
         self._made(str(path)).write(offset, bytes(data))
 
     def pread(self, path: Path, size: int, offset: int) -> bytes:
-        return bytes(self._made(str(path)).seen[offset : offset + size])
+        return self.read(path)[offset : offset + size]
 
     def truncate(self, path: Path, size: int) -> None:
         self._step(path)

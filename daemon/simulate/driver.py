@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
 from atoll.daemon.simulate import facts
-from atoll.daemon.storage.round_log import RoundLogError
+from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 from atoll.protocol.chain import commit_digest
@@ -141,8 +141,10 @@ class Driver:
             case t.Persist():
                 version = node.store.head.version + 1
                 self.on_disk(
-                    lambda: node.store.log.vote(version, effect.commit),
-                    lambda _: node.feed(t.Persisted(effect.session, commit_digest(effect.commit.body))),
+                    lambda: self._vote(version, effect.commit),
+                    lambda may_vote: node.feed(
+                        t.Persisted(effect.session, commit_digest(effect.commit.body), may_vote)
+                    ),
                 )
             case t.Apply():
                 self._decide(effect)
@@ -154,6 +156,17 @@ class Driver:
                 node.dropped[effect.reason] += 1
                 node.oracle.dropped(node, effect)
                 node.engine.say("{} drops: {}", node.name, effect.reason)
+
+    def _vote(self, version: int, commit: pb.Signed) -> bool:
+        """Makes commit and results durable; whether this node may vote for it."""
+        try:
+            self._node.store.log.vote(version, commit)
+        except NoVoteLeft as error:
+            self._node.engine.say(
+                "{} holds version {} without a vote: {}", self._node.name, version, str(error)
+            )
+            return False
+        return True
 
     def send(self, peers: tuple[bytes, ...], frame: pb.Frame, payload: bytes = b"") -> None:
         node = self._node
@@ -273,7 +286,7 @@ class Driver:
         try:
             event = self._event(sender, frame, payload)
         except (DecodeError, CodecError, ValueError) as error:
-            self._node.dropped[str(error)] += 1
+            self._node.dropped["malformed"] += 1
             self._node.engine.say("{} drops a malformed message: {}", self._node.name, str(error))
             return
         self._node.feed(event)

@@ -26,7 +26,7 @@ from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import DIGEST_BYTES, Head
 from atoll.protocol.outer import Float32, outer_step
-from atoll.protocol.round.commit import electorate
+from atoll.protocol.round.commit import CommitError, check_content, electorate
 from atoll.protocol.signing import Keyring
 
 KEEP = 3
@@ -203,8 +203,12 @@ class Store:
             raise RoundLogError("the commit does not follow this head")
         if len(commit.chunks) != facts.COUNT:
             raise RoundLogError("the commit has another table of chunks")
-        if any(i >= len(commit.contributors) for chunk in commit.chunks for i in chunk.contributors):
-            raise RoundLogError("the commit names contributors that it does not list")
+        if commit.result_codec != facts.CODEC or commit.outer_lr != facts.outer_lr(len(commit.contributors)):
+            raise RoundLogError("the commit has another codec or learning rate than the manifest's")
+        try:
+            check_content(head, commit)
+        except CommitError as error:
+            raise RoundLogError(str(error)) from error
         return commit, certified
 
     def _certified(self, voters: tuple[bytes, ...], record: pb.RoundRecord) -> bool:

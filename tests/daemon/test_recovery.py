@@ -180,7 +180,7 @@ async def test_the_log_is_not_forgotten_before_the_books_hold_what_it_says(
     island: Any = SimpleNamespace(books_are_saved=books_are_saved)
     driver: Any = SimpleNamespace(on_disk=on_disk)
     around.recovery._alerts = SimpleNamespace(clear=lambda code: None)  # type: ignore[assignment]
-    outer: Any = SimpleNamespace(chain=())
+    outer: Any = SimpleNamespace(chain=(), position=None)
     step = Take(best, Choice(3, state("a"), (b"A", b"B")), "behind")
     for room, expected in ((False, ["books"]), (True, ["books", "_take_over", "catch up"])):
         steps.clear()
