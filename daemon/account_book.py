@@ -42,7 +42,7 @@ class AccountBook:
 
     def catch_up(self, outer: OuterState, me: bytes) -> None:
         """Books what commits on this disk accepted and the last run did not; drops what is in no chain."""
-        self.ledger.reconcile({link.version: link.digest for link in outer.chain})
+        self.ledger.reconcile(outer.digests)
         for commit, digest in outer.kept_commits():
             # All of them: the chain may be another one than that whose versions are booked.
             try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,6 @@ from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.status import duration, size
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training import channel as ch
-from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.accounts import AccountError
 from atoll.protocol.chain import Head
@@ -409,15 +408,15 @@ class Island:
                 spans.append((span.start, span.stop))
         return tuple(spans)
 
-    def taken_over(self, chain: forks.Chain, replayed: Sequence[tuple[pb.Commit, bytes]]) -> None:
-        """Another node's state was taken over, with this chain: local progress against the old anchor ends.
+    def taken_over(self, digests: Mapping[int, bytes], replayed: Sequence[tuple[pb.Commit, bytes]]) -> None:
+        """Another node's state was taken over: local progress against the old anchor ends.
 
-        `replayed`: commits that were applied on the way.
+        `digests`: this node's chain now, by version; `replayed`: commits that were applied on the way.
         """
         self.account.drop("expired")
         self.ledger.begin_life()
         # First what gave way: the same contribution may be in a commit of this chain.
-        gone = self.ledger.reconcile({link.version: link.digest for link in chain}, newest=chain[0].version)
+        gone = self.ledger.reconcile(digests, newest=max(digests))
         for commit, digest in replayed:
             self._book(commit, digest)
         if gone:

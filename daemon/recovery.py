@@ -298,7 +298,7 @@ class Recovery:
             if moved:
                 told()
                 if whole or len(replayed) > REPLAY_LIMIT:
-                    island.taken_over(outer.chain, replayed)
+                    island.taken_over(outer.digests, replayed)
                 else:
                     island.committed(replayed, outer.head)
                 self._events.emit("behind", f"Caught up with version {outer.head.version}.")

@@ -61,12 +61,14 @@ def next_head(parent: Head, commit: pb.Commit, body: bytes, certified: bool) -> 
 class Position:
     """Where a state is in its chain: one value, since peers are told of it while the disk thread steps.
 
-    `read`: the data cursor, tokens that this chain has read from each training shard.
+    `read`: the data cursor, tokens that this chain has read from each training shard. `ancestors`: digests of
+    the versions before the head, newest first; more of them than `chain` names.
     """
 
     head: Head
     read: tuple[int, ...]
     chain: forks.Chain
+    ancestors: tuple[bytes, ...] = ()
 
 
 def inner_step(manifest: SwarmManifest, head: Head) -> int:
@@ -148,6 +150,12 @@ class OuterState:
     def chain(self) -> forks.Chain:
         return self.position.chain
 
+    @property
+    def digests(self) -> dict[int, bytes]:
+        """Chain digests by version, as far back as they are known."""
+        here = (self.head.digest, *self.position.ancestors)
+        return {self.head.version - back: digest for back, digest in enumerate(here)}
+
     # ---- from disk
 
     def restore(self) -> list[str]:
@@ -185,7 +193,7 @@ class OuterState:
             raise CheckpointError(f"{path.name} has changed while it was read")
         if found.head.version == 0:
             _check_genesis(self.manifest, self.parameters, self.momentum)
-        self.position = Position(found.head, found.read, self._chain_behind(found.head))
+        self.position = Position(found.head, found.read, self._chain_behind(found.head), found.ancestors)
         self.saved = found
         self._whole = True
 
@@ -316,7 +324,8 @@ class OuterState:
             raise StateLost(f"the outer step to version {commit.version} has failed: {error}") from error
         head = next_head(self.head, commit, signed.body, certified)
         read = shards.advance(self.read, commit)
-        self.position = Position(head, read, forks.extend(self.chain, forks.link_of(head)))
+        ancestors = (self.head.digest, *self.position.ancestors)[: checkpoints.MAX_ANCESTORS]
+        self.position = Position(head, read, forks.extend(self.chain, forks.link_of(head)), ancestors)
         self._whole = True
         return head
 
@@ -416,6 +425,7 @@ class OuterState:
                 self.momentum,
                 inner_step(self.manifest, self.head),
                 self.read,
+                self.position.ancestors,
             )
             self.hold()
 

@@ -1,9 +1,10 @@
 """Checkpoints: the whole outer state of one version in one safetensors file.
 
 Tensors `parameters` and `momentum` (flat fp32, schema order with padding), and the facts as string metadata:
-swarm, version, chain digest, electorate, cumulative tokens, fragment clocks, inner step, data cursor, the
-parameter schema; and `state`, the SHA-256 of facts and tensors. All of it follows from the chain, so the file
-of a version is the same on every node, byte for byte, and is what a newcomer downloads, from several of them.
+swarm, version, chain digest and those before it, electorate, cumulative tokens, fragment clocks, inner step,
+data cursor, the parameter schema; and `state`, the SHA-256 of facts and tensors. All of it follows from the
+chain, so the file of a version is the same on every node, byte for byte, and is what a newcomer downloads, from
+several of them.
 Whether a node knows the version to be certified differs, and stands beside the file, in a small one that
 names the chain digest; without it a version (but the genesis) counts as provisional.
 
@@ -32,7 +33,9 @@ from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ParameterSchema, SchemaError
 
 KEEP = 3
-FORMAT = "atoll-checkpoint-3"
+FORMAT = "atoll-checkpoint-4"
+MAX_ANCESTORS = 63
+"""So many digests before its own a state names: a fork may be deeper than what nodes tell each other."""
 _MAX_HEADER = 16 << 20
 _PIECE = 1 << 20
 _NAME = re.compile(r"^checkpoint-(\d{10})\.safetensors$")
@@ -47,8 +50,8 @@ class Checkpoint:
     """What a file holds, apart from the tensors; `state` confirms chain, facts and bits at once.
 
     `fragments`: the clock of each fragment; `inner_step`: where the inner schedules are, in steps since the
-    genesis; `read`: the data cursor, tokens read from each training shard. `head.certified` is what this
-    node knows of it.
+    genesis; `read`: the data cursor, tokens read from each training shard; `ancestors`: the chain digests of
+    the versions before, newest first. `head.certified` is what this node knows of it.
     """
 
     head: Head
@@ -57,6 +60,7 @@ class Checkpoint:
     fragments: tuple[int, ...] = (0,)
     inner_step: int = 0
     read: tuple[int, ...] = ()
+    ancestors: tuple[bytes, ...] = ()
 
 
 def path_of(folder: Path, version: int) -> Path:
@@ -90,6 +94,7 @@ def save(
     momentum: Float32,
     inner_step: int = 0,
     read: Sequence[int] = (),
+    ancestors: Sequence[bytes] = (),
 ) -> Checkpoint:
     """Writes the checkpoint of `head` and forgets those older than the last KEEP. Raises AtollError."""
     facts = {
@@ -97,6 +102,7 @@ def save(
         "swarm": swarm_id.hex(),
         "version": str(head.version),
         "digest": head.digest.hex(),
+        "ancestors": b"".join(ancestors).hex(),
         "electorate": json.dumps([peer.hex() for peer in head.electorate]),
         "cumulative_tokens": str(head.cumulative_tokens),
         "fragments": json.dumps([head.version]),
@@ -114,7 +120,7 @@ def save(
     note_certified(folder, head)
     for version in versions(folder)[KEEP:]:
         forget(folder, version)
-    return Checkpoint(head, schema, state, (head.version,), inner_step, tuple(read))
+    return Checkpoint(head, schema, state, (head.version,), inner_step, tuple(read), tuple(ancestors))
 
 
 def note_certified(folder: Path, head: Head) -> None:
@@ -183,7 +189,11 @@ def _parsed(facts: Mapping[str, str], state: bytes, path: Path) -> Checkpoint:
     )
     fragments = tuple(int(clock) for clock in json.loads(facts["fragments"]))
     read = _cursor(json.loads(facts["cursor"]), head, path)
-    return Checkpoint(head, schema, state, fragments, int(facts["inner_step"]), read)
+    past = bytes.fromhex(facts["ancestors"])
+    ancestors = tuple(past[at : at + DIGEST_BYTES] for at in range(0, len(past), DIGEST_BYTES))
+    if len(past) % DIGEST_BYTES or len(ancestors) > min(MAX_ANCESTORS, head.version):
+        raise CheckpointError(f"{path.name} names ancestors that it can't have")
+    return Checkpoint(head, schema, state, fragments, int(facts["inner_step"]), read, ancestors)
 
 
 def _cursor(cursor: Mapping[str, object], head: Head, path: Path) -> tuple[int, ...]:

@@ -15,7 +15,6 @@ from atoll.daemon.island import Island
 from atoll.daemon.reading import Place
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training import channel as ch
-from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.ledger import Ledger
@@ -408,7 +407,7 @@ async def test_finishing_pauses_after_the_contribution(rig: Rig) -> None:
 async def test_taking_over_a_state_gives_up_local_progress(rig: Rig) -> None:
     rig.says(ch.Progress(5, 10, 2.0, 200, 100.0))
     await rig.ready(400)
-    rig.island.taken_over((forks.Link(9, b"t" * 32, True, 1),), [])
+    rig.island.taken_over({9: b"t" * 32}, [])
     assert isinstance(await rig.hears(), ch.Begin)
     assert rig.island.account.expired == 1600 and rig.island.account.carried == 0
 

@@ -87,6 +87,7 @@ async def test_many_rounds_and_a_restart_from_disk(make: Make, tmp_path: Path) -
     newest = checkpoint.versions(folder / "checkpoints")[0]
     checkpoint.path_of(folder / "checkpoints", newest).unlink()
     again = Member(folder, swarm._keys[1], swarm)
+    assert again.state.digests == swarm.members[0].state.digests and len(again.state.digests) == 5
     assert again.problems == []
     assert again.bits == swarm.members[0].bits
     assert again.state.head == swarm.members[0].state.head

@@ -131,17 +131,22 @@ def test_a_damaged_checkpoint_is_never_believed(
     assert parameters.tobytes() == vectors(3)[0].tobytes()
 
 
+PAST = (b"p" * 32, b"q" * 32)
+
+
 def test_the_file_of_a_version_is_the_same_on_every_node(tmp_path: Path) -> None:
     made = []
     for name, certified in (("a", True), ("b", False)):
         (tmp_path / name).mkdir()
         one = replace(head(5), certified=certified)
-        checkpoint.save(tmp_path / name, SWARM, one, SCHEMA, *vectors(5), inner_step=500, read=(0, 9))
+        where = tmp_path / name
+        checkpoint.save(where, SWARM, one, SCHEMA, *vectors(5), inner_step=500, read=(0, 9), ancestors=PAST)
         path = checkpoint.path_of(tmp_path / name, 5)
         made.append(path.read_bytes())
         found = checkpoint.verify(path, SWARM)
         assert found.head == one
         assert (found.fragments, found.inner_step, found.read) == ((5,), 500, (0, 9))
+        assert found.ancestors == PAST
     assert made[0] == made[1]
 
 

@@ -42,7 +42,9 @@ def test_the_specification_says_what_the_code_does(tmp_path: Path) -> None:
     layout = ParameterSchema.of([("weight", (2, 3)), ("bias", (3,))])
     head = Head(2, b"d" * 32, (b"v" * 38,), True, 600)
     zeros, ones = np.zeros(512, np.float32), np.ones(512, np.float32)
-    saved = checkpoint.save(tmp_path, b"s" * 32, head, layout, zeros, ones, 200, (600, 0))
+    saved = checkpoint.save(
+        tmp_path, b"s" * 32, head, layout, zeros, ones, 200, (600, 0), (b"e" * 32, b"g" * 32)
+    )
     file = checkpoint.path_of(tmp_path, 2).read_bytes()
     assert saved.state.hex() in SPEC and hashlib.sha256(file).hexdigest() in SPEC
     assert f"of {len(file)} bytes" in SPEC and f"`{checkpoint.FORMAT}`" in SPEC
