@@ -3,8 +3,8 @@
 Tensors `parameters` and `momentum` (flat fp32, schema order with padding), and the facts as string metadata:
 swarm, version, chain digest and those before it, electorate, cumulative tokens, fragment clocks, inner step,
 data cursor, the parameter schema; and `state`, the SHA-256 of facts and tensors. All of it follows from the
-chain, so the file of a version is the same on every node, byte for byte, and is what a newcomer downloads, from
-several of them.
+chain, so the file of a version is the same on every node, byte for byte, and is what a newcomer downloads,
+from several of them.
 Whether a node knows the version to be certified differs, and stands beside the file, in a small one that
 names the chain digest; without it a version (but the genesis) counts as provisional.
 
