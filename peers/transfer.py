@@ -58,6 +58,8 @@ SLOW_WINDOW_S = 30.0
 PATIENCE_S = 1.0
 PAUSE_S = 1.0
 MAX_STRIKES = 3
+MAX_REQUESTS = 3
+"""Requests to one holder at once; it gives a peer only so many places (files.py)."""
 DAMAGED = "it sent a piece that does not have its digest"
 
 
@@ -349,6 +351,8 @@ class Transfer:
         return int(max(self.content.piece_bytes, min(self._limits.per_holder_bytes, WINDOW_S * holder.speed)))
 
     def _wants_more(self, holder: _Holder) -> bool:
+        if len(holder.requests) >= MAX_REQUESTS:
+            return False
         return not holder.in_flight or holder.in_flight + self.content.piece_bytes <= self._window(holder)
 
     def _is_free(self) -> bool:
