@@ -202,7 +202,7 @@ class Recovery:
         options = self._options(lambda: self._holding(choice), self._progress)
         folder = self._folder.checkpoints
         try:
-            async with self._ahead.kept(self._host, self._trusted, choice.version):
+            async with self._ahead.kept(self._host, self._trusted, choice.version, self.cap):
                 return await sync.fetch_checkpoint(self._host, choice, self._manifest, folder, options)
         except sync.SyncFailed as error:
             for liar in error.liars:
