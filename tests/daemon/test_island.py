@@ -243,7 +243,7 @@ async def test_an_offer_that_is_withdrawn_while_the_books_are_written_is_not_tol
         rig.island.pause("you asked for it")
         return True
 
-    rig.island._books_are_saved = meanwhile
+    rig.island.books_are_saved = meanwhile
     rig.driver.events.clear()
     rig.says(ch.Ready(10, 400, 2.5))
     await rig.fed(t.LocalWithdrawn)
