@@ -37,6 +37,7 @@ from atoll.protocol.round import types as t
 
 from ..daemon.swarm import keyring, make_manifest
 from ..protocol.bench import FIRST, HEAD, SECOND, THIRD, Bench, commit_event, result
+from .handlers import HANDLERS
 
 Target = Callable[[bytes], None]
 SWARM = b"s" * 32
@@ -64,13 +65,6 @@ def stream(data: bytes) -> None:
                 await read_frame(reader)
 
     asyncio.run(read())
-
-
-def file_header(data: bytes) -> None:
-    """Both messages of the file streams, as either side reads them."""
-    for kind in (pb.FileRequest, pb.FileHeader):
-        with contextlib.suppress(DecodeError):
-            kind.FromString(data)
 
 
 # ---- the round machine, in the middle of a session
@@ -255,7 +249,6 @@ _STATUS = pb.NodeStatus(
 TARGETS: dict[str, tuple[Target, list[bytes]]] = {
     "frame": (frame, [_HELLO.SerializeToString()]),
     "stream": (stream, [wire.encode_frame(_HELLO) * 2]),
-    "file_header": (file_header, [pb.FileRequest(swarm_id=SWARM, kind="data").SerializeToString()]),
     "machine": (machine, [_frames()]),
     "heartbeat": (heartbeat, [_STATUS.SerializeToString()]),
     "envelope": (envelope, [Router(keyring(2), 1).wrap(KEYS.peer_id, _HELLO).forward.SerializeToString()]),
@@ -270,4 +263,5 @@ TARGETS: dict[str, tuple[Target, list[bytes]]] = {
         [channel.encode(channel.Ready(1, 2, 3.0)), channel.encode(channel.Pause())],
     ),
     "payload": (payload, [_payload(name) for name in CODECS]),
+    **HANDLERS,
 }
