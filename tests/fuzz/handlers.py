@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import itertools
 import tempfile
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,10 +28,10 @@ from atoll.peers.links import Callbacks, Links
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 
-from ..daemon.swarm import keyring, make_manifest
+from ..daemon.swarm import Swarm, keyring, make_manifest
 
 SWARM = b"s" * 32
-KEYS, OTHER = keyring(1), keyring(2)
+KEYS, OTHER = keyring(0), keyring(1)
 MANIFEST = make_manifest(KEYS, 1)
 INFO: Any = SimpleNamespace(peer_id=SimpleNamespace(to_bytes=lambda: OTHER.peer_id), addr="/ip4/1.2.3.4")
 DEADLINE_S = 10.0
@@ -133,6 +135,80 @@ def replayed(data: bytes) -> None:
         check_record(MANIFEST, genesis_head(MANIFEST), record)
 
 
+class Node:
+    """A member of a swarm of two that is in the middle of a session, for as long as this process lives."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="atoll-fuzz-")
+        self._runner = asyncio.Runner()
+        self._runner.run(self._begin())
+        atexit.register(self.close)
+
+    async def _begin(self) -> None:
+        self._swarm = Swarm(Path(self._folder.name), 2)
+        self.me, self.other = self._swarm.members
+
+    async def _told(self, frame: pb.Frame, payload: bytes) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            await self.me.driver.received(self.other.me, frame, payload)
+            await asyncio.sleep(0)
+
+    def told(self, frame: pb.Frame, payload: bytes) -> None:
+        self._runner.run(self._told(frame, payload))
+        assert not self.me.trouble, self.me.trouble
+
+    def close(self) -> None:
+        self._runner.run(self._swarm.close())
+        self._runner.close()
+        self._folder.cleanup()
+
+
+@cache
+def node() -> Node:
+    return Node()
+
+
+def round_driver(data: bytes) -> None:
+    """A frame from another member, and what it carries; what is signed is signed by that member."""
+    size = int.from_bytes(data[:2])
+    with contextlib.suppress(wire.WireError):
+        frame = wire.decode_frame(data[2 : 2 + size])
+        kind = frame.WhichOneof("message")
+        if kind in ("plan", "result", "commit", "vote"):
+            signed = getattr(frame, kind)
+            signed.CopyFrom(OTHER.sign(kind, signed.body))
+        node().told(frame, data[2 + size :])
+
+
+def kept_record(data: bytes) -> None:
+    """A commit in the log of this node's own disk, damaged in any way."""
+    state = node().me.state
+    state.rounds.path(1, "commit").write_bytes(data)
+    state._kept(1)
+    with contextlib.suppress(RoundLogError):
+        record = parse_record(data)
+        state.judge(record, state.chain[0])
+        if record.commit.body:
+            record.commit.CopyFrom(KEYS.sign("commit", record.commit.body))
+            state.judge(record, state.chain[0])
+
+
+def _frames() -> list[bytes]:
+    session = pb.SessionId(parent=genesis_head(MANIFEST).digest, leader=OTHER.peer_id)
+    commit = pb.RoundRecord.FromString(_record()).commit
+    frames = [
+        pb.Frame(ready=pb.Ready(parent=session.parent, tokens=1)),
+        pb.Frame(contribution=pb.Contribution(session=session)),
+        pb.Frame(result=OTHER.sign("result", pb.ChunkResult(session=session).SerializeToString())),
+        pb.Frame(plan=OTHER.sign("plan", pb.Plan(session=session).SerializeToString())),
+        pb.Frame(commit=commit),
+        pb.Frame(vote=OTHER.sign("vote", pb.Vote(session=session).SerializeToString())),
+        pb.Frame(inquiry=pb.Inquiry(session=session)),
+    ]
+    bodies = [frame.SerializeToString() for frame in frames]
+    return [len(body).to_bytes(2) + body + b"payload" for body in bodies]
+
+
 def _hello() -> bytes:
     hello = pb.Hello(swarm_id=SWARM, protocol=pb.ProtocolRange(lowest=1, highest=1), software="x")
     frames = [pb.Frame(hello=hello), pb.Frame(ready=pb.Ready(tokens=1)), pb.Frame(goodbye=pb.Goodbye())]
@@ -162,4 +238,6 @@ HANDLERS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
     "file_server": (file_server, [wire.prefixed(_REQUEST.SerializeToString())]),
     "handshake": (handshake, [_hello()]),
     "replayed": (replayed, [_record()]),
+    "round_driver": (round_driver, _frames()),
+    "kept_record": (kept_record, [_record()]),
 }

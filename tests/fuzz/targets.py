@@ -23,13 +23,14 @@ from atoll.daemon.storage.round_log import RoundLogError, parse_record
 from atoll.daemon.training import channel
 from atoll.daemon.training.errors import ChannelError
 from atoll.dht.records import RecordError, check_record, make_record
+from atoll.peers.following import Following
 from atoll.peers.links import read_frame
 from atoll.peers.roster import Roster
 from atoll.peers.routing import PATIENCE_S, Router, RoutingError
+from atoll.protocol import forks, wire
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import ticket as tickets
-from atoll.protocol import wire
 from atoll.protocol.accounts import AccountError
 from atoll.protocol.codecs import CODECS, CodecError
 from atoll.protocol.ledger import Ledger
@@ -153,15 +154,17 @@ def _frames() -> bytes:
 
 
 def heartbeat(data: bytes) -> None:
+    """What a peer says of itself, and what this node makes of it."""
     roster = Roster()
     roster.up(FIRST, pb.Hello(), 0.0)
+    following = Following(roster, 8, lambda peer, reason: None)
+    mine = (forks.Link(2, b"2" * 32, False, 20), forks.Link(1, b"1" * 32, True, 10))
     with contextlib.suppress(DecodeError):
         status = pb.NodeStatus.FromString(data)
-        roster.heard(FIRST, status, 1.0)
-        mine = roster.entries[FIRST].chain
-        if mine:
-            roster.ahead(mine)
-            roster.to_follow(mine)
+        for now in (1.0, 100.0):
+            roster.heard(FIRST, status, now)
+            following.next(mine, ((2, b"s" * 32), (1, b"t" * 32)), now)
+            following.ahead(mine, now)
 
 
 def envelope(data: bytes) -> None:
