@@ -193,6 +193,11 @@ class Recovery:
             except sync.SyncFailed as error:
                 await self._retry(State.CONNECTING, f"the swarm's state can't be had yet ({error})")
                 continue
+            except AtollError as error:
+                # This disk's doing, and somebody may make room.
+                self._told_trouble(error)
+                await self._retry(State.FETCHING, error.message)
+                continue
             self.fetched = None
             path.replace(checkpoints.path_of(self._folder.checkpoints, choice.version))
             return
