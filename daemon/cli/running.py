@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import MutableMapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +109,8 @@ def join(arguments: argparse.Namespace) -> int:
 def _dry_run(arguments: argparse.Namespace, ticket: pb.Ticket) -> int:
     """Fetches the manifest and shows it, as a node of no name whose data dir is gone afterwards."""
     config = load(DataDir(data_dir_of(arguments.data_dir)).config, os.environ, _given(arguments))
+    # The node whose settings these are may be running: a look takes none of its ports.
+    free = replace(config.settings, port=0, api_port=0, announce=(), nat_port_map=False)
 
     async def show(manifest: SwarmManifest) -> bool:
         print(consent_card(manifest))
@@ -123,7 +125,7 @@ def _dry_run(arguments: argparse.Namespace, ticket: pb.Ticket) -> int:
             "consent": show,
             "greet": lambda text: None,
         }
-        return run_node(folder, config, details)
+        return run_node(folder, Config(free, config.origins), details)
 
 
 def ticket_from(environ: MutableMapping[str, str]) -> str:
