@@ -23,6 +23,7 @@ from atoll.daemon.status import duration, size
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training import channel as ch
 from atoll.daemon.training.errors import DeviceError
+from atoll.daemon.welcome import MicroBatch
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.accounts import AccountError
 from atoll.protocol.chain import Head
@@ -105,6 +106,7 @@ class Island:
         self._bug = bug
         self._last_version = last_version
         self._trainer: Trainer | None = None
+        self._micro_batch = MicroBatch()
         self._tokens = 0
         self._ready: tuple[int, int] | None = None
         self._generation = 0  # of the trainer: a snapshot belongs to the one that wrote it
@@ -124,7 +126,7 @@ class Island:
         self._generation += 1
         self._trainer = Trainer(self._heard, self._trainer_ended)
         await self._launch(self._trainer)
-        self._trainer.send(self._make_welcome())
+        self._trainer.send(self._micro_batch.applied(self._make_welcome()))
 
     @property
     def trainer_pid(self) -> int | None:
@@ -163,6 +165,7 @@ class Island:
         return version % self._validate_every == 0
 
     def _trainer_ended(self, reason: str) -> None:
+        self._micro_batch.ended(self._trainer is not None and self._trainer.was_killed)
         self._withdraw()
         self.account.drop("lost")
         self._save_account()
@@ -236,6 +239,7 @@ class Island:
             case ch.Merged():
                 self._merged(message)
             case ch.Notice():
+                self._micro_batch.noticed(message.code)
                 self._events.emit("trainer", message.message, code=message.code)
             case ch.Failed():
                 self._failed(message)
@@ -318,7 +322,8 @@ class Island:
 
     def _failed(self, message: ch.Failed) -> None:
         self.trouble = message.message
-        if message.code == DeviceError.code:
+        if message.code == DeviceError.code and not self.device:
+            # One that was there once may come back.
             self.unusable = message.message
             self.ended.set()
             return

@@ -32,7 +32,8 @@ from atoll.protocol.signing import Keyring
 MAX_ANNOUNCED = 16
 MAX_LEARNED_PER_PEER = 4
 MAX_FORWARDING = 8
-"""Envelopes of others that are on their way at once; more are dropped, as on a line that is full."""
+MAX_FORWARDING_OF_ONE = 4
+"""Envelopes with a payload that are on their way at once, of all and of one origin; more are dropped."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Neighbours:
         self._hooks = hooks
         self._due = asyncio.Event()
         self._echoes: dict[int, tuple[bytes, float]] = {}
-        self._forwarding: set[asyncio.Task[None]] = set()
+        self._forwarding: dict[asyncio.Task[None], bytes] = {}
         self.forwarded = Counter[str]()
         """Envelopes of others: passed on, or why not."""
         self.roster = Roster()
@@ -195,19 +196,19 @@ class Neighbours:
         except RoutingError as error:
             self.forwarded[str(error)] += 1
             return
-        if len(self._forwarding) >= MAX_FORWARDING:
-            self.forwarded["too many at once"] += 1
-            return
-        self.forwarded["passed on"] += 1
-        task = asyncio.create_task(self._pass_on(target, message, payload))
-        self._forwarding.add(task)
-        task.add_done_callback(self._forwarding.discard)
-
-    async def _pass_on(self, target: bytes, message: pb.Forward, payload: bytes) -> None:
         frame = pb.Frame(forward=message)
-        if not payload:
-            self.links.send(target, frame)
-            return
+        if payload:
+            of_sender = sum(origin == sender for origin in self._forwarding.values())
+            fits = len(self._forwarding) < MAX_FORWARDING and of_sender < MAX_FORWARDING_OF_ONE
+        else:
+            fits = self.links.pass_on(target, frame, sender)
+        self.forwarded["passed on" if fits else "too many at once"] += 1
+        if fits and payload:
+            task = asyncio.create_task(self._pass_on(target, frame, payload))
+            self._forwarding[task] = sender
+            task.add_done_callback(self._forwarding.pop)
+
+    async def _pass_on(self, target: bytes, frame: pb.Frame, payload: bytes) -> None:
         try:
             await self.links.send_bulk(target, frame, payload)
         except LinkLost:
@@ -259,12 +260,16 @@ class Neighbours:
                 beat = pb.Heartbeat(status=status, nonce=nonce)
                 self.send(peer, pb.Frame(heartbeat=beat))
             self._echoes = {n: (p, at) for n, (p, at) in self._echoes.items() if now - at < EVICT_S}
-            for peer in self.roster.silent(now):
-                if self.roster.entries[peer].direct:
-                    self.links.cut(peer, f"it was silent for {EVICT_S:.0f} s")
-                else:
-                    self._down(peer, "it is no longer reached through others")
+            self.evict(now)
             self._due.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_S):
                     await self._due.wait()
+
+    def evict(self, now: float) -> None:
+        """Parts with the silent. One whose bytes move is not: heartbeats wait behind a large frame."""
+        for peer in self.roster.silent(now):
+            if not self.roster.entries[peer].direct:
+                self._down(peer, "it is no longer reached through others")
+            elif now - self.links.alive_at(peer) > EVICT_S:
+                self.links.cut(peer, f"it was silent for {EVICT_S:.0f} s")

@@ -193,6 +193,11 @@ class Recovery:
             except sync.SyncFailed as error:
                 await self._retry(State.CONNECTING, f"the swarm's state can't be had yet ({error})")
                 continue
+            except AtollError as error:
+                # This disk's doing, and somebody may make room.
+                self._told_trouble(error)
+                await self._retry(State.FETCHING, error.message)
+                continue
             self.fetched = None
             path.replace(checkpoints.path_of(self._folder.checkpoints, choice.version))
             return
@@ -202,7 +207,7 @@ class Recovery:
         options = self._options(lambda: self._holding(choice), self._progress)
         folder = self._folder.checkpoints
         try:
-            async with self._ahead.kept(self._host, self._trusted, choice.version):
+            async with self._ahead.kept(self._host, self._trusted, choice.version, self.cap):
                 return await sync.fetch_checkpoint(self._host, choice, self._manifest, folder, options)
         except sync.SyncFailed as error:
             for liar in error.liars:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -85,6 +86,11 @@ class Trainer:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether signal 9 ended it: the kernel's, where memory is short, or a person's."""
+        return self._process is not None and self._process.returncode == -signal.SIGKILL
 
     async def start(self, warm: WarmTrainer | None = None) -> None:
         """Starts the built-in trainer, or goes on with one whose process is there already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atoll.daemon.config import Settings
@@ -12,6 +13,37 @@ from atoll.protocol.manifest import SwarmManifest
 
 SMALL_MODEL = 2_000_000
 """Below so many parameters a second thread costs more than it brings; several nodes may share the machine."""
+
+
+@dataclass
+class MicroBatch:
+    """How often the micro-batch was halved in this run: the next trainer must not begin with the whole again.
+
+    The trainer says so where it noticed; one that the kernel killed for memory (signal 9) says nothing. Once
+    may have been anybody; what is killed twice in a row is given a smaller one.
+    """
+
+    halvings: int = 0
+    kills: int = 0
+
+    def noticed(self, code: str) -> None:
+        """The trainer said something."""
+        if code == "micro_batch_halved":
+            self.halvings += 1
+
+    def ended(self, killed: bool) -> None:
+        """A trainer ended by itself, or was killed by somebody else."""
+        self.kills = self.kills + 1 if killed else 0
+        if self.kills == 2:
+            self.kills = 0
+            self.halvings += 1
+
+    def applied(self, message: channel.Welcome) -> channel.Welcome:
+        """The instructions for the next trainer."""
+        if "micro_batch" not in message.inner:
+            return message
+        size = max(1, int(message.inner["micro_batch"]) >> min(self.halvings, 64))
+        return replace(message, inner={**message.inner, "micro_batch": size})
 
 
 def welcome(

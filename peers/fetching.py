@@ -5,7 +5,7 @@ likely the truth, and whoever asked checks the whole afterwards. Then `fetch_con
 `target`.part, piece by piece in any order, and renames it when all are there. What an earlier attempt left in
 `target`.part is used: pieces with the right digest are good, whatever came between. Holders may come and go.
 
-Fails with TransferFailed, a reason for every holder, when none is left; and with OSError when this disk
+Fails with TransferFailed, a reason for every holder, when none is left; and with DiskRefused when this disk
 refuses (a full one is not kept full: the part is then removed).
 """
 
@@ -25,6 +25,7 @@ from typing import BinaryIO
 from hivemind.p2p import P2P
 
 from atoll.peers import transfer as tr
+from atoll.peers.disk import DiskRefused, this_disk
 from atoll.peers.files import (
     STALL_S,
     FileDamaged,
@@ -46,7 +47,7 @@ LOOK_S = 0.5
 _READ_BYTES = 128 * 1024
 _NOT_NOW = ("busy", "unreachable")
 ERRORS = (FileRefused, FileDamaged, wire.WireError, OSError, EOFError, TimeoutError)
-"""How a request to a peer can fail."""
+"""How a request to a peer can fail; this disk's refusals are none of them."""
 
 Progress = Callable[[int, int], None]
 """(bytes here, bytes in all)."""
@@ -73,18 +74,41 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Offer:
-    """One content of a wanted file, and who named it."""
+    """One content of a wanted file, who named it, and who has said that it lacks it."""
 
     content: tr.Content
     version: int
     holders: tuple[bytes, ...]
+    lacking: frozenset[bytes] = frozenset()
 
 
 async def offers(
     p2p: P2P, peers: Sequence[bytes], wanted: Wanted
 ) -> tuple[list[Offer], dict[bytes, Exception]]:
-    """What the peers have of a file, named by most first; and why the others have nothing."""
-    tasks = {asyncio.create_task(_header(p2p, peer, wanted)): peer for peer in peers[:MAX_ASKED]}
+    """What the peers have of a file, named by most first; and why the others have nothing.
+
+    Some are asked at a time, until one of them has it.
+    """
+    found: list[Offer] = []
+    failures: dict[bytes, Exception] = {}
+    for start in range(0, len(peers), MAX_ASKED):
+        found, failed = await _offers_of(p2p, peers[start : start + MAX_ASKED], wanted)
+        failures |= failed
+        if found:
+            break
+    refused = {peer for peer, error in failures.items() if _is_for_good(error)}
+    named = {peer for offer in found for peer in offer.holders}
+    return [replace(o, lacking=frozenset(refused | (named - {*o.holders}))) for o in found], failures
+
+
+def _is_for_good(error: Exception) -> bool:
+    return isinstance(error, FileRefused) and error.code not in _NOT_NOW
+
+
+async def _offers_of(
+    p2p: P2P, peers: Sequence[bytes], wanted: Wanted
+) -> tuple[list[Offer], dict[bytes, Exception]]:
+    tasks = {asyncio.create_task(_header(p2p, peer, wanted)): peer for peer in peers}
     found: dict[tuple[bytes, int], Offer] = {}
     failures: dict[bytes, Exception] = {}
     late = set(tasks)
@@ -143,15 +167,17 @@ class Options:
 async def fetch_content(
     p2p: P2P, wanted: Wanted, offer: Offer, target: Path, options: Options | None = None
 ) -> None:
-    """Fetches the offered content into `target`. Raises TransferFailed, OSError."""
+    """Fetches the offered content into `target`. Raises TransferFailed, DiskRefused."""
     part = target.with_name(target.name + ".part")
-    file, good = await asyncio.to_thread(_open_part, part, offer.content)
+    with this_disk(part):
+        file, good = await asyncio.to_thread(_open_part, part, offer.content)
     try:
         with file:
-            await _Fetch(p2p, wanted, offer, file, good, options or Options()).run()
-            await asyncio.to_thread(replace_durably, file, part, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            await _Fetch(p2p, wanted, offer, part, file, good, options or Options()).run()
+            with this_disk(target):
+                await asyncio.to_thread(replace_durably, file, part, target)
+    except DiskRefused as refused:
+        if refused.error.errno in (errno.ENOSPC, errno.EDQUOT):
             part.unlink(missing_ok=True)
         raise
 
@@ -182,23 +208,31 @@ class _Fetch:
     """One transfer: carries out what the machine asks for."""
 
     def __init__(
-        self, p2p: P2P, wanted: Wanted, offer: Offer, file: BinaryIO, good: Sequence[int], options: Options
+        self,
+        p2p: P2P,
+        wanted: Wanted,
+        offer: Offer,
+        part: Path,
+        file: BinaryIO,
+        good: Sequence[int],
+        options: Options,
     ) -> None:
         self._p2p = p2p
         self._wanted = wanted
         self._content = offer.content
-        self._known = set(offer.holders)
+        self._known = {*offer.holders, *offer.lacking}
+        self._part = part
         self._file = file
         self._options = options
         self._machine = tr.Transfer(offer.content, offer.holders, good, options.cap)
         self._here = sum(offer.content.size(piece) for piece in good)
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._writes: set[asyncio.Task[None]] = set()
-        self._disk_error: OSError | None = None
+        self._disk_error: DiskRefused | None = None
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Returns when every piece is written. Raises TransferFailed, OSError."""
+        """Returns when every piece is written. Raises TransferFailed, DiskRefused."""
         self._carry_out(self._machine.start(self._options.clock()))
         try:
             while self._machine.over is None and self._disk_error is None:
@@ -313,9 +347,10 @@ class _Fetch:
 
     async def _written(self, piece: int, data: bytearray) -> None:
         try:
-            await asyncio.to_thread(self._put, piece, data)
-        except OSError as error:
-            self._disk_error = error
+            with this_disk(self._part):
+                await asyncio.to_thread(self._put, piece, data)
+        except DiskRefused as refused:
+            self._disk_error = refused
             self._changed.set()
             return
         self._here += len(data)

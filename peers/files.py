@@ -16,16 +16,19 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from google.protobuf.message import DecodeError
 from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
+from atoll.peers.disk import this_disk
 from atoll.peers.p2pd import Host
 from atoll.peers.pacing import RateCap
 from atoll.peers.transfer_types import PIECE_BYTES, Content
@@ -36,6 +39,8 @@ STALL_S = 20.0
 MAX_STREAMS = 16
 MAX_OPEN = 64
 """Streams that may be open at once, those that have asked for nothing yet included."""
+MAX_STREAMS_OF_ONE, MAX_OPEN_OF_ONE = 8, 16
+"""Of those, what one peer may have: more than its transfers ask for at once, and never all."""
 KINDS = ("manifest", "checkpoint", "commit", "payload", "data")
 PACED = ("checkpoint", "data")
 """What a rate cap holds for: the rest is small, and keeps the swarm together."""
@@ -195,32 +200,39 @@ class FileServer:
         self._clock = clock
         self._shelf = _Shelf(clock)
         self._places = asyncio.Semaphore(MAX_STREAMS)
-        self._open = 0
+        self._open = Counter[bytes]()
+        self._answering = Counter[bytes]()
 
     async def listen(self) -> None:
         """Answers from now on; to be called again when the host was started again."""
         await self._host.p2p.add_binary_stream_handler(wire.FILES_PROTOCOL, self._accept)
 
-    async def _accept(self, info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+    async def _accept(
+        self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        peer = bytes(info.peer_id.to_bytes())
         try:
-            if self._open > MAX_OPEN:
-                raise wire.WireError("too many file streams are open")
-            async with asyncio.timeout(STALL_S):
-                request = await _read_request(reader)
-            if self._places.locked():
-                await send_message(writer, pb.FileHeader(error="busy"))
-            else:
-                async with self._places:
-                    await self._answer(request, writer)
-            # A stream's end closes both directions at once: wait until the other side has read it all.
-            async with asyncio.timeout(STALL_S):
-                await reader.read(1)
+            with _counted(self._open, peer):
+                await self._serve(peer, reader, writer)
         except (OSError, EOFError, TimeoutError, wire.WireError) as error:
             log.debug("a file request ended early: %s", error)
         finally:
-            self._open -= 1
             writer.close()
+
+    async def _serve(self, peer: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._open.total() > MAX_OPEN or self._open[peer] > MAX_OPEN_OF_ONE:
+            raise wire.WireError("too many file streams are open")
+        async with asyncio.timeout(STALL_S):
+            request = await _read_request(reader)
+        if self._places.locked() or self._answering[peer] >= MAX_STREAMS_OF_ONE:
+            await send_message(writer, pb.FileHeader(error="busy"))
+        else:
+            async with self._places:
+                with _counted(self._answering, peer):
+                    await self._answer(request, writer)
+        # A stream's end closes both directions at once: wait until the other side has read it all.
+        async with asyncio.timeout(STALL_S):
+            await reader.read(1)
 
     async def _answer(self, request: pb.FileRequest, writer: asyncio.StreamWriter) -> None:
         ours = request.swarm_id == self._swarm_id and request.kind in KINDS
@@ -277,6 +289,17 @@ class FileServer:
         while (wait := self.cap.ready_at() - self._clock()) > 0:  # noqa: ASYNC110 - others may come first
             await asyncio.sleep(wait)
         self.cap.spend(size_bytes, self._clock())
+
+
+@contextmanager
+def _counted(counts: Counter[bytes], peer: bytes) -> Iterator[None]:
+    counts[peer] += 1
+    try:
+        yield
+    finally:
+        counts[peer] -= 1
+        if not counts[peer]:
+            del counts[peer]
 
 
 async def _read_request(reader: asyncio.StreamReader) -> pb.FileRequest:
@@ -349,7 +372,7 @@ async def fetch(
     """Fetches a small file from `peer` into `target` in one stream and returns its version.
 
     Raises FileRefused, FileDamaged, WireError, or OSError/EOFError/TimeoutError when the connection broke or
-    stalled; `target` is then as it was.
+    stalled, and DiskRefused; `target` is then as it was.
     """
     part = target.with_name(target.name + ".part")
     request = pb.FileRequest(swarm_id=swarm_id, kind=kind, version=version)
@@ -357,17 +380,26 @@ async def fetch(
         async with asked(p2p, peer, request) as (reader, writer):
             header = await read_header(reader)
             content = announced(header, max_bytes)
-            with await asyncio.to_thread(part.open, "wb") as file:
+            with this_disk(part):
+                file = await asyncio.to_thread(part.open, "wb")
+            try:
                 for piece, digest in enumerate(content.digests):
                     async with asyncio.timeout(STALL_S):
                         data = await reader.readexactly(content.size(piece))
                     if hashlib.sha256(data).digest() != digest:
                         raise FileDamaged("a piece of the file does not have its digest")
-                    await asyncio.to_thread(file.write, data)
+                    with this_disk(part):
+                        await asyncio.to_thread(file.write, data)
                 writer.write(b"\0")
-                await asyncio.to_thread(replace_durably, file, part, target)
+                with this_disk(target):
+                    await asyncio.to_thread(replace_durably, file, part, target)
+            finally:
+                # What counts was flushed before: that a full disk refuses the rest again must not hide why.
+                with suppress(OSError):
+                    file.close()
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise
     return int(header.version)
 

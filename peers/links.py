@@ -1,20 +1,24 @@
 """Links: one warm stream to each peer, over libp2p, with a handshake before anything else.
 
 A link carries frames both ways (wire.py). Control frames never wait behind more than one bulk frame; both
-queues are bounded: a peer that does not take its control frames is cut off, a bulk sender waits. The first
-frame each way is a Hello; a peer of another swarm, protocol, model or text is refused with the reason, and
-the reason is kept to be shown. When both sides dial at once, the stream dialled by the smaller peer id stays.
+queues are bounded: a peer that does not take its control frames is cut off, a bulk sender waits. What is
+passed on for others has a small budget for each origin, over which it is dropped: no origin can have the
+target cut off. The first frame each way is a Hello; a peer of another swarm, protocol, model or text is
+refused with the reason, and the reason is kept to be shown. When both sides dial at once, the stream dialled
+by the smaller peer id stays.
 
 A stream that closes is how a death is noticed: p2pd's connection breaks as soon as the process is gone. A
-peer that is silent but connected is the roster's affair.
+peer that is silent but connected is the roster's affair; when bytes moved last is known here, because a large
+frame on a slow line takes longer than a peer may be silent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -30,9 +34,16 @@ HELLO_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 60.0
 GOODBYE_S = 1.0
 MAX_CONTROL_QUEUE = 2048
+MAX_CONTROL_BYTES = 4 << 20
+"""Control frames that wait on one link: by number and by size."""
+MAX_PASSED = 64
+MAX_PASSED_BYTES = wire.LENGTH_BYTES + wire.MAX_FRAME_BYTES
+MAX_PASSED_BYTES_IN_ALL = 4 * MAX_PASSED_BYTES
+"""What may wait on one link to be passed on: of one origin (one frame of any size fits), and of all."""
 MAX_BULK_QUEUE = 4
 MAX_LINKS = 96
 _SLICE = 256 * 1024
+_READ_BYTES = 64 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +85,12 @@ class Link:
         self.upload_bps = 0.0
         self._reader = reader
         self._writer = writer
-        self._control: deque[bytes] = deque()
+        self.alive_at = time.monotonic()
+        """When bytes of the peer came, or some that had to wait were taken by it."""
+        # Control frames with whose they are, b"" this node's own; how many wait, and how many bytes.
+        self._control: deque[tuple[bytes, bytes]] = deque()
+        self._frames = Counter[bytes]()
+        self._bytes = Counter[bytes]()
         self._bulk: deque[tuple[bytes, memoryview, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Semaphore(MAX_BULK_QUEUE)
@@ -86,12 +102,36 @@ class Link:
         """Queues a control frame; a peer that leaves too many unread is cut off."""
         if self.closed.is_set():
             return
-        if len(self._control) >= MAX_CONTROL_QUEUE:
+        data = wire.encode_frame(frame)
+        if self._frames[b""] >= MAX_CONTROL_QUEUE or self._bytes[b""] + len(data) > MAX_CONTROL_BYTES:
             self.close("it does not read what it is sent")
             return
-        self._control.append(wire.encode_frame(frame))
+        self._queue(data, b"")
+
+    def pass_on(self, frame: pb.Frame, origin: bytes) -> bool:
+        """Queues a control frame of `origin`; False where too much waits already, and it is dropped."""
+        data = wire.encode_frame(frame)
+        of_all = self._bytes.total() - self._bytes[b""] + len(data)
+        over = self._frames[origin] >= MAX_PASSED or self._bytes[origin] + len(data) > MAX_PASSED_BYTES
+        if over or of_all > MAX_PASSED_BYTES_IN_ALL or self.closed.is_set():
+            return False
+        self._queue(data, origin)
+        return True
+
+    def _queue(self, data: bytes, origin: bytes) -> None:
+        self._control.append((data, origin))
+        self._frames[origin] += 1
+        self._bytes[origin] += len(data)
         self.drained.clear()
         self._wake.set()
+
+    def _next_control(self) -> bytes:
+        data, origin = self._control.popleft()
+        self._frames[origin] -= 1
+        self._bytes[origin] -= len(data)
+        if not self._frames[origin]:
+            del self._frames[origin], self._bytes[origin]
+        return data
 
     async def send_bulk(self, frame: pb.Frame, payload: bytes) -> None:
         """Sends a frame with its payload; returns when it is written. Raises LinkLost."""
@@ -118,16 +158,19 @@ class Link:
 
     async def read(self) -> tuple[pb.Frame, bytes]:
         """The next frame and its payload. Raises WireError, or an OSError/EOFError at the end."""
-        frame, payload = await read_frame(self._reader)
+        frame, payload = await read_frame(self._reader, self._moved)
         self.received += wire.LENGTH_BYTES + frame.ByteSize() + len(payload)
         return frame, payload
+
+    def _moved(self) -> None:
+        self.alive_at = time.monotonic()
 
     async def write(self) -> None:
         """Writes what is queued until the link ends."""
         try:
             while not self.closed.is_set():
                 while self._control:
-                    await self._put(self._control.popleft())
+                    await self._put(self._next_control())
                 if self._bulk:
                     await self._put_bulk(*self._bulk.popleft())
                 elif not self._control:
@@ -144,7 +187,11 @@ class Link:
         self._writer.write(data)
         self.sent += len(data)
         async with asyncio.timeout(WRITE_TIMEOUT_S):
+            waiting = self._writer.transport.get_write_buffer_size()
             await self._writer.drain()
+            # What fits into a buffer says nothing of the peer; that a full one got room again does.
+            if self._writer.transport.get_write_buffer_size() < waiting:
+                self._moved()
 
     async def _put_bulk(self, head: bytes, payload: memoryview, done: asyncio.Future[None]) -> None:
         began = time.monotonic()
@@ -163,12 +210,31 @@ class Link:
         self.upload_bps = rate if not self.upload_bps else 0.8 * self.upload_bps + 0.2 * rate
 
 
-async def read_frame(reader: asyncio.StreamReader) -> tuple[pb.Frame, bytes]:
-    """One frame from a stream, with every length checked before it is read. Raises WireError."""
-    size = wire.frame_length(await reader.readexactly(wire.LENGTH_BYTES))
-    frame = wire.decode_frame(await reader.readexactly(size))
-    payload = await reader.readexactly(frame.payload_size) if frame.payload_size else b""
-    return frame, payload
+def _unnoted() -> None:
+    pass
+
+
+async def read_frame(
+    reader: asyncio.StreamReader, moved: Callable[[], None] = _unnoted
+) -> tuple[pb.Frame, bytes]:
+    """One frame from a stream, with every length checked before it is read. Raises WireError.
+
+    `moved` is called whenever bytes came.
+    """
+    size = wire.frame_length(await _exactly(reader, wire.LENGTH_BYTES, moved))
+    frame = wire.decode_frame(await _exactly(reader, size, moved))
+    return frame, await _exactly(reader, frame.payload_size, moved)
+
+
+async def _exactly(reader: asyncio.StreamReader, size: int, moved: Callable[[], None]) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = await reader.read(min(_READ_BYTES, size - len(data)))
+        if not part:
+            raise asyncio.IncompleteReadError(bytes(data), size)
+        data += part
+        moved()
+    return bytes(data)
 
 
 @dataclass(frozen=True)
@@ -223,6 +289,16 @@ class Links:
         if link is not None:
             link.send(frame)
         return link is not None
+
+    def pass_on(self, peer: bytes, frame: pb.Frame, origin: bytes) -> bool:
+        """Queues a control frame of `origin` for a peer; False where it is dropped."""
+        link = self._links.get(peer)
+        return link is not None and link.pass_on(frame, origin)
+
+    def alive_at(self, peer: bytes) -> float:
+        """When bytes last moved on the link to a peer, monotonic; -inf where there is none."""
+        link = self._links.get(peer)
+        return -math.inf if link is None else link.alive_at
 
     async def send_bulk(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
         """Sends a frame with payload. Raises LinkLost."""

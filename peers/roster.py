@@ -15,10 +15,13 @@ HEARTBEAT_S = 2.0
 EVICT_S = 10.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class RosterEntry:
-    """One live peer. Times on the roster's clock, `rtt_s` None until measured; `chain` empty where it has no
-    state, or tells nonsense; `direct`: there is a link, else others forward."""
+    """One live peer, as it last said of itself; only `last_seen` moves, with every frame.
+
+    Times on the roster's clock, `rtt_s` None until measured; `chain` empty where it has no state, or tells
+    nonsense; `direct`: there is a link, else others forward.
+    """
 
     peer: bytes
     status: pb.NodeStatus
@@ -67,7 +70,7 @@ class Roster:
         """Any frame is a sign of life."""
         entry = self.entries.get(peer)
         if entry is not None:
-            self.entries[peer] = replace(entry, last_seen=now)
+            entry.last_seen = now
 
     def measured(self, peer: bytes, rtt_s: float) -> None:
         """A heartbeat's echo came back after so long."""

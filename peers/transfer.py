@@ -7,8 +7,9 @@ first, and what is in flight is bounded for each and for all. Of a holder that b
 too long (its own speed says how long that is) the pieces are taken back; it is asked again after a pause, and
 dropped when that did not help. One that refuses, or sends a piece without its digest, is dropped at once.
 When a faster holder would be idle, it is asked for a piece that a slower one sits on, too; where there is no
-room left for that, the slower one's request is taken back. A transfer ends `Done`, or `Failed` with a reason
-for every holder when none is left.
+room left for that, the slower one's request is taken back. All holders together have to bring a least rate:
+one that brings less than its share of it has stalled, too, although it is never silent. A transfer ends
+`Done`, or `Failed` with a reason for every holder when none is left.
 """
 
 from __future__ import annotations
@@ -50,9 +51,15 @@ MEMORY_S = 5.0
 STALL_FLOOR_S, STALL_START_S, STALL_CAP_S = 2.0, 10.0, 20.0
 STALL_FACTOR = 4.0
 """Silence of so many times what the bytes in flight should take is a stall."""
+SLOW_BYTES_PER_S = 8 * 1024
+"""Holders that are asked at the same time have to bring so much together, each its share."""
+SLOW_WINDOW_S = 30.0
+"""It is measured over so long; a content that is smaller than that has to be here by then."""
 PATIENCE_S = 1.0
 PAUSE_S = 1.0
 MAX_STRIKES = 3
+MAX_REQUESTS = 3
+"""Requests to one holder at once; it gives a peer only so many places (files.py)."""
 DAMAGED = "it sent a piece that does not have its digest"
 
 
@@ -69,11 +76,14 @@ class _Request:
 
 @dataclass
 class _Holder:
-    """Speed is `measured_bytes` in `measured_s`, counted while something is asked of it."""
+    """Speed is `measured_bytes` in `measured_s`, counted while something is asked of it; `window_bytes` came
+    since `window_began`, when its share of the least rate was looked at last."""
 
     measured_bytes: float = 0.0
     measured_s: float = 0.0
     mark: float = 0.0
+    window_bytes: int = 0
+    window_began: float = 0.0
     in_flight: int = 0
     strikes: int = 0
     paused_until: float = -math.inf
@@ -87,6 +97,9 @@ class _Holder:
     def speed(self) -> float:
         """Bytes per second of one that is known."""
         return self.measured_bytes / max(self.measured_s, 1e-6)
+
+    def begin_window(self, now: float) -> None:
+        self.window_bytes, self.window_began = 0, now
 
     def measure(self, size_bytes: int, now: float) -> None:
         self.measured_bytes += size_bytes
@@ -165,7 +178,8 @@ class Transfer:
         if self.over is not None:
             return math.inf
         stalls = (r.last + self._holders[r.holder].stall_s() for r in self._requests.values())
-        return min(self._wake, min(stalls, default=math.inf))
+        windows = (h.window_began + SLOW_WINDOW_S for h in self._holders.values() if h.requests)
+        return min(self._wake, min(stalls, default=math.inf), min(windows, default=math.inf))
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: who has stalled, whose pause is over, who can be relieved."""
@@ -178,7 +192,22 @@ class Transfer:
                 effects += self._strike(
                     request.holder, f"it sent nothing for {now - request.last:.0f} s", now
                 )
-        return self._go_on(effects, now)
+        return self._go_on(effects + self._strike_the_slow(now), now)
+
+    def _strike_the_slow(self, now: float) -> list[Effect]:
+        """Whoever brought less than its share of the least rate in its window is as good as silent."""
+        busy = {peer: holder for peer, holder in self._holders.items() if holder.requests}
+        effects: list[Effect] = []
+        for peer, holder in busy.items():
+            took = now - holder.window_began
+            if took < SLOW_WINDOW_S:
+                continue
+            least = min(SLOW_BYTES_PER_S, self.content.size_bytes / SLOW_WINDOW_S) / len(busy)
+            if holder.window_bytes < least * SLOW_WINDOW_S:
+                reason = f"it sent {holder.window_bytes} bytes in {took:.0f} s, which is too slow"
+                effects += self._strike(peer, reason, now)
+            holder.begin_window(now)
+        return effects
 
     # ---- events
 
@@ -188,6 +217,7 @@ class Transfer:
             request.last = now
             if event.size_bytes:
                 self._holders[request.holder].measure(event.size_bytes, now)
+                self._holders[request.holder].window_bytes += event.size_bytes
         return []
 
     def _piece_came(self, event: PieceCame, now: float) -> list[Effect]:
@@ -321,6 +351,8 @@ class Transfer:
         return int(max(self.content.piece_bytes, min(self._limits.per_holder_bytes, WINDOW_S * holder.speed)))
 
     def _wants_more(self, holder: _Holder) -> bool:
+        if len(holder.requests) >= MAX_REQUESTS:
+            return False
         return not holder.in_flight or holder.in_flight + self.content.piece_bytes <= self._window(holder)
 
     def _is_free(self) -> bool:
@@ -349,6 +381,7 @@ class Transfer:
     def _request(self, peer: bytes, holder: _Holder, first: int, end: int, now: float) -> Ask:
         if not holder.requests:
             holder.mark = now
+            holder.begin_window(now)
         self._serial += 1
         self._requests[self._serial] = _Request(peer, first, end, now, now)
         holder.requests.append(self._serial)

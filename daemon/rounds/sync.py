@@ -19,9 +19,10 @@ from typing import Any
 from atoll.daemon.rounds.ahead import Ahead
 from atoll.daemon.rounds.outer_state import OuterState, check_file, check_record
 from atoll.daemon.storage.checkpoint import CheckpointError
-from atoll.daemon.storage.files import disk_error
+from atoll.daemon.storage.files import disk_error, refusals_told
 from atoll.daemon.storage.round_log import KEEP, MAX_RECORD_BYTES, RoundLogError, parse_record
 from atoll.peers import fetching, files
+from atoll.peers.disk import this_disk
 from atoll.peers.fetching import Offer, Options, TransferFailed, Wanted
 from atoll.peers.following import Choice
 from atoll.peers.identity import readable_name
@@ -51,11 +52,12 @@ def _said(failures: Iterable[str], liars: Sequence[bytes] = ()) -> SyncFailed:
 
 
 async def fetch_manifest(host: Host, peers: Sequence[bytes], swarm_id: bytes, target: Path) -> SwarmManifest:
-    """The swarm's manifest from the first peer that has it. Raises SyncFailed."""
+    """The swarm's manifest from the first peer that has it. Raises SyncFailed, AtollError."""
     failures = []
     for peer in peers:
         try:
-            await files.fetch(host.p2p, peer, swarm_id, "manifest", target, max_bytes=MAX_MANIFEST_BYTES)
+            with refusals_told():
+                await files.fetch(host.p2p, peer, swarm_id, "manifest", target, max_bytes=MAX_MANIFEST_BYTES)
             return load(target.read_bytes(), expect_swarm=swarm_id)
         except (*TRANSFER_ERRORS, ManifestError) as error:
             failures.append(str(error) or type(error).__name__)
@@ -77,20 +79,21 @@ async def _fetch_large(
 ) -> None:
     """A file from all of `peers` that have it. What most of them name is tried first.
 
-    `check` (blocking) raises ValueError unless it is the right one. Raises SyncFailed.
+    `check` (blocking) raises ValueError unless it is the right one. Raises SyncFailed, AtollError.
     """
     found, errors = await fetching.offers(host.p2p, peers, wanted)
     failures = [f"{readable_name(peer)}: {error or type(error).__name__}" for peer, error in errors.items()]
     liars: list[bytes] = []
     for offer in found:
         try:
-            await fetching.fetch_content(host.p2p, wanted, offer, target, options)
+            with refusals_told():
+                await fetching.fetch_content(host.p2p, wanted, offer, target, options)
             await asyncio.to_thread(check, target)
             return
         except TransferFailed as error:
             failures.append(str(error))
         except OSError as error:
-            raise SyncFailed(disk_error(target, error).sentence()) from error
+            raise disk_error(target, error) from error
         except ValueError as error:
             target.unlink(missing_ok=True)
             failures.append(f"{_names(offer)} gave another file than was asked for: {error}")
@@ -105,7 +108,7 @@ def _names(offer: Offer) -> str:
 async def fetch_data(
     host: Host, peers: Sequence[bytes], manifest: SwarmManifest, shard: int, target: Path, options: Options
 ) -> None:
-    """A shard of the text that the manifest names. Raises SyncFailed."""
+    """A shard of the text that the manifest names. Raises SyncFailed, AtollError."""
     wants = manifest.body.data.shards[shard]
 
     def check(path: Path) -> None:
@@ -131,7 +134,10 @@ def begun(folder: Path) -> set[bytes]:
 async def fetch_checkpoint(
     host: Host, choice: Choice, manifest: SwarmManifest, folder: Path, options: Options
 ) -> Path:
-    """Fetches the chosen state from all who name it, and checks that it is that one. Raises SyncFailed."""
+    """Fetches the chosen state from all who name it, and checks that it is that one.
+
+    Raises SyncFailed, AtollError.
+    """
     target = incoming(folder, choice.state)
     for path in folder.glob("incoming*"):
         if not path.name.startswith(target.name):
@@ -191,7 +197,8 @@ async def catch_up(
     Each applied one joins `applied`, with the digest of the head that it made. The other holders are at the
     same head, and step in where the first one fails. What was fetched `ahead` is used first.
 
-    Raises SyncFailed where their logs do not reach back, or their commits do not follow this head.
+    Raises SyncFailed where their logs do not reach back, or their commits do not follow this head, and
+    AtollError where this disk refuses.
     """
     goal = int(holders[0].status.version)
     if goal - state.head.version > KEEP and not ahead.has(state.head.version + 1):
@@ -226,8 +233,9 @@ async def _replay_one(host: Host, source: bytes | Ahead, state: OuterState, on_d
 async def _fetch_commit(
     host: Host, source: bytes | Ahead, state: OuterState, version: int, on_disk: OnDisk
 ) -> pb.RoundRecord:
-    await on_disk(state.rounds.release)
     record, payload = state.rounds.folder / "incoming.record", state.rounds.path(version, "payload")
+    with refusals_told(), this_disk(state.rounds.folder):
+        await on_disk(state.rounds.release)
     if isinstance(source, Ahead):
         await on_disk(source.take, version, record, payload)
     else:
@@ -236,7 +244,9 @@ async def _fetch_commit(
             ("payload", payload, state.rounds.payload_bytes),
         )
         for kind, path, limit in wanted:
-            await files.fetch(
-                host.p2p, source, state.manifest.swarm_id, kind, path, version=version, max_bytes=limit
-            )
-    return parse_record(record.read_bytes())
+            with refusals_told():
+                await files.fetch(
+                    host.p2p, source, state.manifest.swarm_id, kind, path, version=version, max_bytes=limit
+                )
+    with refusals_told(), this_disk(record):
+        return parse_record(record.read_bytes())

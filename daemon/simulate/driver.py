@@ -175,9 +175,7 @@ class Driver:
                 for lie, spoilt in node.liar.frames(frame, payload):
                     node.network.send(node, peer, wire.encode_frame(lie, len(spoilt)), spoilt)
             return
-        data = wire.encode_frame(frame, len(payload))
-        for peer in peers:
-            node.network.send(node, peer, data, payload)
+        node.send(peers, frame, payload)
 
     def on_disk(
         self,

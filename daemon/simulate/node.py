@@ -8,7 +8,7 @@ is stalled nothing happens in it; what came meanwhile is dealt with in order whe
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from atoll.daemon.simulate.store import Store
 from atoll.daemon.storage.round_log import KEEP
 from atoll.peers.following import Following
 from atoll.peers.roster import HEARTBEAT_S, Roster
+from atoll.peers.routing import Router, RoutingError
 from atoll.protocol import forks, wire
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
@@ -87,6 +88,7 @@ class SimNode:
         """What a process holds in memory."""
         self.links: dict[bytes, Link] = {}
         self.roster = Roster()
+        self.router = Router(self.keyring, (self.life + 1) << 32)
         self.following = Following(self.roster, KEEP, self._doubted, TIMING)
         self.store = Store(self.disk, self.keyring, self.genesis, self.traits.interval, self._applied)
         self.island = Island(self.store, self.id, self.index)
@@ -279,6 +281,7 @@ class SimNode:
             status.accepted_tokens = self.island.account.accepted // facts.COUNT
             status.chain.extend(forks.write_chain(store.chain))
             status.held.extend(pb.HeldState(version=v, state=s) for v, s in store.held())
+        status.linked.extend(self.links)
         if self.liar is not None:
             self.liar.status(status, self.store)
         return status
@@ -293,16 +296,30 @@ class SimNode:
 
     def tell_everyone(self) -> None:
         """Sends the status at once: rounds wait for it."""
-        data = wire.encode_frame(pb.Frame(heartbeat=pb.Heartbeat(status=self.status())))
-        for peer in self.links:
-            self.network.send(self, peer, data)
+        frame = pb.Frame(heartbeat=pb.Heartbeat(status=self.status()))
+        self.send([*self.links, *self.router.indirect(self.links, self.engine.now)], frame)
+
+    def send(self, peers: Iterable[bytes], frame: pb.Frame, payload: bytes = b"") -> None:
+        """Sends a frame to each over its link, or in an envelope through somebody who has one."""
+        data = wire.encode_frame(frame, len(payload))
+        for peer in peers:
+            if self.network.send(self, peer, data, payload):
+                continue
+            via = self.router.via(peer)
+            if via is not None:
+                wrapped = self.router.wrap(peer, frame, payload)
+                self.network.send(self, via, wire.encode_frame(wrapped, len(payload)), payload)
 
     def _beat(self) -> None:
         self.tell_everyone()
         for peer in self.roster.silent(self.engine.now):
-            link = self.links[peer]
-            self.network.close(self, link)
-            self.link_ended(link)
+            if self.roster.entries[peer].direct:
+                link = self.links[peer]
+                self.network.close(self, link)
+                self.link_ended(link)
+            else:
+                self.roster.down(peer)
+                self.roster_changed()
         self.later(HEARTBEAT_S, self._beat)
 
     def _watch(self) -> None:
@@ -317,6 +334,7 @@ class SimNode:
         other = link.ends[1 - link.side(self)]
         if self.links.get(other.id) is link:
             del self.links[other.id]
+            self.router.lost(other.id)
             self.roster.down(other.id)
             self.engine.say("{} loses {}", self.name, other.name)
             self.roster_changed()
@@ -331,6 +349,7 @@ class SimNode:
                 entry.status.state == pb.TRAINING,
                 int(entry.status.upload_bps),
                 peer in ahead,
+                entry.direct,
             )
             for peer, entry in self.roster.entries.items()
         }
@@ -354,9 +373,42 @@ class SimNode:
             self.roster_changed()
             return
         self.roster.seen(sender, now)
-        if kind == "heartbeat":
-            if self.roster.heard(sender, frame.heartbeat.status, now):
+        if kind == "forward":
+            self._forward(sender, frame.forward, payload, now)
+        elif kind == "heartbeat":
+            self.router.heard(sender, frame.heartbeat.status.linked)
+            self._heard(sender, frame.heartbeat.status, now)
+        elif kind != "hello":
+            self._said(sender, frame, payload)
+
+    def _heard(self, sender: bytes, status: pb.NodeStatus, now: float) -> None:
+        if self.roster.heard(sender, status, now):
+            self.roster_changed()
+
+    def _forward(self, sender: bytes, message: pb.Forward, payload: bytes, now: float) -> None:
+        """An envelope: for this node, or to be passed on."""
+        try:
+            if message.target != self.id:
+                target = self.router.pass_on(sender, message, self.links)
+                data = wire.encode_frame(pb.Frame(forward=message), len(payload))
+                self.network.send(self, target, data, payload)
+                return
+            origin, frame = self.router.unwrap(message, payload)
+        except RoutingError as error:
+            self.dropped[str(error)] += 1
+            return
+        if frame.WhichOneof("message") == "heartbeat":
+            if self.roster.up_through_others(origin, frame.heartbeat.status, now):
+                self.engine.say("{} reaches {} through others", self.name, self.others[origin].name)
                 self.roster_changed()
-        elif self.running and kind != "hello":
+            self._heard(origin, frame.heartbeat.status, now)
+        elif origin in self.roster.entries:
+            self.roster.seen(origin, now)
+            self._said(origin, frame, payload)
+
+    def _said(self, sender: bytes, frame: pb.Frame, payload: bytes) -> None:
+        """Something that belongs to rounds."""
+        if self.running:
+            kind = frame.WhichOneof("message")
             self.engine.say("{} <- {}: {}", self.name, self.others[sender].name, kind)
             self.driver.received(sender, frame, payload)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from atoll.daemon.errors import AtollError, Exit
+from atoll.peers.disk import DiskRefused
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 TROUBLE_CODES = ("disk_full", "disk_not_writable", "disk", "results_lacking", "no_vote", "trainer_silent")
@@ -44,6 +46,15 @@ def disk_error(path: Path, error: OSError, what: str = "written") -> AtollError:
             "Choose a data dir that this user may write to, with --data-dir.",
         )
     return AtollError(Exit.TEMPORARY, "disk", f"{path} can't be {what}: {error.strerror}.", "Check the disk.")
+
+
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Within it, what the fetching code says of this disk is an AtollError."""
+    try:
+        yield
+    except DiskRefused as refused:
+        raise disk_error(refused.path, refused.error) from refused
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None], mode: int = 0o644) -> None:

@@ -86,7 +86,9 @@ def train(endpoint: Endpoint) -> None:
         parts = batch[0].to(device), batch[1].to(device)
         try:
             loss = inner_step(model.loss, optimizer, config, parts, session.position, micro_batch)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if micro_batch == 1:
                 raise ConfigError("The device is too small for this model.", "Choose another.") from error
             micro_batch //= 2
@@ -94,6 +96,11 @@ def train(endpoint: Endpoint) -> None:
             torch.cuda.empty_cache()
             continue
         session.step(loss, tokens=parts[0].numel())
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device ran out of memory. torch's CPU allocator says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _named(path: object) -> Path:

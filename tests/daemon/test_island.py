@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -428,6 +429,44 @@ async def test_a_trainer_that_ends_is_started_again(tmp_path: Path, monkeypatch:
     await rig.island.stop()
 
 
+async def test_the_next_trainer_begins_with_a_micro_batch_that_fits(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, may_restart=True)
+    rig.island._make_welcome = lambda: replace(WELCOME, inner={"micro_batch": 8})
+
+    async def restarted_with() -> int:
+        rig.island._restart_pause = 0.01
+        starts = rig.starts
+        rig.writer.close()
+        async with asyncio.timeout(10):
+            while rig.starts == starts:
+                await asyncio.sleep(0)
+        heard = await rig.hears()
+        assert isinstance(heard, ch.Welcome)
+        return int(heard.inner["micro_batch"])
+
+    async def killed() -> None:
+        process = await asyncio.create_subprocess_exec("sleep", "60")
+        assert rig.island._trainer is not None
+        rig.island._trainer._process = process
+        process.kill()
+        await process.wait()
+
+    await rig.begin()
+    rig.says(ch.Notice("micro_batch_halved", "Out of memory: 4 sequences at a time now."))
+    assert await restarted_with() == 4
+    await killed()
+    assert await restarted_with() == 4, "once may have been anybody"
+    await killed()
+    assert await restarted_with() == 2
+    await killed()
+    assert await restarted_with() == 2
+    assert await restarted_with() == 2, "it ended by itself"
+    await killed()
+    assert await restarted_with() == 2, "not twice in a row"
+    rig.writer.close()
+    await rig.island.stop()
+
+
 async def test_a_script_of_ones_own_that_ends_ends_the_node(tmp_path: Path) -> None:
     rig = Rig(tmp_path, may_restart=False)
     await rig.begin()
@@ -459,6 +498,14 @@ async def test_what_the_trainer_garbles_is_told(tmp_path: Path) -> None:
     assert "unreadable" in rig.island.trouble
     rig.writer.close()
     await rig.island.stop()
+
+
+async def test_a_device_that_was_there_before_may_come_back(rig: Rig) -> None:
+    rig.says(ch.Failed("device_unusable", "Device 'cuda' can't be used."))
+    async with asyncio.timeout(10):
+        while rig.island.trouble is None:
+            await asyncio.sleep(0)
+    assert rig.island.unusable is None and not rig.island.ended.is_set()
 
 
 async def test_a_device_that_is_not_there_ends_it(tmp_path: Path) -> None:

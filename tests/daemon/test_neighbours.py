@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from atoll.daemon import neighbours
 from atoll.daemon.events import Events
 from atoll.daemon.neighbours import Hooks, Neighbours
 from atoll.peers import routing
@@ -153,3 +156,41 @@ async def test_envelopes_that_are_not_to_be_passed_on_are_counted(trio: tuple[No
     a.neighbours.links.send(f.id, envelope)
     reason = "envelope for a peer without a link here"
     await until(lambda: f.neighbours.forwarded[reason])
+
+
+async def test_an_origin_that_floods_is_dropped_and_the_target_keeps_its_link(trio: tuple[Node, Node, Node]):
+    a, b, f = trio
+    await until(lambda: b.id in a.neighbours.views(), a.changed)
+    link = f.neighbours.links.get(b.id)
+    assert link is not None
+    large = pb.Forward(origin=a.id, target=b.id, envelope=pb.Signed(body=bytes(900_000)))
+    for _ in range(20):  # without giving the writer a turn: the target takes nothing
+        await f.neighbours._forward(a.id, large, b"", 0.0)
+    assert f.neighbours.forwarded["too many at once"] >= 19
+    assert not link.closed.is_set()
+
+
+async def test_one_origin_has_not_all_places_for_payloads(trio: tuple[Node, Node, Node]):
+    a, b, f = trio
+    await until(lambda: b.id in a.neighbours.views(), a.changed)
+    before = f.neighbours.forwarded["passed on"]
+    envelope = pb.Forward(origin=a.id, target=b.id, envelope=pb.Signed(body=b"x"))
+    for _ in range(neighbours.MAX_FORWARDING):
+        await f.neighbours._forward(a.id, envelope, b"payload", 0.0)
+    assert f.neighbours.forwarded["passed on"] == before + neighbours.MAX_FORWARDING_OF_ONE
+    assert f.neighbours.forwarded["too many at once"] == neighbours.MAX_FORWARDING_OF_ONE
+
+
+async def test_a_peer_whose_bytes_move_is_not_evicted(
+    trio: tuple[Node, Node, Node], monkeypatch: pytest.MonkeyPatch
+):
+    a, _, f = trio
+    entries = a.neighbours.roster.entries
+    monkeypatch.setattr(neighbours.Roster, "seen", lambda self, peer, now: None)
+    link = a.neighbours.links.get(f.id)
+    assert link is not None
+    for alive_at, evicted in ((math.inf, False), (0.0, True)):
+        monkeypatch.setattr(a.neighbours.links, "alive_at", lambda peer, at=alive_at: at)
+        entries[f.id] = replace(entries[f.id], last_seen=0.0)
+        a.neighbours.evict(time.monotonic())
+        assert link.closed.is_set() == evicted

@@ -1,50 +1,79 @@
-"""The network of a node: what it says when its port has changed, and when nobody answers."""
+"""p2pd is started again, however often it ends meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
-from atoll.daemon import network as networks
-from atoll.daemon.alerts import Alerts
-from atoll.daemon.config import Settings
-from atoll.daemon.events import Events
+from atoll.daemon import network as module
 from atoll.daemon.network import Network
-from atoll.daemon.storage.data_dir import DataDir
+from atoll.peers.p2pd import HostError
 
-
-@pytest.fixture
-def network(tmp_path: Path) -> Network:
-    folder = DataDir(tmp_path)
-    events = Events(folder.events, lambda: 0.0)
-    return Network(folder, events, Alerts(events), None)
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "asked", "told"),
-    [(31337, 4001, 0, True), (31337, 31337, 0, False), (None, 4001, 0, False), (31337, 4001, 4001, False)],
+FAILURES = (
+    HostError("no port"),
+    ConnectionRefusedError(),
+    EOFError(),
+    P2PDaemonError("gone"),
+    TimeoutError(),
 )
-def test_another_port_than_last_time_is_told(
-    network: Network, before: int | None, now: int, asked: int, told: bool
-) -> None:
-    network._folder.remember(port=now)
-    network._tell_of_another_port(before, Settings(port=asked))
-    alerts = network._alerts.all()
-    assert [a["code"] for a in alerts] == (["port_changed"] if told else [])
-    if told:
-        assert "31337" in alerts[0]["text"] and "4001" in alerts[0]["text"] and "ticket" in alerts[0]["fix"]
 
 
-async def test_whom_it_tries_is_told(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "TELL_FIRST_S", 0.0)
-    addresses = {
-        n: SimpleNamespace(text=f"/ip4/{n}", cause="connection refused", state="failed") for n in range(6)
-    }
-    network.finder = SimpleNamespace(addresses=addresses)  # type: ignore[assignment]
-    async with network.telling_whom_it_tries(), asyncio.timeout(10):
-        await network._events.wait(0)
-    events, _ = network._events.since(0)
-    assert "/ip4/0 (connection refused)" in events[0]["text"] and "and 2 more" in events[0]["text"]
+class Host:
+    """A p2pd that ends once by itself; each start fails in another way, the last one does not."""
+
+    def __init__(self) -> None:
+        self.p2p = None
+        self.process = self
+        self.starts = 0
+        self._ended = False
+
+    async def wait(self) -> int:
+        if self._ended:
+            await asyncio.Event().wait()
+        self._ended = True
+        return -9
+
+    async def restart(self) -> None:
+        self.starts += 1
+        if self.starts <= len(FAILURES):
+            raise FAILURES[self.starts - 1]
+
+    async def addresses(self) -> list[str]:
+        return ["/ip4/127.0.0.1/tcp/1"]
+
+
+async def test_whatever_fails_while_p2pd_starts_again_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.0)
+    told: list[str] = []
+    raised: list[str] = []
+    cleared = asyncio.Event()
+    alerts: Any = SimpleNamespace(
+        raise_=lambda code, text, fix: raised.append(code), clear=lambda code: cleared.set()
+    )
+    events: Any = SimpleNamespace(emit=lambda kind, text: told.append(text))
+    folder: Any = SimpleNamespace()
+    network = Network(folder, events, alerts, None)
+    host: Any = Host()
+    network.host = host
+
+    async def close() -> None:
+        return None
+
+    async def create(*arguments: object) -> object:
+        return SimpleNamespace(close=close)
+
+    monkeypatch.setattr(module.Discovery, "create", create)
+    network._discovery = await create()  # type: ignore[assignment]
+    finder: Any = SimpleNamespace(attach=lambda discovery: None, look_now=lambda: None)
+    network.finder = finder
+    work = asyncio.create_task(network.keep_up(lambda: 0.0))
+    async with asyncio.timeout(20):
+        await cleared.wait()
+    work.cancel()
+    assert host.starts == len(FAILURES) + 1 and raised == ["p2pd_ended"]
+    assert len(told) == len(FAILURES) + 1 and told[-1] == "The libp2p process runs again."
+    assert network.addresses == ["/ip4/127.0.0.1/tcp/1"]

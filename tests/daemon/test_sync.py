@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -18,12 +20,13 @@ from atoll.daemon.rounds.outer_state import served_file
 from atoll.daemon.rounds.sync import SyncFailed
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.data_dir import DataDir
-from atoll.peers import files, transfer
+from atoll.peers import fetching, files, transfer
 from atoll.peers.fetching import Options
 from atoll.peers.files import FileServer
 from atoll.peers.following import MAX_HELD, Choice, Timing, choose_state
 from atoll.peers.identity import readable_name
 from atoll.peers.p2pd import Host
+from atoll.peers.pacing import RateCap
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
@@ -298,11 +301,67 @@ async def test_what_peers_forget_while_a_state_comes_was_kept(net: Net) -> None:
     await slow.driver.close()
 
 
+async def test_what_comes_ahead_is_bounded_in_bytes_and_counts_against_the_cap(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = net.newcomer("slow")
+    ahead = ahead_of(slow)
+    cap = RateCap(1 << 30)
+    ahead.folder.mkdir()
+    ahead._room_bytes = 2 * ahead._limits["payload"]
+    async with asyncio.timeout(DEADLINE_S):
+        await ahead._keep(net.asker, net.entries, 0, cap)
+    assert ahead.has(1) and not ahead.has(4)
+    assert cap.ready_at() > 0.0
+    monkeypatch.setattr("atoll.daemon.rounds.ahead.time.monotonic", lambda: 0.0)
+    free = cap._free_at = 0.0
+    ahead.forget(9)
+    assert await ahead._paced(net.asker, net.entries(), 1, cap)
+    assert cap.ready_at() == pytest.approx(free + ahead._size_bytes() / cap.bytes_per_s)
+    await slow.driver.close()
+
+
+async def test_a_full_disk_is_told_and_nobody_else_is_asked(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = net.newcomer("slow")
+    asked: list[Path] = []
+
+    def full(file: object, part: Path, target: Path) -> None:
+        asked.append(target)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "replace_durably", full)
+    with pytest.raises(AtollError, match="No space left") as caught:
+        await sync.catch_up(net.asker, net.entries(), slow.state, on_disk, [], ahead_of(slow))
+    assert caught.value.code == "disk_full" and len(asked) == 1
+    ahead = ahead_of(slow)
+    ahead.folder.mkdir()
+    with pytest.raises(AtollError, match="No space left"):
+        await ahead._fetch(net.asker, net.entries(), 1)
+    assert len(asked) == 2
+    await slow.driver.close()
+
+
+async def test_a_full_disk_while_a_state_comes_is_told(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    choice = choose_state(net.entries())
+    assert choice is not None
+    monkeypatch.setattr(fetching.os, "pwrite", full)
+    with pytest.raises(AtollError) as caught:
+        await net.fetch(choice, tmp_path)
+    assert caught.value.code == "disk_full" and not sync.begun(tmp_path)
+
+
 async def test_nobody_is_asked_for_what_all_have_forgotten(net: Net) -> None:
     slow = net.newcomer("slow")
     ahead = ahead_of(slow)
     far = RosterEntry(net.servers[0][0].peer_id, pb.NodeStatus(version=100), 0.0, 0.0)
-    (task,) = [asyncio.create_task(ahead._keep(net.asker, lambda: [far], 5))]
+    (task,) = [asyncio.create_task(ahead._keep(net.asker, lambda: [far], 5, RateCap()))]
     async with asyncio.timeout(DEADLINE_S):
         await task
     assert not ahead.has(6)

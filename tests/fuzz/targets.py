@@ -23,13 +23,14 @@ from atoll.daemon.storage.round_log import RoundLogError, parse_record
 from atoll.daemon.training import channel
 from atoll.daemon.training.errors import ChannelError
 from atoll.dht.records import RecordError, check_record, make_record
+from atoll.peers.following import Following
 from atoll.peers.links import read_frame
 from atoll.peers.roster import Roster
 from atoll.peers.routing import PATIENCE_S, Router, RoutingError
+from atoll.protocol import forks, wire
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import ticket as tickets
-from atoll.protocol import wire
 from atoll.protocol.accounts import AccountError
 from atoll.protocol.codecs import CODECS, CodecError
 from atoll.protocol.ledger import Ledger
@@ -37,6 +38,7 @@ from atoll.protocol.round import types as t
 
 from ..daemon.swarm import keyring, make_manifest
 from ..protocol.bench import FIRST, HEAD, SECOND, THIRD, Bench, commit_event, result
+from .handlers import HANDLERS
 
 Target = Callable[[bytes], None]
 SWARM = b"s" * 32
@@ -64,13 +66,6 @@ def stream(data: bytes) -> None:
                 await read_frame(reader)
 
     asyncio.run(read())
-
-
-def file_header(data: bytes) -> None:
-    """Both messages of the file streams, as either side reads them."""
-    for kind in (pb.FileRequest, pb.FileHeader):
-        with contextlib.suppress(DecodeError):
-            kind.FromString(data)
 
 
 # ---- the round machine, in the middle of a session
@@ -159,15 +154,17 @@ def _frames() -> bytes:
 
 
 def heartbeat(data: bytes) -> None:
+    """What a peer says of itself, and what this node makes of it."""
     roster = Roster()
     roster.up(FIRST, pb.Hello(), 0.0)
+    following = Following(roster, 8, lambda peer, reason: None)
+    mine = (forks.Link(2, b"2" * 32, False, 20), forks.Link(1, b"1" * 32, True, 10))
     with contextlib.suppress(DecodeError):
         status = pb.NodeStatus.FromString(data)
-        roster.heard(FIRST, status, 1.0)
-        mine = roster.entries[FIRST].chain
-        if mine:
-            roster.ahead(mine)
-            roster.to_follow(mine)
+        for now in (1.0, 100.0):
+            roster.heard(FIRST, status, now)
+            following.next(mine, ((2, b"s" * 32), (1, b"t" * 32)), now)
+            following.ahead(mine, now)
 
 
 def envelope(data: bytes) -> None:
@@ -255,7 +252,6 @@ _STATUS = pb.NodeStatus(
 TARGETS: dict[str, tuple[Target, list[bytes]]] = {
     "frame": (frame, [_HELLO.SerializeToString()]),
     "stream": (stream, [wire.encode_frame(_HELLO) * 2]),
-    "file_header": (file_header, [pb.FileRequest(swarm_id=SWARM, kind="data").SerializeToString()]),
     "machine": (machine, [_frames()]),
     "heartbeat": (heartbeat, [_STATUS.SerializeToString()]),
     "envelope": (envelope, [Router(keyring(2), 1).wrap(KEYS.peer_id, _HELLO).forward.SerializeToString()]),
@@ -270,4 +266,5 @@ TARGETS: dict[str, tuple[Target, list[bytes]]] = {
         [channel.encode(channel.Ready(1, 2, 3.0)), channel.encode(channel.Pause())],
     ),
     "payload": (payload, [_payload(name) for name in CODECS]),
+    **HANDLERS,
 }

@@ -8,12 +8,15 @@ import tracemalloc
 
 import pytest
 
+from atoll.peers.files import PIECE_BYTES
+
 from .mutate import MAX_BYTES, mutations
 from .targets import TARGETS
 
 INPUTS = 300
-MAX_PEAK_BYTES = 64 * MAX_BYTES
-"""What an input may make anybody allocate at most: no length is believed before it is checked."""
+MAX_PEAK_BYTES = PIECE_BYTES + 64 * MAX_BYTES
+"""What an input may make anybody allocate at most (the file server reads a piece of its own): no length is
+believed before it is checked."""
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))

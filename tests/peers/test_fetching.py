@@ -14,6 +14,7 @@ import pytest
 
 from atoll.peers import fetching
 from atoll.peers import transfer as tr
+from atoll.peers.disk import DiskRefused
 from atoll.peers.fetching import Offer, Options, TransferFailed, Wanted, fetch_content, offers
 from atoll.peers.files import PIECE_BYTES, FileRefused, FileServer, ServedFile
 from atoll.peers.p2pd import Host
@@ -240,9 +241,9 @@ async def test_a_full_disk_ends_it_and_leaves_nothing(place: Place, monkeypatch:
 
     monkeypatch.setattr(fetching.os, "pwrite", full)
     place.target.write_bytes(b"old")
-    with pytest.raises(OSError, match="No space") as caught:
+    with pytest.raises(DiskRefused, match="No space") as caught:
         await place.fetch(offer)
-    assert not isinstance(caught.value, ConnectionError)
+    assert not isinstance(caught.value, fetching.ERRORS) and caught.value.path == place.part
     assert not place.part.exists() and place.target.read_bytes() == b"old"
 
 
@@ -311,3 +312,26 @@ async def test_a_fetch_that_is_cancelled_leaves_no_task(place: Place):
         await work
     left = {t for t in asyncio.all_tasks() - before if "fetching" in repr(t.get_coro())}
     assert not left
+
+
+async def test_the_next_ones_are_asked_until_somebody_has_it(place: Place, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fetching, "MAX_ASKED", 2)
+    data = content(PIECE_BYTES)
+    holders = [await place.holder(data) for _ in range(4)]
+    for empty in holders[:3]:
+        empty.path.unlink()
+    (offer,), failures = await place.offers()
+    assert offer.holders == (holders[3].peer,)
+    assert set(failures) == {h.peer for h in holders[:3]} == offer.lacking
+
+
+async def test_who_said_that_it_lacks_a_file_is_not_asked_for_its_pieces(place: Place):
+    data = content(3 * PIECE_BYTES)
+    good, empty, other = [await place.holder(d) for d in (data, data, content(PIECE_BYTES, 2))]
+    empty.path.unlink()
+    found, _ = await place.offers()
+    offer = next(offer for offer in found if offer.holders == (good.peer,))
+    assert offer.lacking == {empty.peer, other.peer}
+    dropped: list[bytes] = []
+    await place.fetch(offer, candidates=lambda: place.peers, dropped=lambda peer, why: dropped.append(peer))
+    assert place.target.read_bytes() == data and dropped == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from hivemind.p2p import PeerID
 
-from atoll.peers import files
+from atoll.peers import fetching, files
+from atoll.peers.disk import DiskRefused
 from atoll.peers.files import PIECE_BYTES, FileDamaged, FileRefused, FileServer, ServedFile, fetch
 from atoll.peers.p2pd import Host
 from atoll.peers.pacing import RateCap
@@ -332,3 +334,45 @@ async def test_a_server_with_no_place_left_says_so(two: Pair):
     with pytest.raises(FileRefused) as caught:
         await two.fetch()
     assert caught.value.code == "busy"
+
+
+async def test_what_this_disk_refuses_is_no_fault_of_the_peer(two: Pair, monkeypatch: pytest.MonkeyPatch):
+    two.served.write_bytes(content(PIECE_BYTES + 1))
+    target, two.target = two.target, two.target / "no" / "where"
+    with pytest.raises(DiskRefused) as no_folder:
+        await two.fetch()
+    two.target = target
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "replace_durably", full)
+    with pytest.raises(DiskRefused, match="No space") as no_space:
+        await two.fetch()
+    for caught in (no_folder, no_space):
+        assert not isinstance(caught.value, fetching.ERRORS)
+    assert no_space.value.path == target and not list(target.parent.glob("target*"))
+
+
+async def test_one_peer_has_not_all_places(two: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch):
+    two.served.write_bytes(content(40 * PIECE_BYTES))
+    other, _ = await hosts.start("other")
+    await connect(other, two.holder)
+    request = wire.prefixed(pb.FileRequest(swarm_id=SWARM, kind="checkpoint").SerializeToString())
+    streams = []
+    for _ in range(files.MAX_STREAMS_OF_ONE):
+        _, reader, writer = await two.asker.p2p.call_binary_stream_handler(
+            PeerID(two.holder.peer_id), wire.FILES_PROTOCOL
+        )
+        streams.append(writer)
+        writer.write(request)
+        async with asyncio.timeout(DEADLINE_S):
+            await files.read_header(reader)  # and takes nothing more
+    with pytest.raises(FileRefused) as caught:
+        await two.fetch()
+    assert caught.value.code == "busy"
+    two.asker = other
+    assert await two.fetch() == 7
+    for writer in streams:
+        writer.close()
+    await until(lambda: not two.server._open)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -275,6 +276,67 @@ async def test_a_peer_that_reads_nothing_is_cut_off(hosts: Hosts):
     assert link.closed.is_set() and link.reason == "it does not read what it is sent"
     link.send(ready(1))
     await a.when(lambda: a.downs)
+
+
+async def test_control_frames_that_wait_are_bounded_in_bytes_too(hosts: Hosts):
+    a, b = await pair(hosts)
+    link = a.links.get(b.id)
+    assert link is not None
+    large = pb.Frame(goodbye=pb.Goodbye(reason="x" * (wire.MAX_FRAME_BYTES - 100)))
+    for _ in range(links_module.MAX_CONTROL_BYTES // wire.MAX_FRAME_BYTES):
+        link.send(large)
+        assert not link.closed.is_set()
+    link.send(large)
+    assert link.closed.is_set() and link.reason == "it does not read what it is sent"
+
+
+async def test_what_is_passed_on_is_dropped_and_never_cuts_off(hosts: Hosts):
+    a, b = await pair(hosts)
+    b.gate.clear()
+    large = pb.Frame(ready=pb.Ready(parent=bytes(wire.MAX_FRAME_BYTES - 100)))
+    link = a.links.get(b.id)
+    assert link is not None
+    assert a.links.pass_on(b.id, large, b"flood")
+    assert not a.links.pass_on(b.id, large, b"flood")
+    small = [a.links.pass_on(b.id, ready(n), b"many") for n in range(2 * links_module.MAX_PASSED)]
+    assert small.count(True) == links_module.MAX_PASSED
+    others = [a.links.pass_on(b.id, large, b"origin %d" % n) for n in range(8)]
+    assert others.count(True) == 2, "the budget of all together"
+    for number in range(MAX_CONTROL_QUEUE):
+        link.send(ready(number))
+    assert not link.closed.is_set(), "what waits for others is no debt of the target"
+    b.gate.set()
+    await b.when(lambda: len(b.frames) == 3 + links_module.MAX_PASSED + MAX_CONTROL_QUEUE)
+    assert a.links.pass_on(b.id, large, b"flood"), "there is room again"
+    assert not a.links.pass_on(b"x" * 38, large, b"flood")
+
+
+async def test_bytes_of_a_frame_that_is_not_whole_are_a_sign_of_life(hosts: Hosts):
+    a, b = await pair(hosts)
+    link, other = a.links.get(b.id), b.links.get(a.id)
+    assert link is not None and other is not None
+    link.alive_at = 0.0
+    other._writer.write(wire.prefixed(b"x" * 1000)[:100])
+    await until(lambda: link.alive_at > 0.0)
+    assert a.frames == [] and a.links.alive_at(b.id) == link.alive_at
+    assert a.links.alive_at(b"x" * 38) == -math.inf
+
+
+async def test_a_full_line_that_moves_is_a_sign_of_life_and_one_that_stands_is_not(hosts: Hosts):
+    a, b = await pair(hosts)
+    b.gate.clear()
+    link = a.links.get(b.id)
+    assert link is not None
+    link.alive_at = 0.0
+    link.send(ready(1))
+    await link.drained.wait()
+    assert link.alive_at == 0.0, "what only fits into a buffer was taken by nobody"
+    payload = bytes(wire.MAX_PAYLOAD_BYTES)
+    work = asyncio.create_task(link.send_bulk(contribution(1), payload))
+    await until(lambda: link.alive_at > 0.0)
+    b.gate.set()
+    async with asyncio.timeout(DEADLINE_S):
+        await work
 
 
 HOSTILE = [

@@ -7,12 +7,13 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from atoll.peers import identity, p2pd
+from atoll.peers import identity, p2pd, process
 from atoll.peers.p2pd import Host, HostError
 from atoll.protocol.signing import peer_text
 
@@ -196,3 +197,12 @@ async def test_p2pd_dies_with_its_parent_whatever_kills_it(tmp_path: Path):
         await parent.wait()
         left = p2pd._socket_folder(tmp_path / "run")
         shutil.rmtree(left)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PDEATHSIG is Linux's")
+def test_a_child_whose_parent_died_before_it_was_tied_to_it_ends_at_once(monkeypatch: pytest.MonkeyPatch):
+    tied = process.die_with_parent()
+    assert subprocess.run(["true"], preexec_fn=tied, check=False).returncode == 0
+    monkeypatch.setattr(process.os, "getpid", lambda: -1)  # nobody's: as if the parent were another by now
+    orphaned = process.die_with_parent()
+    assert subprocess.run(["true"], preexec_fn=orphaned, check=False).returncode == 1

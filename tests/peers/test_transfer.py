@@ -318,3 +318,52 @@ def test_a_content_has_a_digest_for_each_piece_and_a_name() -> None:
     one = content_of(250)
     assert [one.size(p) for p in range(3)] == [100, 100, 50] and one.span_bytes(1, 3) == 150
     assert one.id == content_of(250).id != content_of(249).id
+
+
+def trickle(content: tr.Content, rate: int) -> tuple[tr.Transfer, float]:
+    """One holder that sends `rate` bytes each second, never silent, until the transfer is over."""
+    machine, now = tr.Transfer(content, [b"slow"]), 0.0
+    open_asks = {e.request: e for e in machine.start(now) if isinstance(e, tr.Ask)}
+    sent: Counter[int] = Counter()
+    while machine.over is None and now < 24 * 3600:
+        now += 1.0
+        effects = machine.tick(now)
+        for request, ask in list(open_asks.items())[:1]:
+            sent[request] += rate
+            effects += machine.handle(tr.Received(request, rate), now)
+            if sent[request] >= content.size(ask.first):
+                effects += machine.handle(tr.PieceCame(request, content.digests[ask.first]), now)
+                open_asks.pop(request)
+        for effect in effects:
+            if isinstance(effect, tr.Ask):
+                open_asks[effect.request] = effect
+            elif isinstance(effect, tr.Cancel):
+                open_asks.pop(effect.request, None)
+    return machine, now
+
+
+def test_a_holder_that_trickles_is_given_up_and_a_slow_line_is_not() -> None:
+    large = tr.Content(4 << 20, tuple(bytes([n]) * 32 for n in range(4)))
+    machine, now = trickle(large, tr.SLOW_BYTES_PER_S // 2)
+    assert isinstance(machine.over, tr.Failed) and "too slow" in machine.over.reasons[b"slow"]
+    assert now < tr.MAX_STRIKES * (tr.SLOW_WINDOW_S + 5.0)
+    assert isinstance(trickle(large, tr.SLOW_BYTES_PER_S * 11 // 10)[0].over, tr.Done)
+
+
+def test_the_least_rate_is_less_for_small_files() -> None:
+    small = tr.Content(3000, (b"x" * 32,))
+    assert isinstance(trickle(small, 110)[0].over, tr.Done)
+    assert isinstance(trickle(small, 1)[0].over, tr.Failed)
+
+
+def test_holders_that_share_a_line_need_the_least_rate_only_together() -> None:
+    content = tr.Content(16 << 20, tuple(bytes([n]) * 32 for n in range(16)))
+    machine = tr.Transfer(content, [b"holder-%d" % n for n in range(8)])
+    asks = [e for e in machine.start(0.0) if isinstance(e, tr.Ask)]
+    assert len(asks) == 8
+    for second in range(1, 90):
+        for ask in asks:
+            rate = tr.SLOW_BYTES_PER_S // 8
+            assert not machine.handle(tr.Received(ask.request, rate), float(second))
+        assert not any(isinstance(effect, tr.Dropped) for effect in machine.tick(float(second)))
+    assert machine.reasons == {} and all(h.strikes == 0 for h in machine._holders.values())

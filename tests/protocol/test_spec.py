@@ -119,7 +119,8 @@ def test_limits() -> None:
     assert (agreement.WANT_AFTER, salvage.ANSWER_PART) == (0.1, 0.5)
     assert (pace.ENOUGH, forks.WINDOW) == (4, 16)
     assert (routing.PATIENCE_S, routing.MAX_LINKED, routing.REPLAY_WINDOW) == (5, 64, 1024)
-    assert neighbours.MAX_FORWARDING == 8
+    assert (neighbours.MAX_FORWARDING, neighbours.MAX_FORWARDING_OF_ONE) == (8, 4)
+    assert (links.MAX_CONTROL_BYTES, links.MAX_PASSED, links.MAX_PASSED_BYTES) == (4 << 20, 64, 4 + (1 << 20))
     fields = {f.name: f.default for f in dataclasses.fields(RoundConfig)}
     assert (fields["repeat_s"], fields["stash_events"], fields["stash_bytes"]) == (5, 4096, 64 << 20)
     assert MAX_SCALE == 2.0**120 and round_log.KEEP == 8

@@ -252,13 +252,22 @@ def test_it_dies_with_its_parent_even_if_the_channel_stays_open(daemon, about):
         os.close(watcher)
 
 
-def test_out_of_memory_halves_the_micro_batch_once_and_says_so(daemon, about, monkeypatch):
+def allocator_refuses():
+    torch.empty(1 << 60)  # torch's CPU allocator has no exception of its own
+
+
+def device_refuses():
+    raise torch.OutOfMemoryError("no more")
+
+
+@pytest.mark.parametrize("refuses", [allocator_refuses, device_refuses])
+def test_out_of_memory_halves_the_micro_batch_once_and_says_so(daemon, about, monkeypatch, refuses):
     sizes = []
 
     def scarce(loss_of, optimizer, config, batch, position, micro_batch):
         sizes.append(micro_batch)
         if micro_batch > 2:
-            raise torch.OutOfMemoryError("no more")
+            refuses()
         return inner_step(loss_of, optimizer, config, batch, position, micro_batch)
 
     monkeypatch.setattr(trainer, "inner_step", scarce)
@@ -286,6 +295,17 @@ def test_a_device_that_is_too_small_is_an_error(daemon, about, monkeypatch):
     daemon.say(daemon.welcome(**about))
     daemon.say(Begin(0, 2, (0, 1), text=text_in(about)))
     with pytest.raises(trainer.ConfigError, match="too small"):
+        trainer.train(trainer.Endpoint(daemon.trainer_socket))
+
+
+def test_another_error_is_not_taken_for_one_of_memory(daemon, about, monkeypatch):
+    def wrong(*_):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(trainer, "inner_step", wrong)
+    daemon.say(daemon.welcome(**about))
+    daemon.say(Begin(0, 2, (0, 1), text=text_in(about)))
+    with pytest.raises(RuntimeError, match="do not fit"):
         trainer.train(trainer.Endpoint(daemon.trainer_socket))
 
 
