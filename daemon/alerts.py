@@ -51,7 +51,7 @@ class Alerts:
             training and not entries,
             "training_alone",
             "No other node is connected: this one trains alone.",
-            "Nothing has to be done; give others a ticket with `atoll ticket`.",
+            "Nothing has to be done; others join with a ticket.",
         )
         self._set(
             any(entry.chain and forks.compare(chain, entry.chain).fork for entry in entries),

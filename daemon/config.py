@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -20,6 +22,7 @@ from atoll.daemon.errors import AtollError, Exit
 ENVIRONMENT = "ATOLL_"
 MIN_STATE_RATE = 64 * 1024
 """Slower than this, peers would believe that a transfer has stalled."""
+_MULTIADDRS = "multiaddrs such as /ip4/203.0.113.7/tcp/31337"
 OTHER_VARIABLES = ("HOME", "TICKET", "TICKET_FILE", "TRAINER_FD")
 """ATOLL_… variables that are not settings: the data dir, the ticket, and the trainer's socket."""
 
@@ -140,11 +143,20 @@ def _check(s: Settings) -> None:
         (s.log_format in ("text", "json"), "log_format", "text or json"),
         (s.log_level in ("debug", "info", "warning", "error"), "log_level", "debug, info, warning or error"),
         (s.shard == "auto" or shard_of(s.shard) is not None, "shard", "auto, or INDEX/COUNT such as 0/3"),
-        (all(is_multiaddr(a) for a in (*s.announce, *s.bootstrap)), "bootstrap", "multiaddrs"),
+        (_device_is_named(s.device), "device", "auto, cpu, cuda or cuda:N"),
+        (all(map(is_multiaddr, s.announce)), "announce", _MULTIADDRS),
+        (all(map(is_multiaddr, s.bootstrap)), "bootstrap", _MULTIADDRS),
     ]
     for good, name, rule in rules:
         if not good:
-            raise _usage(f"Setting {name} is {getattr(s, name)!r}; it must be {rule}.")
+            value = getattr(s, name)
+            shown = ", ".join(value) if isinstance(value, tuple) else value
+            raise _usage(f"Setting {name} is {shown!r}; it must be {rule}.")
+
+
+def _device_is_named(text: str) -> bool:
+    """Whether it is a name; only the trainer knows whether this machine has such a device."""
+    return text in ("auto", "cpu") or re.fullmatch(r"cuda(:\d{1,3})?", text) is not None
 
 
 def shard_of(text: str) -> tuple[int, int] | None:
@@ -169,3 +181,8 @@ def data_dir_of(argument: str | None, environ: Mapping[str, str] = os.environ) -
         return Path(home).expanduser()
     base = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".local" / "share"
     return Path(base) / "atoll"
+
+
+def where(root: Path) -> str:
+    """What a command that is shown needs, so that it means this data dir: nothing, or " --data-dir DIR"."""
+    return "" if root.absolute() == data_dir_of(None).absolute() else f" --data-dir {shlex.quote(str(root))}"

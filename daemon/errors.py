@@ -34,3 +34,16 @@ class AtollError(Exception):
     def sentence(self) -> str:
         """Message and fix as they are printed."""
         return f"{self.message} {self.fix}".strip()
+
+
+def check_range(name: str, value: float, lowest: float, highest: float) -> None:
+    """A number that somebody gave. Raises AtollError (usage) where it is outside, or none at all."""
+    if not lowest <= value <= highest:
+        rule = (
+            f"at least {lowest}"
+            if value < lowest
+            else f"at most {highest}"
+            if value > highest
+            else "a number"
+        )
+        raise AtollError(Exit.USAGE, "out_of_range", f"{name} is {value}; it must be {rule}.")

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors import SafetensorError, safe_open
 
-from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.errors import AtollError, Exit, check_range
 from atoll.daemon.rounds.outer_state import genesis_head
 from atoll.daemon.storage import checkpoint, files, shard_files
 from atoll.daemon.storage.data_dir import DataDir
@@ -28,6 +29,7 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import ManifestError, SwarmManifest
 from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ParameterSchema, SchemaError, default_chunk_values
+from atoll.protocol.signing import Ed25519Keyring
 
 OUTER_MOMENTUM = 0.9
 OUTER_LR = (0.4, 0.6, 0.6, 0.6, 0.7, 0.7, 0.7, 0.8)
@@ -73,7 +75,37 @@ DEFAULTS = {
 
 
 def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManifest:
-    """Writes keys, text, version 0 and manifest into an empty data dir. Raises AtollError."""
+    """Writes keys, text, version 0 and manifest into a data dir without one. Raises AtollError.
+
+    Nothing is written, and no folder made, before all that was asked for has been checked.
+    """
+    _check(wanted)
+    model, schema, parameters = _own_model(wanted) if wanted.genesis else _built_in(wanted)
+    text = None if wanted.genesis else _text(wanted, model.context)
+    body = _body(wanted, model, schema, parameters, now_unix_s)
+    if text is not None:
+        blank = (pb.DataShard(digest=bytes(32), size_bytes=size) for size in text.sizes)
+        body.data.CopyFrom(_data(wanted, text, list(blank)))
+    nobody = Ed25519Keyring(Ed25519PrivateKey.generate())
+    body.genesis_node = nobody.peer_id
+    _sign(body, nobody)
+    folder.create()
+    folder.lock()
+    try:
+        return _write(folder, wanted, text, body, schema, parameters)
+    finally:
+        folder.unlock()
+
+
+def _write(
+    folder: DataDir,
+    wanted: NewSwarm,
+    text: _Text | None,
+    body: pb.Manifest,
+    schema: ParameterSchema,
+    parameters: Float32,
+) -> SwarmManifest:
+    """Everything into the data dir, the manifest last: with it there is a swarm."""
     if folder.manifest.exists():
         raise AtollError(
             Exit.USAGE,
@@ -81,11 +113,52 @@ def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManif
             f"There is a swarm in {folder.root} already.",
             "Use another --data-dir.",
         )
-    model, schema, parameters = _own_model(wanted) if wanted.genesis else _built_in(wanted)
-    data = pb.Data() if wanted.genesis else _shards(folder, wanted, model.context)
-    node = folder.keyring(folder.identity)
-    organiser = folder.keyring(folder.organiser)
-    body = pb.Manifest(
+    if text is not None:
+        body.data.CopyFrom(_data(wanted, text, _shards(folder, text)))
+    body.genesis_node = folder.keyring(folder.identity).peer_id
+    manifest = _sign(body, folder.keyring(folder.organiser))
+    checkpoint.save(
+        folder.checkpoints,
+        manifest.swarm_id,
+        genesis_head(manifest),
+        schema,
+        parameters,
+        np.zeros_like(parameters),
+        read=(0,) * len(shards.training_sizes(manifest.body.data)),
+    )
+    files.write_bytes(folder.manifest, manifest.signed.SerializeToString())
+    return manifest
+
+
+def _check(wanted: NewSwarm) -> None:
+    """Numbers that no manifest can hold, or that mean nothing; the manifest's own ranges do the rest."""
+    check_range("seed", wanted.seed, 0, 2**64 - 1)
+    for name, count in (
+        ("inner-steps", wanted.inner_steps),
+        ("batch", wanted.batch),
+        ("total-steps", wanted.total_steps),
+        ("min-peers", wanted.min_peers),
+    ):
+        if count is not None:
+            check_range(name, count, 1, 2**31)
+    if wanted.lr is not None and not wanted.lr > 0:
+        raise AtollError(
+            Exit.USAGE, "out_of_range", f"lr is {wanted.lr}; it must be more than 0, or nothing is learned."
+        )
+
+
+def _sign(body: pb.Manifest, organiser: Ed25519Keyring) -> SwarmManifest:
+    try:
+        return manifests.sign(body, organiser)
+    except ManifestError as error:
+        raise AtollError(Exit.USAGE, "manifest_invalid", f"No such swarm can be made: {error}.") from error
+
+
+def _body(
+    wanted: NewSwarm, model: pb.Model, schema: ParameterSchema, parameters: Float32, now_unix_s: int
+) -> pb.Manifest:
+    """The manifest without data and keys."""
+    return pb.Manifest(
         format=1,
         name=wanted.name,
         sequence=1,
@@ -93,7 +166,6 @@ def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManif
         protocol=pb.ProtocolRange(lowest=PROTOCOL_LOWEST, highest=PROTOCOL_HIGHEST),
         seed=wanted.seed,
         model=model,
-        data=data,
         inner=_inner(wanted),
         outer=pb.Outer(momentum=OUTER_MOMENTUM, lr_by_contributors=OUTER_LR, missed=wanted.missed),
         rounds=pb.Rounds(
@@ -110,35 +182,19 @@ def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManif
         total_values=schema.total,
         parameters=schema.parameters,
         genesis_parameters=hashlib.sha256(parameters.data.cast("B")).digest(),
-        genesis_node=node.peer_id,
         bootstrap=wanted.bootstrap,
     )
-    try:
-        manifest = manifests.sign(body, organiser)
-    except ManifestError as error:
-        raise AtollError(Exit.USAGE, "manifest_invalid", f"No such swarm can be made: {error}.") from error
-    checkpoint.save(
-        folder.checkpoints,
-        manifest.swarm_id,
-        genesis_head(manifest),
-        schema,
-        parameters,
-        np.zeros_like(parameters),
-        read=(0,) * len(shards.training_sizes(manifest.body.data)),
-    )
-    files.write_bytes(folder.manifest, manifest.signed.SerializeToString())
-    return manifest
 
 
 def _inner(wanted: NewSwarm) -> pb.Inner:
     defaults = DEFAULTS.get(wanted.model, DEFAULTS["0.8m"])
     return pb.Inner(
-        steps=wanted.inner_steps or defaults.steps,
-        lr=wanted.lr or defaults.lr,
+        steps=defaults.steps if wanted.inner_steps is None else wanted.inner_steps,
+        lr=defaults.lr if wanted.lr is None else wanted.lr,
         warmup_steps=50,
-        total_steps=wanted.total_steps or 1,
-        schedule="cosine" if wanted.total_steps else "constant",
-        batch=wanted.batch or defaults.batch,
+        total_steps=1 if wanted.total_steps is None else wanted.total_steps,
+        schedule="constant" if wanted.total_steps is None else "cosine",
+        batch=defaults.batch if wanted.batch is None else wanted.batch,
         weight_decay=0.1,
         clip=1.0,
         beta1=0.9,
@@ -187,22 +243,44 @@ def _own_model(wanted: NewSwarm) -> tuple[pb.Model, ParameterSchema, Float32]:
     return pb.Model(kind="own", size=f"{schema.parameters}"), schema, flat
 
 
-def _shards(folder: DataDir, wanted: NewSwarm, context: int) -> pb.Data:
-    """Cuts the text into shards in the data dir, from where peers fetch them. Raises AtollError."""
+@dataclass(frozen=True)
+class _Text:
+    """The text and the sizes of its shards."""
+
+    name: str
+    text: corpus.Text
+    sizes: list[int]
+
+
+def _text(wanted: NewSwarm, context: int) -> _Text:
+    """Finds the text and says how it is cut. Raises AtollError."""
     source = corpus.BUILTIN if wanted.data is None else str(wanted.data)
+    try:
+        text = corpus.text_of(source)
+        sizes = corpus.cut(text.size_bytes, wanted.shard_bytes, context)
+    except CorpusError as error:
+        raise AtollError(Exit.USAGE, "bad_data", str(error)) from error
+    return _Text(wanted.data.name if wanted.data else source, text, sizes)
+
+
+def _shards(folder: DataDir, text: _Text) -> list[pb.DataShard]:
+    """Cuts the text into shards in the data dir, from where peers fetch them. Raises AtollError."""
     start, made = 0, []
     folder.shards.mkdir(exist_ok=True)
     try:
-        text = corpus.text_of(source)
-        for size in corpus.cut(text.size_bytes, wanted.shard_bytes, context):
-            made.append(shard_files.add(folder.shards, text.read(start, size)))
+        for size in text.sizes:
+            made.append(shard_files.add(folder.shards, text.text.read(start, size)))
             start += size
     except CorpusError as error:
         raise AtollError(Exit.USAGE, "bad_data", str(error)) from error
+    return made
+
+
+def _data(wanted: NewSwarm, text: _Text, made: list[pb.DataShard]) -> pb.Data:
     return pb.Data(
-        name=wanted.data.name if wanted.data else source,
+        name=text.name,
         digest=shards.table_digest(made),
-        size_bytes=text.size_bytes,
+        size_bytes=text.text.size_bytes,
         shards=made,
         urls=wanted.data_urls,
     )

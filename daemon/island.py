@@ -22,6 +22,7 @@ from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.status import duration, size
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training import channel as ch
+from atoll.daemon.training.errors import DeviceError
 from atoll.daemon.welcome import MicroBatch
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.accounts import AccountError
@@ -80,6 +81,8 @@ class Island:
         self.paused_until: float | None = None
         self.finishing = False
         self.trouble: str | None = None
+        self.unusable: str | None = None
+        """Why the trainer will never run here, however often it is started: a device that is not there."""
         self.restart_at: float | None = None
         self.device = ""
         self.val_losses: dict[int, float] = {}
@@ -114,7 +117,7 @@ class Island:
         self._stopping = False
         self._begin_due = False
         self.ended = asyncio.Event()
-        """Set when a trainer that can't be restarted (a script of one's own) has gone."""
+        """Set when a trainer that can't be restarted has gone: a script of one's own, an unusable device."""
 
     # ---- the trainer's life
 
@@ -168,6 +171,8 @@ class Island:
         self._save_account()
         self.begun = self._begin_due = False
         self._set_training(False)
+        if self.unusable is not None:
+            return
         if not self._may_restart:
             self._events.emit("trainer", "The training script has ended.")
             self.ended.set()
@@ -317,6 +322,11 @@ class Island:
 
     def _failed(self, message: ch.Failed) -> None:
         self.trouble = message.message
+        if message.code == DeviceError.code and not self.device:
+            # One that was there once may come back.
+            self.unusable = message.message
+            self.ended.set()
+            return
         self._events.emit("trainer", f"Training failed: {message.message}", code=message.code)
         if message.code == "loss_not_finite":
             self.account.drop("lost")

@@ -11,8 +11,8 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
@@ -28,6 +28,7 @@ from atoll.daemon.storage.data_dir import DataDir
 from atoll.dht.discovery import Discovery
 from atoll.peers.p2pd import HostError
 from atoll.protocol.signing import Keyring
+from atoll.protocol.text import plain
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
@@ -38,6 +39,10 @@ RESTART_S = 60.0
 """What starts again together with p2pd has so long."""
 MAX_ADDRESS_BYTES = 256
 MAX_PEER_ADDRESSES = 32
+
+TELL_FIRST_S, TELL_AGAIN_S = 3.0, 30.0
+TOLD, MAX_TOLD_CHARS = 4, 1000
+"""So many of the addresses that are tried are named."""
 
 RESTART_ERRORS = (HostError, P2PDaemonError, OSError, EOFError, TimeoutError)
 
@@ -65,13 +70,46 @@ class Network:
         changed: Callable[[], None],
     ) -> None:
         """Starts everything; `known` are addresses to dial. Raises AtollError."""
+        before = self._folder.node_facts().get("port")
         self.host = await start_host(self._folder, settings)
         undo.push_async_callback(self.host.close)
+        self._tell_of_another_port(before, settings)
         self._discovery = await Discovery.create(self.host.p2p, self._swarm_id)
         undo.push_async_callback(self._close_discovery)
         self.addresses = await self.host.addresses()
         rng = random.Random(secrets.randbits(64))
         self.finder = Finder(self.host, self._discovery, keyring, known, lambda: self.addresses, changed, rng)
+
+    def _tell_of_another_port(self, before: int | None, settings: Settings) -> None:
+        now = self._folder.node_facts().get("port")
+        if before and not settings.port and now != before:
+            self._alerts.raise_(
+                "port_changed",
+                f"Port {before} of the last start is taken: this node listens on port {now} now, and tickets "
+                f"that were made before name the old one.",
+                "Free the port and start again, or hand out new tickets.",
+            )
+
+    @asynccontextmanager
+    async def telling_whom_it_tries(self) -> AsyncIterator[None]:
+        """Says every now and then which addresses don't answer, for as long as the context is open."""
+        telling = asyncio.create_task(self._tell_whom_it_tries(), name="telling")
+        try:
+            yield
+        finally:
+            telling.cancel()
+
+    async def _tell_whom_it_tries(self) -> None:
+        pause = TELL_FIRST_S
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, TELL_AGAIN_S)
+            tried = [f"{a.text} ({a.cause or a.state})" for a in self.finder.addresses.values()]
+            more = f" and {len(tried) - TOLD} more" if len(tried) > TOLD else ""
+            whom = plain(", ".join(tried[:TOLD]), MAX_TOLD_CHARS) or "nobody: it knows no address"
+            self._events.emit(
+                "connecting", f"No node of the swarm answers yet. It tries {whom}{more}, again and again."
+            )
 
     async def _close_discovery(self) -> None:
         # Of a p2pd that is gone it can't take leave.

@@ -41,6 +41,7 @@ from atoll.daemon.storage import files as disk
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.files import TROUBLE_CODES
 from atoll.daemon.trainers import Trainer, WarmTrainer
+from atoll.daemon.training.errors import DeviceError
 from atoll.daemon.training.memory import SharedMemory
 from atoll.daemon.welcome import welcome
 from atoll.peers import identity
@@ -51,6 +52,7 @@ from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import RoundMachine
 from atoll.protocol.round import types as t
 from atoll.protocol.signing import peer_text
+from atoll.web_ui.security import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +142,7 @@ class Node:
                 await self._wind_down()
         if self._failure is not None:
             raise self._failure
+        self.events.emit("stop", f"The node has ended: {self._stop_reason}.")
         return self._exit
 
     async def _stages(self, undo: contextlib.AsyncExitStack) -> None:
@@ -155,7 +158,7 @@ class Node:
         if self.manifest is None:
             self.manifest = await self._obtain_manifest()
         if self._consent is not None and not await self._consent(self.manifest):
-            self.stop("the terms were not accepted")
+            self.stop("nothing was accepted")
             return
         disk.write_bytes(self.folder.manifest, self.manifest.signed.SerializeToString())
         self.folder.remember(swarm_id=self.manifest.swarm_id.hex())
@@ -192,8 +195,9 @@ class Node:
         if task.cancelled() or task.exception() is None:
             return
         error = task.exception()
-        log.error("task %s failed", task.get_name(), exc_info=error)
         failure = error if isinstance(error, AtollError) else None
+        if failure is None:
+            log.error("task %s failed", task.get_name(), exc_info=error)
         self._failure = failure or AtollError(
             Exit.BUG, "bug", f"Task {task.get_name()} failed: {error!r}.", "Please report it with the log."
         )
@@ -234,10 +238,13 @@ class Node:
     async def _start_page(self, undo: contextlib.AsyncExitStack) -> None:
         from atoll.daemon.view import View
 
-        self.page = await start_page(View(self), self.folder, self.settings)
+        view = View(self)
+        self.page = await start_page(view, self.folder, self.settings)
         undo.push_async_callback(self.page.close)
         undo.callback(self.folder.api.unlink, missing_ok=True)
-        self.events.emit("page", f"The dashboard is at {self.page.url}.")
+        wide = "" if is_loopback(self.settings.api_host) else f"; it listens on {self.settings.api_host}"
+        self.events.emit("page", f"The dashboard is at {self.page.url}{wide}.")
+        self._spawn(view.keep(), "view")
         # The link lets its holder in, so it goes to whoever started the node and not into the log.
         self._greet(f"Open the dashboard with {self.page.login_url()} (works once).")
 
@@ -257,14 +264,15 @@ class Node:
         assert self.swarm_id is not None and self.network is not None
         host, finder = self.network.host, self.network.finder
         self.enter(State.CONNECTING, "no node of the swarm has answered yet")
-        while True:
-            try:
-                return await sync.fetch_manifest(
-                    host, list(finder.connected), self.swarm_id, self.folder.run / "manifest.pb"
-                )
-            except sync.SyncFailed as error:
-                self.enter(State.CONNECTING, f"the swarm's description can't be had yet ({error})")
-                await asyncio.sleep(MANIFEST_RETRY_S)
+        async with self.network.telling_whom_it_tries():
+            while True:
+                try:
+                    return await sync.fetch_manifest(
+                        host, list(finder.connected), self.swarm_id, self.folder.run / "manifest.pb"
+                    )
+                except sync.SyncFailed as error:
+                    self.enter(State.CONNECTING, f"the swarm's description can't be had yet ({error})")
+                    await asyncio.sleep(MANIFEST_RETRY_S)
 
     # ---- stage: links
 
@@ -314,6 +322,7 @@ class Node:
         for version, state in outer.held:
             status.held.add(version=version, state=state)
         if island is not None:
+            status.reason = State.PAUSED if island.paused is not None else status.reason
             status.tokens_per_s = island.phase.tokens_per_s if island.paused is None else 0.0
             status.step, status.steps = island.phase.step, island.phase.steps
             status.accepted_tokens = island.account.summary()["accepted"]
@@ -457,6 +466,8 @@ class Node:
             roster = self.neighbours.roster.entries.values()
             refused = self.finder.refused if self.finder else {}
             self.alerts.check(self.outer.chain, self.island.training, roster, refused)
+        if self.island.unusable is not None:
+            raise AtollError(Exit.PREFLIGHT, DeviceError.code, self.island.unusable)
         self.stop("the training script has ended")
 
     async def _follow(self) -> None:

@@ -43,6 +43,10 @@ class Facts:
     until_s: float | None = None
     fetched: tuple[int, int] | None = None
     finishing: bool = False
+    where: str = ""
+    """What a command needs so that it means this data dir: nothing, or " --data-dir DIR"."""
+    fix: str = ""
+    """What a person has to do, where that is not the usual."""
 
 
 @dataclass(frozen=True)
@@ -115,26 +119,32 @@ def _training(facts: Facts) -> tuple[str, str]:
     left = facts.steps - facts.step
     when = f" in about {duration(left * facts.step_s)}" if facts.step_s and left > 0 else " next"
     whom = f"with {facts.peers} peer{'s' if facts.peers != 1 else ''}" if facts.peers else "alone"
-    then = "; then it pauses" if facts.finishing else ""
-    return because, f"It averages {whom}{when}{then}"
+    return because, f"It averages {whom}{when}{_pauses(facts)}"
+
+
+def _pauses(facts: Facts) -> str:
+    return "; then it pauses" if facts.finishing else ""
 
 
 def _waiting(facts: Facts) -> tuple[str, str]:
     because = facts.reason or f"{facts.ready} of {facts.expected} peers are ready"
     begins = f"Round {facts.version + 1} begins when they are ready"
-    return because, f"{begins}, at the latest in {duration(facts.until_s)}" if facts.until_s else begins
+    latest = f", at the latest in {duration(facts.until_s)}" if facts.until_s else ""
+    return because, f"{begins}{latest}{_pauses(facts)}"
 
 
 def _averaging(facts: Facts) -> tuple[str, str]:
     return (
         f"round {facts.version + 1}: {facts.reason or 'pseudo-gradients are being averaged'}",
-        _within(facts, "The next inner phase follows"),
+        _within(facts, "The next inner phase follows") + _pauses(facts),
     )
 
 
 def _paused(facts: Facts) -> tuple[str, str]:
-    again = f"It resumes in {duration(facts.until_s)}" if facts.until_s else "`atoll resume` goes on"
-    return facts.reason or "you asked for it", again
+    reason = facts.reason or "you asked for it"
+    if facts.until_s:
+        return reason, f"It resumes in {duration(facts.until_s)}"
+    return reason, f"`atoll resume{facts.where}` goes on"
 
 
 def _blocked(facts: Facts) -> tuple[str, str]:
@@ -151,7 +161,8 @@ def _stopping(facts: Facts) -> tuple[str, str]:
 
 
 def _stopped(facts: Facts) -> tuple[str, str]:
-    return facts.reason or "no daemon is running in this data dir", "`atoll run` starts it"
+    reason = facts.reason or "no daemon is running in this data dir"
+    return reason, facts.fix or f"`atoll run{facts.where}` starts it"
 
 
 _TABLE = {

@@ -6,6 +6,7 @@ Implements the web room's `Node`. Everything is read from local truth; nothing h
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from atoll.daemon.config import where
 from atoll.daemon.events import Events
 from atoll.daemon.status import Facts, Sentence, State, describe, duration
 from atoll.peers.identity import readable_name
@@ -32,6 +34,7 @@ _PHASE_STATES = {
     "applying": State.AVERAGING,
     "inner": State.TRAINING,
 }
+LOOK_S = 1.0
 MAX_PAUSE_S = 30 * 24 * 3600.0
 
 
@@ -41,7 +44,13 @@ class View:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._sentence_key: tuple[State, str] | None = None
-        self._since = time.time()
+        self._since = time.monotonic()
+
+    async def keep(self) -> None:
+        """Notes when a state begins, whether anybody asks or not. Runs until cancelled."""
+        while True:
+            self.sentence()
+            await asyncio.sleep(LOOK_S)
 
     def _roster(self) -> Mapping[bytes, RosterEntry]:
         neighbours = self._node.neighbours
@@ -68,7 +77,7 @@ class View:
         version = driver.state.head.version
         if island.paused is not None:
             left = island.paused_until - now if island.paused_until else None
-            return Facts(State.PAUSED, island.paused, until_s=left)
+            return Facts(State.PAUSED, island.paused, until_s=left, where=where(node.folder.root))
         if island.trouble is not None:
             left = island.restart_at - now if island.restart_at else None
             return Facts(State.BLOCKED, island.trouble, until_s=left)
@@ -94,10 +103,12 @@ class View:
     def sentence(self) -> tuple[Sentence, float]:
         """The sentence and the seconds since its state began."""
         sentence = describe(self._facts())
-        key = (sentence.state, "" if sentence.state is State.TRAINING else sentence.because)
+        # What is counted within a state (steps, peers, bytes) does not begin it anew; another cause does.
+        of_reason = sentence.state in (State.PAUSED, State.BLOCKED)
+        key = (sentence.state, sentence.because if of_reason else "")
         if key != self._sentence_key:
-            self._sentence_key, self._since = key, time.time()
-        return sentence, time.time() - self._since
+            self._sentence_key, self._since = key, time.monotonic()
+        return sentence, time.monotonic() - self._since
 
     # ---- the snapshot
 
@@ -110,6 +121,7 @@ class View:
         rounds = list(node.history.rounds)
         for entry in rounds:
             entry["val_loss"] = island.val_losses.get(entry["version"]) if island else None
+        measured = max(island.val_losses, default=None) if island else None
         traffic = node.neighbours.links.traffic if node.neighbours else None
         peers = self._peers()
         return {
@@ -137,7 +149,8 @@ class View:
                 for x in (outer.chain if outer else ())
             ],
             "loss": (island.phase.phase_loss or island.phase.loss) if island else None,
-            "val_loss": _latest(island.val_losses) if island else None,
+            "val_loss": island.val_losses[measured] if island and measured is not None else None,
+            "val_loss_version": measured,
             "val_loss_before": island.val_losses.get(0) if island else None,
             "tokens_per_s": self._tokens_per_s(),
             "swarm_tokens_per_s": sum(p["tokens_per_s"] for p in peers),
@@ -221,7 +234,7 @@ class View:
             "id": peer_text(peer),
             "name": readable_name(peer),
             "label": status.label[:64] or None,
-            "state": self.sentence()[0].state.value if own else _STATE_WORDS.get(status.state, "unknown"),
+            "state": self.sentence()[0].state.value if own else _state_word(status),
             "version": int(status.version),
             "digest": bytes(status.digest).hex(),
             "direct": None if own else self._is_direct(peer),
@@ -288,10 +301,13 @@ class View:
                 raise CommandError("not-paused", "This node is not paused.", "Nothing has to be done.")
             case "resume":
                 island.resume()
+            case "finish" if island.paused is not None:
+                raise CommandError("paused", "This node is paused already.", "Nothing has to be done.")
             case "finish":
                 island.finishing = True
                 node.events.emit("finishing", "It contributes to this round, then pauses.")
-        return {"done": name, "sentence": self.state()["sentence"]}
+        said = "It contributes once more, then pauses. " if name == "finish" else ""
+        return {"done": name, "sentence": said + self.state()["sentence"]}
 
     def metrics(self) -> str:
         """Prometheus text; labels never carry peer ids."""
@@ -332,8 +348,11 @@ def node_software() -> str:
     return f"atoll {__version__}"
 
 
-def _latest(losses: dict[int, float]) -> float | None:
-    return losses[max(losses)] if losses else None
+def _state_word(status: pb.NodeStatus) -> str:
+    """What a peer does, as it says; a paused one follows, and says why in its reason."""
+    if status.state == pb.FOLLOWING and status.reason == State.PAUSED:
+        return State.PAUSED.value
+    return _STATE_WORDS.get(status.state, "unknown")
 
 
 def _resident(pid: str) -> int:

@@ -330,9 +330,12 @@ class Links:
         self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         peer = bytes(info.peer_id.to_bytes())
+        if self._closing:
+            writer.close()
+            return
         try:
-            if self._closing or (len(self._links) >= MAX_LINKS and peer not in self._links):
-                raise LinkRefused("no more links are accepted here")
+            if len(self._links) >= MAX_LINKS and peer not in self._links:
+                raise LinkRefused(f"this node has {MAX_LINKS} links already")
             await self._shake(peer, info, reader, writer, dialled=False)
         except (LinkRefused, wire.WireError, OSError, EOFError, TimeoutError) as error:
             log.info("refused a link: %s", error)

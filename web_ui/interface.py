@@ -170,9 +170,9 @@ class Round(TypedDict):
     duration_s: float
     phases: RoundPhases
     loss: float | None
-    """This node's mean train loss over the inner phase, nats per token."""
+    """This node's mean train loss over the inner phase, nats per byte."""
     val_loss: float | None
-    """Validation loss of the outer parameters after the round, nats per token."""
+    """Validation loss of the outer parameters after the round, nats per byte."""
     digest: str
     outer_lr: float
 
@@ -250,9 +250,11 @@ class State(TypedDict):
     chain: list[Link]
     """The last commits, the newest (this head) first; 16 at most."""
     loss: float | None
-    """Train loss, mean over the last inner phase, nats per token."""
+    """Train loss, mean over the last inner phase, nats per byte."""
     val_loss: float | None
-    """Validation loss of the outer parameters at `version`, nats per token."""
+    """The newest validation loss of the outer parameters, nats per byte."""
+    val_loss_version: int | None
+    """The version that it is of: `version`, or one before while the newest is still measured."""
     val_loss_before: float | None
     """The same at version 0, before any training."""
     tokens_per_s: float

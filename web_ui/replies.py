@@ -127,7 +127,8 @@ def help_page(explanation: str) -> Response:
         401,
         "Atoll",
         f"<h1>This is an Atoll node</h1><p>{html.escape(explanation)}</p>"
-        "<p>Open the link that the node printed, or run <code>atoll status</code> for a fresh one.</p>",
+        "<p>Open the link that the node printed, or run <code>atoll status</code> (with the node's "
+        "--data-dir) for a fresh one.</p>",
     )
 
 

@@ -74,7 +74,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--api-port", type=int, help="port of the dashboard")
     group.add_argument("--label", help="a name of your own for this node")
     group.add_argument("--device", help="auto, cpu, cuda or cuda:N")
-    group.add_argument("--threads", type=int, help="CPU threads for training")
+    group.add_argument("--threads", type=int, help="CPU threads for training (0: one for each core)")
     group.add_argument("--shard", metavar="INDEX/COUNT", help="part of the text to train on")
     group.add_argument("--rounds", type=int, metavar="N", help="pause at version N")
     group.add_argument("--log-format", choices=["text", "json"])
@@ -169,8 +169,8 @@ def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     generate = _command(commands, "generate", "model:generate", "let the outer parameters write")
     generate.add_argument("--prompt", default="ROMEO:\n", help="how the text begins")
     generate.add_argument("--bytes", type=int, default=400, help="how much to write (400)")
-    generate.add_argument("--temperature", type=float, default=0.8)
-    generate.add_argument("--seed", type=int, default=1)
+    generate.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest (0.8)")
+    generate.add_argument("--seed", type=int, default=1, help="the same seed writes the same text (1)")
 
 
 def _add_simulation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

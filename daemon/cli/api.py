@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atoll.daemon.config import where
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import files
 from atoll.daemon.storage.data_dir import DataDir
@@ -26,7 +27,7 @@ def running(folder: DataDir) -> ApiClient:
             Exit.TEMPORARY,
             "not_running",
             f"No daemon is running in {folder.root}.",
-            "Start it with `atoll run`, or name its --data-dir.",
+            f"Start it with `atoll run{where(folder.root)}`, or name its --data-dir.",
         )
     return client
 

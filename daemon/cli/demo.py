@@ -259,7 +259,7 @@ def _print_summary(
     )
     if interactive and not arguments.no_browser:
         for member in members:
-            print(f"Dashboard of node {member.index}: {member.login}")
+            print(f"Dashboard of node {member.index}: {member.login} (works once)")
         print("Ctrl-C ends the demo.")
 
 

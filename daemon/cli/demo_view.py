@@ -12,12 +12,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from atoll.daemon.config import where
 from atoll.daemon.status import duration, size
 
 if TYPE_CHECKING:
     from atoll.daemon.cli.demo import Member
 
 _BARS = "▁▂▃▄▅▆▇█"
+
+
+def _where_nodes_live(members: list[Member]) -> str:
+    """Other commands reach the nodes of a demo by their folders."""
+    first = members[0].folder.root
+    return f"While it runs: `atoll status{where(first)}` (nodes 0 to {len(members) - 1}; a new link, too)"
 
 
 class PlainView:
@@ -37,7 +44,8 @@ class PlainView:
         first = members[0]
         if first.login and not self._linked:
             self._linked = True
-            print(f"The dashboard is at {first.login}", file=sys.stderr, flush=True)
+            print(f"The dashboard is at {first.login} (works once)", file=sys.stderr, flush=True)
+            print(_where_nodes_live(members), file=sys.stderr, flush=True)
         rounds = first.state.get("rounds", [])
         newest = next((r for r in reversed(rounds) if r["val_loss"] is not None), None)
         if newest is None or newest["version"] <= self._version:
@@ -82,7 +90,9 @@ class LiveView:
             self._losses(first),
         ]
         if members[0].login:
-            lines.append(Text(f"Dashboard: {members[0].login}", style="cyan", overflow="fold"))
+            link = f"Dashboard: {members[0].login} (works once)"
+            lines.append(Text(link, style="cyan", overflow="fold"))
+            lines.append(Text(_where_nodes_live(members), overflow="fold"))
         return Group(*lines)
 
     def _nodes(self, members: list[Member]) -> Table:

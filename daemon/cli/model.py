@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from atoll.daemon.config import data_dir_of
-from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.errors import AtollError, Exit, check_range
 from atoll.daemon.rounds.outer_state import OuterState
 from atoll.daemon.storage import checkpoint, files
 from atoll.daemon.storage.checkpoint import CheckpointError
@@ -20,6 +20,8 @@ from atoll.daemon.storage.round_log import RoundLog
 from atoll.daemon.storage.tensors import write_tensors
 
 _TRIES = 5
+MOST_BYTES = 100_000_000
+HOTTEST = 100
 
 
 def outer_state_of(folder: DataDir) -> OuterState:
@@ -70,7 +72,12 @@ def export(arguments: argparse.Namespace) -> int:
         "digest": state.head.digest.hex(),
     }
     target = Path(arguments.out)
-    files.write_atomic(target, lambda file: write_tensors(file, about, tensors))
+    try:
+        files.write_atomic(target, lambda file: write_tensors(file, about, tensors))
+    except AtollError as error:
+        if error.code != "disk_not_writable":
+            raise
+        raise AtollError(Exit.USAGE, "bad_out", error.message, "Choose another --out.") from error
     print(f"Version {state.head.version} ({state.schema.parameters:,} parameters) is in {target}.")
     return int(Exit.OK)
 
@@ -80,6 +87,9 @@ def generate(arguments: argparse.Namespace) -> int:
     from atoll.daemon.training.generate import generate as write
     from atoll.daemon.training.model import GPTConfig
 
+    check_range("--bytes", arguments.bytes, 0, MOST_BYTES)
+    check_range("--temperature", arguments.temperature, 0, HOTTEST)
+    check_range("--seed", arguments.seed, 0, 2**63 - 1)
     state = outer_state_of(DataDir(data_dir_of(arguments.data_dir)))
     model = state.manifest.body.model
     if model.kind != "gpt":
@@ -94,7 +104,7 @@ def generate(arguments: argparse.Namespace) -> int:
         state.schema,
         state.parameters,
         prompt,
-        max(0, arguments.bytes),
+        arguments.bytes,
         temperature=arguments.temperature,
         seed=arguments.seed,
     ):

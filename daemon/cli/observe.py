@@ -11,8 +11,8 @@ from dataclasses import fields
 from typing import Any
 
 from atoll.daemon.cli.api import client_of, refused, running
-from atoll.daemon.config import Settings, data_dir_of, load
-from atoll.daemon.errors import Exit
+from atoll.daemon.config import Settings, data_dir_of, load, where
+from atoll.daemon.errors import Exit, check_range
 from atoll.daemon.events import read_log
 from atoll.daemon.status import Facts, State, describe, duration, size
 from atoll.daemon.storage.data_dir import DataDir
@@ -21,11 +21,12 @@ from atoll.web_ui.client import ApiRefused, ApiUnreachable
 
 _LOG_TAIL = 1 << 20
 _LINE = 2000
+MOST_LINES = 1_000_000
 _STATUS_FIELDS = (
     "state", "because", "next", "sentence", "since_s", "node_id", "name", "label", "swarm_id", "swarm_name",
-    "version", "digest", "certified", "loss", "val_loss", "tokens_per_s", "swarm_tokens_per_s",
-    "accepted_tokens", "token_account", "phase", "device", "parameters", "traffic", "api", "alerts",
-    "bootstrap", "paused", "loop_lag_s",
+    "version", "digest", "certified", "loss", "val_loss", "val_loss_version", "tokens_per_s",
+    "swarm_tokens_per_s", "accepted_tokens", "token_account", "phase", "device", "parameters", "traffic",
+    "api", "alerts", "bootstrap", "paused", "loop_lag_s",
 )  # fmt: skip
 
 
@@ -46,8 +47,12 @@ def status_of(state: dict[str, Any]) -> dict[str, Any]:
 def _stopped(folder: DataDir) -> dict[str, Any]:
     """The status of a data dir whose daemon does not answer: stopped, starting, or a bootstrap node."""
     facts = folder.node_facts()
-    if not folder.is_locked():
-        sentence = describe(Facts(State.STOPPED))
+    if not folder.is_locked() and not folder.manifest.exists():
+        fix = folder.no_swarm().fix.rstrip(".")
+        sentence = describe(Facts(State.STOPPED, f"there is no swarm in {folder.root}", fix=fix))
+    elif not folder.is_locked():
+        reason = f"no daemon is running in {folder.root}"
+        sentence = describe(Facts(State.STOPPED, reason, where=where(folder.root)))
     elif facts.get("role") == "bootstrap":
         sentence = describe(Facts(State.SERVING, "nodes find each other through this one"))
     else:
@@ -78,13 +83,21 @@ def status(arguments: argparse.Namespace) -> int:
     print(known["sentence"])
     if known["api"]:
         print(f"Node {known['name']} of swarm {known['swarm_name'] or '?'}, {known['peers']} peers.")
-        loss = "none yet" if known["val_loss"] is None else f"{known['val_loss']:.4f}"
-        print(f"Version {known['version']} ({known['digest'][:12]}), validation loss {loss}.")
+        print(f"Version {known['version']} ({known['digest'][:12]}){_validation(known)}.")
         print(f"{known['tokens_per_s']:.0f} tokens/s; {known['accepted_tokens']} tokens accepted.")
         for alert in known["alerts"]:
             print(plain(f"! {alert['text']} {alert['fix']}", _LINE))
         print(f"Page and API: {known['api']}; open it with {_login_link(folder)} (works once).")
     return int(Exit.OK)
+
+
+def _validation(known: dict[str, Any]) -> str:
+    """The newest validation loss. It comes seconds after its version, so an older one says whose it is."""
+    if known["val_loss"] is None:
+        return ", no validation loss yet"
+    loss = f"validation loss {known['val_loss']:.4f}"
+    of = known["val_loss_version"]
+    return f", {loss}" if of == known["version"] else f"; {loss} of version {of}"
 
 
 def _login_link(folder: DataDir) -> str:
@@ -125,7 +138,8 @@ def peers(arguments: argparse.Namespace) -> int:
 
 def rounds(arguments: argparse.Namespace) -> int:
     """`atoll rounds`"""
-    found = fetch_state(DataDir(data_dir_of(arguments.data_dir)))["rounds"][-max(1, arguments.n) :]
+    check_range("-n", arguments.n, 1, MOST_LINES)
+    found = fetch_state(DataDir(data_dir_of(arguments.data_dir)))["rounds"][-arguments.n :]
     if arguments.json:
         print(json.dumps(found))
         return int(Exit.OK)
@@ -148,9 +162,10 @@ def rounds(arguments: argparse.Namespace) -> int:
 
 def events(arguments: argparse.Namespace) -> int:
     """`atoll events`"""
+    check_range("-n", arguments.n, 1, MOST_LINES)
     folder = DataDir(data_dir_of(arguments.data_dir))
     client = client_of(folder) if arguments.follow else None
-    past = read_log(folder.events, _LOG_TAIL)[-max(1, arguments.n) :]
+    past = read_log(folder.events, _LOG_TAIL)[-arguments.n :]
     last = 0
     for event in past:
         last = max(last, int(event.get("sequence", 0)))

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atoll.daemon.config import data_dir_of, is_multiaddr
-from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.config import data_dir_of, is_multiaddr, where
+from atoll.daemon.errors import AtollError, Exit, check_range
 from atoll.daemon.status import duration, size
 from atoll.daemon.storage.data_dir import DataDir
 
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from atoll.protocol import messages_pb2 as pb
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_S = 3_652_500 * 86_400
 
 
 def seconds_of(text: str) -> float:
     """90s, 30m, 2h, 7d as seconds. Raises AtollError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if not match or float(match.group(1)) <= 0:
-        raise AtollError(Exit.USAGE, "bad_duration", f"{text!r} is no duration.", "Write 90s, 30m, 2h or 7d.")
+    if not match or not 0 < float(match.group(1)) * _UNITS[match.group(2)] <= _LONGEST_S:
+        fix = "Write 90s, 30m, 2h or 7d; at most 10000 years."
+        raise AtollError(Exit.USAGE, "bad_duration", f"{text!r} is no duration.", fix)
     return float(match.group(1)) * _UNITS[match.group(2)]
 
 
@@ -46,8 +48,6 @@ def init(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.shard_mib <= MAX_SHARD_BYTES >> 20:
         largest = MAX_SHARD_BYTES >> 20
         raise AtollError(Exit.USAGE, "bad_shard", f"--shard-mib must be more than 0, at most {largest}.")
-    folder.create()
-    folder.lock()
     wanted = NewSwarm(
         name=arguments.name,
         model=arguments.model,
@@ -69,9 +69,10 @@ def init(arguments: argparse.Namespace) -> int:
     print(f"Swarm {body.name} ({manifest.swarm_id.hex()[:16]}) is made in {folder.root}.")
     print(f"It trains {body.parameters:,} parameters on {_described(body.data)}.")
     print(f"Organiser key {manifest.organiser_fingerprint}; keep {folder.organiser} safe.")
+    here = where(folder.root)
     if body.data.urls:
-        print("Put the files of `atoll shards --out FOLDER` where the manifest's data.urls say.")
-    print("Next: `atoll run`, then `atoll ticket` for everyone who takes part.")
+        print(f"Put the files of `atoll shards --out FOLDER{here}` where the manifest's data.urls say.")
+    print(f"Next: `atoll run{here}`, then `atoll ticket{here}` for everyone who takes part.")
     return int(Exit.OK)
 
 
@@ -146,6 +147,7 @@ def ticket(arguments: argparse.Namespace) -> int:
 
     if arguments.show:
         return _show_ticket(arguments)
+    check_range("--uses", arguments.uses, 0, 2**32 - 1)
     folder = DataDir(data_dir_of(arguments.data_dir))
     manifest = folder.load_manifest()
     own = folder.node_facts().get("addresses", [])
@@ -157,16 +159,15 @@ def ticket(arguments: argparse.Namespace) -> int:
         organiser=manifest.body.organiser,
         addresses=addresses,
         expires_unix_s=expires,
-        uses=max(0, arguments.uses),
+        uses=arguments.uses,
         swarm_name=manifest.body.name,
         label=arguments.label,
     )
     try:
         text = tickets.encode(made)
     except tickets.TicketError as error:
-        raise AtollError(
-            Exit.USAGE, "no_address", f"No ticket can be made: {error}.", "Start the node first: `atoll run`."
-        ) from error
+        fix = f"Start the node first: `atoll run{where(folder.root)}`."
+        raise AtollError(Exit.USAGE, "no_address", f"No ticket can be made: {error}.", fix) from error
     if arguments.json:
         print(json.dumps({"ticket": text, "addresses": addresses, "expires_unix_s": expires}))
     else:

@@ -9,9 +9,10 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import MutableMapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,26 +23,38 @@ from atoll.daemon.storage.data_dir import DataDir
 
 if TYPE_CHECKING:
     from atoll.daemon.node import Node
+    from atoll.protocol import messages_pb2 as pb
     from atoll.protocol.manifest import SwarmManifest
+
+LIBRARIES_BYTES = 700_000_000
+"""Daemon, libp2p and PyTorch on a CPU, before any model; measured with the smallest one (resident memory)."""
 
 
 def open_data_dir(arguments: argparse.Namespace) -> tuple[DataDir, Config]:
     """The data dir, made and locked, and its settings. Raises AtollError."""
     folder = DataDir(data_dir_of(arguments.data_dir))
-    given = {f.name: getattr(arguments, f.name, None) for f in fields(Settings)}
-    config = load(folder.config, os.environ, given)
+    config = load(folder.config, os.environ, _given(arguments))
+    _open(folder, config)
+    return folder, config
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the command line, None where there is none."""
+    return {f.name: getattr(arguments, f.name, None) for f in fields(Settings)}
+
+
+def _open(folder: DataDir, config: Config) -> None:
     folder.create()
     folder.lock()
     # PyTorch makes a cache folder as soon as it is imported; it belongs into the data dir.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.run / "torch"))
     set_up_logging(config.settings.log_format, config.settings.log_level)
-    return folder, config
 
 
 def run(arguments: argparse.Namespace) -> int:
     """`atoll run`"""
+    DataDir(data_dir_of(arguments.data_dir)).load_manifest()  # before anything is made where nothing is
     folder, config = open_data_dir(arguments)
-    folder.load_manifest()
     return run_node(folder, config, {"trainer_socket": _trainer_socket(arguments)})
 
 
@@ -55,13 +68,23 @@ def join(arguments: argparse.Namespace) -> int:
     except tickets.TicketError as error:
         raise AtollError(Exit.USAGE, "ticket_invalid", f"The ticket can't be used: {error}.") from error
     # A ticket matters for the first time only: whoever is in already is never locked out by its age.
-    if not DataDir(data_dir_of(arguments.data_dir)).manifest.exists():
+    is_in = DataDir(data_dir_of(arguments.data_dir)).manifest.exists()
+    if not is_in:
         try:
             tickets.decode(text, time.time())
         except tickets.TicketError as error:
             raise AtollError(
                 Exit.NOT_A_MEMBER, "ticket_expired", f"The ticket can't be used: {error}."
             ) from error
+    if not (arguments.yes or arguments.dry_run or is_in or sys.stdin.isatty()):
+        raise AtollError(
+            Exit.USAGE,
+            "consent_needed",
+            "Nobody is there to accept what the swarm asks of this machine.",
+            "Add --yes, or look at it first with --dry-run.",
+        )
+    if arguments.dry_run:
+        return _dry_run(arguments, ticket)
     folder, config = open_data_dir(arguments)
     if folder.manifest.exists() and folder.load_manifest().swarm_id != ticket.swarm_id:
         raise AtollError(
@@ -78,16 +101,31 @@ def join(arguments: argparse.Namespace) -> int:
         "addresses": tuple(ticket.addresses),
         "trainer_socket": _trainer_socket(arguments),
     }
-    if arguments.dry_run or not (arguments.yes or folder.manifest.exists()):
-        if not arguments.dry_run and not sys.stdin.isatty():
-            raise AtollError(
-                Exit.USAGE,
-                "consent_needed",
-                "Nobody is there to accept what the swarm asks of this machine.",
-                "Add --yes, or look at it first with --dry-run.",
-            )
-        details["consent"] = lambda manifest: _consent(manifest, arguments.dry_run)
+    if not (arguments.yes or folder.manifest.exists()):
+        details["consent"] = _consent
     return run_node(folder, config, details)
+
+
+def _dry_run(arguments: argparse.Namespace, ticket: pb.Ticket) -> int:
+    """Fetches the manifest and shows it, as a node of no name whose data dir is gone afterwards."""
+    config = load(DataDir(data_dir_of(arguments.data_dir)).config, os.environ, _given(arguments))
+    # The node whose settings these are may be running: a look takes none of its ports.
+    free = replace(config.settings, port=0, api_port=0, announce=(), nat_port_map=False)
+
+    async def show(manifest: SwarmManifest) -> bool:
+        print(consent_card(manifest))
+        return False
+
+    with tempfile.TemporaryDirectory(prefix="atoll-dry-run-") as scratch:
+        folder = DataDir(Path(scratch))
+        _open(folder, config)
+        details = {
+            "swarm_id": bytes(ticket.swarm_id),
+            "addresses": tuple(ticket.addresses),
+            "consent": show,
+            "greet": lambda text: None,
+        }
+        return run_node(folder, Config(free, config.origins), details)
 
 
 def ticket_from(environ: MutableMapping[str, str]) -> str:
@@ -121,17 +159,15 @@ def consent_card(manifest: SwarmManifest) -> str:
   Swarm      {body.name}  ({manifest.swarm_id.hex()[:16]})
   Organiser  {manifest.organiser_fingerprint}
   Trains     a model of {body.parameters:,} parameters on {body.data.name or "each node's own data"}{source}
-  Memory     about {size(memory)} for parameters and optimizer, and what PyTorch needs
+  Memory     about {size(LIBRARIES_BYTES + memory)}, of it {size(memory)} for parameters and optimizer
   Disk       about {size(3 * 8 * body.total_values)}{text}
   Traffic    up to {size(2 * payload)} each way {per_round}
   Others see your node's id, address, speed and averaged updates; not your files
 """
 
 
-async def _consent(manifest: SwarmManifest, dry_run: bool) -> bool:
+async def _consent(manifest: SwarmManifest) -> bool:
     print(consent_card(manifest))
-    if dry_run:
-        return False
     print("Take part? [y/N] ", end="", flush=True)
     # Not in a thread: one that waits for a line would hold up the end after Ctrl-C.
     loop = asyncio.get_running_loop()
@@ -160,7 +196,7 @@ def run_node(folder: DataDir, config: Config, details: dict[str, Any]) -> int:
     from atoll.daemon.node import Node
 
     async def body() -> int:
-        node = Node(folder, config, greet=lambda text: print(text, flush=True), **details)
+        node = Node(folder, config, **{"greet": lambda text: print(text, flush=True), **details})
         _on_signals(node)
         return int(await node.run())
 

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from atoll.daemon.config import where
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import files
 from atoll.peers import identity
@@ -74,7 +75,7 @@ class DataDir:
                 Exit.LOCKED,
                 "data_dir_locked",
                 f"Another atoll process is using {self.root}.",
-                "Stop it first (atoll leave), or give this one its own --data-dir.",
+                f"Stop it first (`atoll leave{where(self.root)}`), or give this one its own --data-dir.",
             ) from error
         self._lock = descriptor
 
@@ -123,12 +124,7 @@ class DataDir:
         try:
             data = self.manifest.read_bytes()
         except FileNotFoundError as error:
-            raise AtollError(
-                Exit.USAGE,
-                "no_swarm",
-                f"There is no swarm in {self.root}.",
-                "Make one with `atoll init NAME`, or take part in one with `atoll join TICKET`.",
-            ) from error
+            raise self.no_swarm() from error
         try:
             return manifest.load(data)
         except manifest.IncompatibleManifest as error:
@@ -145,6 +141,16 @@ class DataDir:
                 f"The manifest in {self.manifest} can't be used: {error}.",
                 "Restore it from a copy, or join again with a ticket.",
             ) from error
+
+    def no_swarm(self) -> AtollError:
+        """What to do where there is no manifest."""
+        here = where(self.root)
+        return AtollError(
+            Exit.USAGE,
+            "no_swarm",
+            f"There is no swarm in {self.root}.",
+            f"Make one with `atoll init NAME{here}`, or take part in one with `atoll join TICKET{here}`.",
+        )
 
     def node_facts(self) -> dict[str, Any]:
         """Small facts that outlive a run (ports, cached peers); empty if there are none."""

@@ -20,7 +20,16 @@ from atoll.peers.disk import DiskRefused
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 TROUBLE_CODES = ("disk_full", "disk_not_writable", "disk", "results_lacking", "no_vote", "trainer_silent")
 """Alerts that an outer step which was taken is the end of."""
-_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+_NOT_WRITABLE = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.EEXIST,
+    errno.EISDIR,
+)
 
 
 def disk_error(path: Path, error: OSError, what: str = "written") -> AtollError:

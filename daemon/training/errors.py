@@ -30,6 +30,12 @@ class ConfigError(TrainingError):
     code = "config_invalid"
 
 
+class DeviceError(TrainingError):
+    """A device that this machine does not have: starting again would not help."""
+
+    code = "device_unusable"
+
+
 class CorpusError(TrainingError):
     """Training text that is missing, unreadable, too large or too small."""
 

@@ -24,6 +24,7 @@ from atoll.daemon.training.errors import (
     ChannelClosedError,
     ChannelError,
     ConfigError,
+    DeviceError,
     SwarmStopped,
     TrainingError,
 )
@@ -56,7 +57,6 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         print(error, file=sys.stderr)
         return 1
     except TrainingError as error:
-        print(error, file=sys.stderr)
         endpoint.send(Failed(error.code, str(error)[:MAX_TEXT]))
         return 1
     return 0
@@ -111,7 +111,7 @@ def _named(path: object) -> Path:
 
 
 def pick_device(welcome: Welcome) -> torch.device:
-    """ "auto" is CUDA where there is one. Sets the thread count. Raises ConfigError on an unknown device."""
+    """ "auto" is CUDA where there is one. Sets the thread count. Raises DeviceError, ConfigError."""
     if welcome.threads:
         torch.set_num_threads(welcome.threads)
     try:
@@ -119,8 +119,13 @@ def pick_device(welcome: Welcome) -> torch.device:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         device = torch.device(welcome.device)
         torch.empty(1, device=device)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"Device {welcome.device!r} has no memory left.", "Free some, or use cpu."
+        ) from error
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {welcome.device!r} can't be used: {error}.", "Use auto or cpu.") from error
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DeviceError(f"Device {welcome.device!r} can't be used: {why}.", "Use auto or cpu.") from error
     return device
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from atoll.daemon.cli import build_parser, main
+from atoll.daemon.cli.observe import _validation
 from atoll.daemon.cli.organise import seconds_of
 from atoll.daemon.cli.running import consent_card, ticket_from
 from atoll.daemon.errors import AtollError
@@ -24,7 +25,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "5", "h", "-1h", "0s", "1 week"])
+@pytest.mark.parametrize("text", ["", "5", "h", "-1h", "0s", "1 week", "9" * 400 + "d"])
 def test_durations_that_are_none(text: str) -> None:
     with pytest.raises(AtollError):
         seconds_of(text)
@@ -48,6 +49,7 @@ def test_a_new_swarm_and_its_ticket(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert folder.organiser.stat().st_mode & 0o777 == 0o600
     assert folder.identity.stat().st_mode & 0o777 == 0o600
     card = consent_card(manifest)
+    assert "about 726.3 MB, of it 26.3 MB for parameters" in card
     assert "lab" in card and manifest.organiser_fingerprint in card and "820,352" in card
 
     where = ["--data-dir", str(folder.root)]
@@ -127,3 +129,83 @@ def test_logs_for_machines_and_for_people() -> None:
         failed = logging.LogRecord("atoll", logging.ERROR, "f", 1, "It failed", (), sys.exc_info())
     assert "boom" in json.loads(JsonLines().format(failed))["exception"]
     assert "error: It failed" in TextLines().format(failed) and "boom" in TextLines().format(failed)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--batch", "0", "batch is 0"),
+        ("--inner-steps", "0", "inner-steps is 0"),
+        ("--lr", "0", "lr is 0.0"),
+        ("--lr", "-1", "lr is -1.0"),
+        ("--lr", "nan", "lr is nan"),
+        ("--total-steps", "0", "total-steps is 0"),
+        ("--min-peers", "0", "min-peers is 0"),
+        ("--min-peers", "2000", "min_peers_to_start"),
+        ("--seed", "-1", "seed is -1"),
+        ("--seed", str(2**64), "at most"),
+        ("--data", "/nowhere", "/nowhere"),
+    ],
+)
+def test_a_swarm_that_can_not_be_made_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, word: str
+) -> None:
+    assert main(["init", "lab", "--data-dir", str(tmp_path / "n"), option, value]) == 2
+    assert word in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_there_is_no_swarm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--data-dir", str(tmp_path / "n")]
+    assert main(["status", *where]) == 0
+    said = capsys.readouterr().out
+    assert f"there is no swarm in {tmp_path / 'n'}" in said and f"`atoll init NAME {' '.join(where)}`" in said
+    assert main(["run", *where]) == 2 and main(["ticket", *where]) == 2
+    assert list(tmp_path.iterdir()) == [], "asking makes no folder"
+
+
+def test_hints_repeat_the_data_dir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--data-dir", str(tmp_path / "a")]
+    assert main(["init", "lab", *where]) == 0
+    assert f"`atoll run {' '.join(where)}`, then `atoll ticket {' '.join(where)}`" in capsys.readouterr().out
+    for command in ("ticket", "peers"):
+        assert main([command, *where]) != 0
+        assert f"`atoll run {' '.join(where)}`" in capsys.readouterr().err
+    assert main(["status", *where]) == 0
+    assert f"`atoll run {' '.join(where)}` starts it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--temperature", "-1"],
+        ["generate", "--temperature", "nan"],
+        ["generate", "--bytes", "-5"],
+        ["generate", "--seed", "-1"],
+        ["rounds", "-n", "0"],
+        ["events", "-n", "-1"],
+        ["ticket", "--uses", "-1"],
+        ["ticket", "--uses", str(2**32)],
+        ["export", "--out", "/nowhere/m.safetensors"],
+    ],
+)
+def test_numbers_and_paths_that_make_no_sense(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    folder = DataDir(tmp_path / "a")
+    make_swarm(folder, NewSwarm("lab"), 1_700_000_000)
+    assert main([*command, "--data-dir", str(folder.root)]) == 2
+    said = capsys.readouterr()
+    assert command[1] in said.err and said.out == ""
+
+
+def test_a_data_dir_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["init", "lab", "--data-dir", str(tmp_path / "file")]) == 12
+    assert "--data-dir" in capsys.readouterr().err
+
+
+def test_a_loss_is_shown_beside_its_own_version() -> None:
+    assert _validation({"version": 2, "val_loss": 1.5, "val_loss_version": 2}) == ", validation loss 1.5000"
+    assert "of version 1" in _validation({"version": 2, "val_loss": 1.5, "val_loss_version": 1})
+    assert "no validation loss" in _validation({"version": 0, "val_loss": None, "val_loss_version": None})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from atoll.daemon.config import Settings, data_dir_of, load, shard_of
+from atoll.daemon.config import Settings, data_dir_of, load, shard_of, where
 from atoll.daemon.errors import AtollError, Exit
 
 
@@ -38,6 +38,8 @@ def test_every_setting_is_documented() -> None:
         ({}, "state_rate = -1", "65536"),
         ({"ATOLL_NAT_PORT_MAP": "perhaps"}, "", "nat_port_map"),
         ({"ATOLL_BOOTSTRAP": "localhost"}, "", "multiaddr"),
+        ({"ATOLL_ANNOUNCE": "here"}, "", "announce is 'here'"),
+        ({"ATOLL_DEVICE": "abacus"}, "", "cuda:N"),
         ({"ATOLL_SHARD": "3/3"}, "", "INDEX/COUNT"),
         ({"ATOLL_DATA_CAP": "-1"}, "", "data_cap"),
         ({}, "port = true", "port"),
@@ -66,3 +68,9 @@ def test_the_data_dir() -> None:
     assert data_dir_of(None, {"ATOLL_HOME": "/b"}) == Path("/b")
     assert data_dir_of(None, {"XDG_DATA_HOME": "/c"}) == Path("/c/atoll")
     assert data_dir_of(None, {"HOME": "/home/x"}) == Path("/home/x/.local/share/atoll")
+
+
+def test_what_a_shown_command_needs_to_mean_this_data_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATOLL_HOME", "/b")
+    assert where(Path("/b")) == ""
+    assert where(Path("/a b")) == " --data-dir '/a b'"

@@ -498,3 +498,24 @@ async def test_what_the_trainer_garbles_is_told(tmp_path: Path) -> None:
     assert "unreadable" in rig.island.trouble
     rig.writer.close()
     await rig.island.stop()
+
+
+async def test_a_device_that_was_there_before_may_come_back(rig: Rig) -> None:
+    rig.says(ch.Failed("device_unusable", "Device 'cuda' can't be used."))
+    async with asyncio.timeout(10):
+        while rig.island.trouble is None:
+            await asyncio.sleep(0)
+    assert rig.island.unusable is None and not rig.island.ended.is_set()
+
+
+async def test_a_device_that_is_not_there_ends_it(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, may_restart=True)
+    await rig.island.start()
+    assert isinstance(await rig.hears(), ch.Welcome)
+    rig.says(ch.Failed("device_unusable", "Device 'cuda' can't be used."))
+    rig.writer.close()
+    async with asyncio.timeout(10):
+        await rig.island.ended.wait()
+    assert rig.island.unusable == "Device 'cuda' can't be used."
+    await rig.island.stop()
+    assert rig.starts == 1 and rig.island.restart_at is None

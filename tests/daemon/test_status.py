@@ -51,3 +51,10 @@ def test_durations(seconds: float, text: str) -> None:
 )
 def test_sizes(count: float, text: str) -> None:
     assert size(count) == text
+
+
+def test_hints_name_the_data_dir_and_a_finishing_node_says_so() -> None:
+    assert describe(Facts(State.PAUSED, where=" --data-dir x")).next == "`atoll resume --data-dir x` goes on"
+    assert "`atoll run --data-dir x`" in describe(Facts(State.STOPPED, where=" --data-dir x")).text
+    for state in (State.TRAINING, State.WAITING, State.AVERAGING):
+        assert describe(Facts(state, finishing=True)).next.endswith("; then it pauses")

@@ -79,6 +79,8 @@ def test_an_unreachable_bootstrap_peer_is_a_state(start: Start) -> None:
     )
     assert status["state"] == "connecting" and status["because"] and status["next"]
     assert "refused" in status["bootstrap"][0]["cause"]
+    node.wait_for(lambda s: "No node of the swarm answers yet" in node.log.read_text(), "a line in the log")
+    assert "/tcp/9/" in node.log.read_text()
     assert node.stop() == 0
 
 
@@ -112,7 +114,7 @@ def test_no_swarm_and_another_swarm(tmp_path: Path, swarm: Path) -> None:
         (["--data", "/nowhere/at/all"], "/nowhere"),
         (["--bootstrap", "example.org"], "multiaddr"),
         (["--inner-steps", "100001"], "inner.steps"),
-        (["--lr", "nan"], "inner.lr"),
+        (["--lr", "nan"], "lr is nan"),
         (["--data-url", "ftp://example.org"], "https"),
         (["--shard-mib", "0"], "--shard-mib"),
     ],
@@ -120,7 +122,7 @@ def test_no_swarm_and_another_swarm(tmp_path: Path, swarm: Path) -> None:
 def test_a_swarm_that_makes_no_sense(tmp_path: Path, arguments: list[str], word: str) -> None:
     folder = tmp_path / "n"
     assert word in refused(2, "init", "lab", "--data-dir", str(folder), *arguments)
-    assert not (folder / "manifest.pb").exists()
+    assert not folder.exists()
 
 
 def test_unknown_settings(swarm: Path) -> None:
@@ -223,3 +225,41 @@ def test_a_full_disk_is_told_and_nothing_is_lost(start: Start, swarm: Path, smal
     finally:
         if node.process.poll() is None:
             node.kill()
+
+
+def test_a_device_that_is_none_and_one_that_this_machine_lacks(swarm: Path) -> None:
+    where = ["--data-dir", str(swarm), "--host", "127.0.0.1"]
+    assert "device" in refused(2, "run", *where, "--device", "foo")
+    done = atoll("run", *where, "--device", "cuda:99")
+    assert done.returncode == 12, done.stderr
+    assert done.stderr.count("can't be used") == 1 and "Traceback" not in done.stderr
+
+
+def test_a_look_at_a_swarm_leaves_nothing(start: Start, swarm: Path, tmp_path: Path) -> None:
+    node = start("a", "run")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    folder = str(tmp_path / "n")
+    command = ["join", node.ticket(), "--dry-run", "--data-dir", folder, "--host", "127.0.0.1"]
+    done = atoll(*command, TMPDIR=str(scratch))
+    assert done.returncode == 0 and "Organiser" in done.stdout, done.stderr
+    assert "login" not in done.stdout
+    assert not Path(folder).exists() and list(scratch.iterdir()) == []
+    left = atoll("leave", "--data-dir", str(swarm))
+    assert left.returncode == 0 and left.stdout.endswith("It has ended.\n")
+    assert node.process.wait(5) == 0
+    assert "The node has ended" in node.log.read_text()
+
+
+def test_a_port_that_is_taken_since_the_last_start(start: Start, swarm: Path) -> None:
+    node = start("a", "run")
+    node.wait_for(lambda s: True, "the first answer")
+    node.ticket()
+    assert node.stop() == 0
+    port = DataDir(swarm).node_facts()["port"]
+    with socket.create_server(("127.0.0.1", port)):
+        again = start("a", "run")
+        status = again.wait_for(lambda s: s["alerts"], "an alert")
+        assert f"Port {port}" in again.log.read_text() and "tickets" in again.log.read_text()
+        assert "port_changed" in [a["code"] for a in status["alerts"]]
+        assert again.stop() == 0

@@ -38,6 +38,7 @@ def test_the_contract_of_the_demo(tmp_path: Path) -> None:
     assert said["tokens"] > 0 and all(count > 0 for count in said["bytes_sent"]) and said["wall_s"] > 0
     assert bytes.fromhex(said["swarm_id"]) and bytes.fromhex(said["digests"][0])
     assert "Traceback" not in done.stderr
+    assert "(works once)" in done.stderr and f"`atoll status --data-dir {folder / 'node-0'}`" in done.stderr
     exports = []
     for node in ("node-0", "node-1"):
         out = tmp_path / f"{node}.safetensors"

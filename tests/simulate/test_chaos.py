@@ -127,7 +127,8 @@ def test_a_campaign_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureF
         campaign.load(path, 2, 4)
     command = ["simulate", "chaos", "--seed", "1", "--seeds", "4", "--jobs", "1", "--resume", str(path)]
     assert main(command) == 0
-    assert "4 of 4 seeds, 0 violations" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 of 4 seeds, 0 violations" in out and out.splitlines()[-1].startswith("Passed: ")
     assert campaign.load(path, 1, 4).done == 4
 
 
@@ -135,16 +136,21 @@ def test_a_campaign_notes_violations_and_goes_on(capsys: pytest.CaptureFixture[s
     with mutants.rebase_twice():
         assert main(["simulate", "chaos", "--seed", "1", "--seeds", "2", "--jobs", "1"]) == 70
     out = capsys.readouterr().out
-    assert "2 violations" in out and "atoll simulate chaos --seed 2 --trace" in out
+    assert "2 violations" in out
+    assert out.splitlines()[-1].startswith("Failed: ") and "chaos --seed 2 --trace" in out.splitlines()[-1]
 
 
 def test_the_command_for_one_seed(capsys: pytest.CaptureFixture[str]):
     assert main(["simulate", "chaos", "--seed", "3"]) == 0
-    assert "per CPU-second" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "per CPU-second" in out and out.splitlines()[-1].startswith("Passed: ")
     assert main(["simulate", "chaos", "--seed", "3", "--trace"]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 300
     with mutants.rebase_twice():
         assert main(["simulate", "chaos", "--seed", "1"]) == 70
-    assert "replay it with" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "replay it with" in said.err and said.out == (
+        "Failed: to see it again, atoll simulate chaos --seed 1 --trace\n"
+    )
     assert main(["simulate", "chaos", "--seeds", "0"]) == 2
     assert main(["simulate", "chaos", "--seeds", "2", "--trace"]) == 2

@@ -185,7 +185,7 @@ def test_a_daemon_that_names_no_text(daemon, about):
         ({"model": {**TINY.to_dict(), "heads": 3}}, "config_invalid"),
         ({"model": {**TINY.to_dict(), "layers": 2}}, "schema_mismatch"),
         ({"inner": {"lr": -1}}, "config_invalid"),
-        ({"device": "abacus"}, "config_invalid"),
+        ({"device": "abacus"}, "device_unusable"),
         ({"missed": "forget"}, "config_invalid"),
         ({"memory": "/nowhere/memory"}, "memory_invalid"),
         ({"version": 99}, "channel_invalid"),

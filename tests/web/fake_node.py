@@ -137,6 +137,7 @@ def make_state(version: int, *, seed: int = 7) -> State:
         ],
         "loss": last["loss"] if last else None,
         "val_loss": next((entry["val_loss"] for entry in reversed(rounds) if entry["val_loss"]), None),
+        "val_loss_version": next((r["version"] for r in reversed(rounds) if r["val_loss"]), None),
         "val_loss_before": 5.56,
         "tokens_per_s": 21_400.0,
         "swarm_tokens_per_s": sum(peer["tokens_per_s"] for peer in peers),
@@ -176,6 +177,7 @@ def make_joining_state() -> State:
         swarm_tokens_per_s=0.0,
         tokens_per_s=0.0,
         loss=None,
+        val_loss_version=None,
         val_loss_before=None,
         bootstrap=[
             {

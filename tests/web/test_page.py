@@ -86,12 +86,22 @@ async def dashboard(browser: Browser) -> AsyncIterator[Dashboard]:
     assert board.problems == []
 
 
+async def test_a_loss_of_the_round_before_says_so(dashboard: Dashboard) -> None:
+    state = dashboard.node.snapshot
+    state["val_loss_version"] = state["version"] - 1
+    await dashboard.open()
+    more = dashboard.page.locator("#tile-loss-more")
+    await expect(more).to_contain_text(f"of round {state['version'] - 1}; ")
+    await expect(dashboard.page.locator(".tile").first).to_contain_text("nats per byte")
+
+
 async def test_it_shows_the_sentence_the_figures_the_peers_and_the_rounds(dashboard: Dashboard) -> None:
     await dashboard.open()
     page, state = dashboard.page, dashboard.node.snapshot
     await expect(page.get_by_role("heading", level=1)).to_have_text(state["sentence"])
     await expect(page.locator("#sentence-live")).to_have_text(state["sentence"])
     await expect(page.locator("#tile-loss")).to_have_text(f"{state['val_loss']:.3f}")
+    await expect(page.locator("#tile-loss-more")).not_to_contain_text("of round")
     await expect(page.locator("#tile-peers")).to_have_text("2/3")
     await expect(page.locator("#tile-share")).to_have_text("34.2 %")
     await expect(page.locator("#peers tbody tr")).to_have_count(3)

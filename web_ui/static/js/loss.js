@@ -38,7 +38,7 @@ function summary([versions, values]) {
   const [[firstAt, first], [lastAt, last]] = [points[0], points.at(-1)];
   return (
     `Validation loss went from ${loss(first)} at round ${firstAt} to ${loss(last)} at round ${lastAt}; ` +
-    `the lowest was ${loss(best[1])} at round ${best[0]}. Nats per token.`
+    `the lowest was ${loss(best[1])} at round ${best[0]}. Nats per byte.`
   );
 }
 

@@ -42,7 +42,7 @@ function drawAge() {
   const notice = byId("notice");
   notice.hidden = link === "live" || link === "connecting";
   if (link === "signed-out") {
-    setText(notice, "Signed out. Open the link that the node printed, or run `atoll status` for a fresh one.");
+    setText(notice, "Signed out. Open the link that the node printed, or run `atoll status` (with the node's --data-dir) for a fresh one.");
   } else if (link === "lost") {
     const last = state === null ? "Nothing has been received yet." : `What you see is from ${ago(age)}.`;
     setText(notice, `The node does not answer. ${last} Trying again every 2 s.`);

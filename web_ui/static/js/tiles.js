@@ -30,5 +30,6 @@ function lossMore(state) {
     return state.loss === null ? "after the first round" : `training ${loss(state.loss)}, my last inner phase`;
   }
   const before = state.val_loss_before === null ? NONE : loss(state.val_loss_before);
-  return `${before} at the start; training ${loss(state.loss)}`;
+  const whose = state.val_loss_version === state.version ? "" : `of round ${state.val_loss_version}; `;
+  return `${whose}${before} at the start; training ${loss(state.loss)}`;
 }
