@@ -308,14 +308,13 @@ class Following:
         return Take(best, choice, "forked" if forked else "behind")
 
     def still(self, step: Take, mine: forks.Chain) -> bool:
-        """Whether a state that has been fetched is still to take the place of ours."""
-        if step.why == "behind":
-            return step.choice.version > mine[0].version
+        """Whether a state that has been fetched is still to take the place of ours: rounds went on meanwhile."""
         if step.why == "bits":
             return True
-        if not _share(mine, step.entry.chain):
-            return True
-        return forks.compare(mine, step.entry.chain, self.known(mine)) is forks.Choice.WINS
+        now = forks.compare(mine, step.entry.chain, self.known(mine))
+        if step.why == "behind":
+            return now is forks.Choice.AHEAD and step.choice.version > mine[0].version
+        return now is forks.Choice.WINS or not _share(mine, step.entry.chain)
 
     def stuck(self, digest: bytes) -> None:
         """From this head on nobody could give the next commit: a whole state is needed."""

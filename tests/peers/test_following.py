@@ -116,6 +116,7 @@ def test_near_heads_are_replayed_and_others_taken_whole(around: Around):
     assert isinstance(step, Take) and step.choice == Choice(4, state("x"), (A, B)) and step.why == "behind"
     assert around.following.still(step, MINE)
     assert not around.following.still(step, chain_of(chained("abcde")))
+    assert not around.following.still(step, chain_of(chained("abcX", certified="X"))), "it parted meanwhile"
     around.meet(A, chained("abcdefg"), v6="y")
     around.following.stuck(b"")
     assert isinstance(around.following.next(MINE, (), 2.0), Take), "further than logs go"
