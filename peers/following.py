@@ -308,7 +308,7 @@ class Following:
         return Take(best, choice, "forked" if forked else "behind")
 
     def still(self, step: Take, mine: forks.Chain) -> bool:
-        """Whether a state that has been fetched is still to take the place of ours: rounds went on meanwhile."""
+        """Whether a fetched state is still to take the place of ours: rounds went on meanwhile."""
         if step.why == "bits":
             return True
         now = forks.compare(mine, step.entry.chain, self.known(mine))
