@@ -3,7 +3,8 @@
 A peer says which commits led to its head, which of them are certified, and which states it holds. Alone, its
 word decides little:
 
-    that a commit is certified  counts once its votes were seen (`Prove`); if they can't be, two must say so
+    that a commit is certified  counts once its votes were seen (`Prove`); if they can't be, two must say so,
+                                or one to a node that has not been in a round with others for a while
     a state that is ahead       is the one that most peers name in the same bits; one peer is enough only for
                                 a node that has not been in a round with others for a while; where it sees
                                 two of them train on its own chain, for a while longer
@@ -215,12 +216,15 @@ class Following:
             del self._proven[next(iter(self._proven))]
 
     def unshown(self, peer: bytes, digest: bytes, now: float) -> None:
-        """A peer could not show the votes, or they can't be judged here: then two peers' word counts."""
+        """A peer could not show the votes, or they can't be judged here: then two peers' word counts.
+
+        One is enough for a node that has not been in a round with others for a while.
+        """
         self._asked = {key: until for key, until in self._asked.items() if until > now}
         self._asked[peer, digest] = now + self._timing.again
         chains = [entry.chain for entry in self.trusted(now) if entry.chain]
         say = sum(any(link.certified and link.digest == digest for link in chain) for chain in chains)
-        if say >= min(2, len(chains)):
+        if say >= (min(2, len(chains)) if self._fresh(now) else 1):
             self.proven(digest)
 
     def _claim(self, mine: forks.Chain, known: set[bytes], now: float) -> Prove | None:

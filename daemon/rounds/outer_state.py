@@ -349,9 +349,16 @@ class OuterState:
             return self.head.electorate
         if version == 1:
             return genesis_head(self.manifest).electorate
-        made = {link.version: link.digest for link in self.chain}.get(version - 1)
+        made = self.digests.get(version - 1)
         kept = {digest: commit for commit, digest in self.kept_commits()}
-        return electorate(kept[made]) if made in kept else None
+        if made in kept:
+            return electorate(kept[made])
+        try:
+            path = checkpoints.path_of(self._folder, version - 1)
+            head = checkpoints.read_header(path, self.manifest.swarm_id)[0].head
+        except CheckpointError:
+            return None
+        return head.electorate if head.digest == made else None
 
     def judge(self, record: pb.RoundRecord, link: forks.Link) -> bool | None:
         """Whether a record shows that a commit is certified whose parent is in this chain.

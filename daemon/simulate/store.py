@@ -256,15 +256,23 @@ class Store:
             return self.head.electorate
         if version == 1:
             return self._genesis.electorate
+        made = self.window().get(version - 1)
         try:
             record = self.log.read(version - 1)
             commit = pb.Commit.FromString(record.commit.body) if record is not None else None
         except (RoundLogError, DecodeError):
+            record, commit = None, None
+        if record is not None and commit is not None and self._made(commit, record) == made:
+            return electorate(commit)
+        try:
+            head = parse_state(self.read_checkpoint(version - 1)[0]).head
+        except Damaged:
             return None
-        if record is None or commit is None:
-            return None
-        made = chains.next_digest(commit.session.parent, record.commit.body)
-        return electorate(commit) if made == self.window().get(version - 1) else None
+        return head.electorate if head.digest == made else None
+
+    @staticmethod
+    def _made(commit: pb.Commit, record: pb.RoundRecord) -> bytes:
+        return chains.next_digest(commit.session.parent, record.commit.body)
 
     def judge(self, record: pb.RoundRecord, link: forks.Link) -> bool | None:
         """Whether a record shows that a commit after one of this chain is certified (None: can't tell)."""

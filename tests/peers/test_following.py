@@ -83,6 +83,7 @@ def test_a_claim_that_would_win_a_fork_has_to_be_proven(around: Around):
     step = around.following.next(MINE, (), 0.0)
     assert step == Prove(L, chain_of(chained("abT", certified="T"))[0])
     around.meet(B, chained("abc"))
+    around.following.met(0.0)
     around.following.unshown(L, step.link.digest, 0.0)
     assert around.following.next(MINE, (), 0.0) is None and around.best(MINE) is None
     assert around.following.next(MINE, (), 5.0) == step, "it is asked again after a while"
@@ -90,7 +91,15 @@ def test_a_claim_that_would_win_a_fork_has_to_be_proven(around: Around):
     assert around.best(MINE) == L
 
 
+def test_where_votes_can_not_be_shown_one_peers_word_counts_for_who_is_alone(around: Around):
+    around.meet(A, chained("abT", certified="T"))
+    around.meet(B, chained("abc"))
+    around.following.unshown(A, chained("abT").digest, 0.0)
+    assert around.best(MINE) == A
+
+
 def test_where_votes_can_not_be_shown_two_peers_have_to_say_so(around: Around):
+    around.following.met(0.0)
     around.meet(A, chained("abT", certified="T"))
     around.meet(B, chained("abT", certified="T"))
     around.following.unshown(A, chained("abT").digest, 0.0)
