@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ import time
 import traceback
 from pathlib import Path
 
+from .handlers import close_node
 from .mutate import MAX_BYTES, mutations
 from .targets import TARGETS
 
@@ -45,7 +48,8 @@ def guided(name: str, seconds: float, folder: Path) -> int:
     options = [f"-max_total_time={max(1, round(seconds))}", f"-max_len={MAX_BYTES}", "-rss_limit_mb=2048"]
     prefix = f"-artifact_prefix={folder}/{name}-"
     words = [sys.executable, "-m", "tests.fuzz.guided", name, *options, prefix, str(corpus)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    env = {**os.environ, "TMPDIR": str(folder)}  # libFuzzer ends without cleaning up
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
     last = [line for line in done.stderr.splitlines() if line.startswith(("#", "Done"))][-1:]
     print(f"{name}: exit {done.returncode}; {last[0] if last else 'no output'}", flush=True)
     if done.returncode:
@@ -61,17 +65,28 @@ def main() -> int:
     parser.add_argument("--no-atheris", action="store_true")
     parser.add_argument("--replay", nargs=2, metavar=("TARGET", "FILE"))
     args = parser.parse_args()
-    if args.replay:
-        TARGETS[args.replay[0]][0](Path(args.replay[1]).read_bytes())
-        return 0
-    names = args.target or sorted(TARGETS)
-    seconds = 60 * args.minutes / len(names)
-    if importlib.util.find_spec("atheris") and not args.no_atheris:
+    try:
+        if args.replay:
+            TARGETS[args.replay[0]][0](Path(args.replay[1]).read_bytes())
+            return 0
+        names = args.target or sorted(TARGETS)
+        seconds = 60 * args.minutes / len(names)
+        if not importlib.util.find_spec("atheris") or args.no_atheris:
+            return mutate_all(names, seconds, args.seed)
         folder = Path(tempfile.mkdtemp(prefix="atoll-fuzz-"))
-        return max(guided(name, seconds, folder) for name in names)
+        status = max(guided(name, seconds, folder) for name in names)
+        if not status:
+            shutil.rmtree(folder)
+        return status
+    finally:
+        close_node()
+
+
+def mutate_all(names: list[str], seconds: float, seed: int) -> int:
+    """Each target in turn; the exit status."""
     broken = 0
     for name in names:
-        count, data = mutate(name, seconds, args.seed)
+        count, data = mutate(name, seconds, seed)
         print(f"{name}: {count} inputs, {'broken' if data is not None else 'none broke it'}", flush=True)
         if data is not None:
             with tempfile.NamedTemporaryFile(prefix=f"atoll-fuzz-{name}-", delete=False) as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import itertools
 import tempfile
@@ -136,13 +135,12 @@ def replayed(data: bytes) -> None:
 
 
 class Node:
-    """A member of a swarm of two that is in the middle of a session, for as long as this process lives."""
+    """A member of a swarm of two that is in the middle of a session, until `close_node`."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="atoll-fuzz-")
         self._runner = asyncio.Runner()
         self._runner.run(self._begin())
-        atexit.register(self.close)
 
     async def _begin(self) -> None:
         self._swarm = Swarm(Path(self._folder.name), 2)
@@ -166,6 +164,13 @@ class Node:
 @cache
 def node() -> Node:
     return Node()
+
+
+def close_node() -> None:
+    """Before the interpreter ends: its threads can't be given back any more then."""
+    if node.cache_info().currsize:
+        node().close()
+        node.cache_clear()
 
 
 def round_driver(data: bytes) -> None:
