@@ -30,6 +30,7 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head, commit_digest
 from atoll.protocol.codecs import CODECS, CodecError, NonFinite, aggregate
 from atoll.protocol.outer import Float32
+from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 from atoll.protocol.round.machine import RoundMachine
 from atoll.protocol.signing import Keyring
@@ -226,7 +227,7 @@ class RoundDriver:
                 )
                 if offer != self.offer:
                     return  # it may have changed while it was read
-                owner = bytes(plan.contributors[plan.owners[chunk]].peer)
+                owner = plans.owner_of(plan, chunk)
                 group.create_task(self._contribute(plan.session, chunk, owner, payload, places))
 
     async def _contribute(
@@ -255,7 +256,7 @@ class RoundDriver:
             return False
         if session is None or not session.exchange.knows(plan.session):
             return False
-        return session.exchange.owner(chunk) == plan.contributors[plan.owners[chunk]].peer
+        return session.exchange.owner(chunk) == plans.owner_of(plan, chunk)
 
     async def _reduce(self, effect: t.Reduce) -> None:
         payload = b""

@@ -36,7 +36,10 @@ def header_of(content: bytes) -> pb.FileHeader:
 
 
 class Download:
-    """Fetches the state with a digest; `done` hears once: its bytes, or None where nobody could give it."""
+    """Fetches the state with a digest; `done` hears once: its bytes, None where nobody could give it.
+
+    Or what this node's own disk said: then the holders did nothing wrong.
+    """
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class Download:
         version: int,
         state: bytes,
         holders: Sequence[bytes],
-        done: Callable[[bytes | None], None],
+        done: Callable[[bytes | AtollError | None], None],
     ) -> None:
         self._node = node
         self._version = version
@@ -157,10 +160,10 @@ class Download:
         assert self._transfer is not None
         try:
             self._node.disk.pwrite(INCOMING, data, piece * PIECE_BYTES)
-        except AtollError:
+        except AtollError as error:
             self._transfer.over = tr.Failed({})
             self._node.disk.unlink(INCOMING)
-            self._done(None)
+            self._done(error)
             return False
         return True
 

@@ -21,6 +21,7 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 from atoll.protocol.chain import commit_digest
 from atoll.protocol.codecs import CODECS, CodecError
+from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ class Driver:
         values[node.index] = node.island.delta(chunk)
         values[facts.TAG], values[facts.PARENT] = 1, facts.mark(node.store.head.digest)
         payload = values.tobytes()
-        owner = bytes(plan.contributors[plan.owners[chunk]].peer)
+        owner = plans.owner_of(plan, chunk)
         if owner == node.id:
             node.feed(t.ContributionArrived(owner, plan.session, chunk, payload))
         else:
@@ -231,7 +232,7 @@ class Driver:
         offer = next(c.offer for c in plan.contributors if c.peer == self._node.id)
         if not self._node.island.holds(offer):
             return False
-        return bool(session.exchange.owner(chunk) == plan.contributors[plan.owners[chunk]].peer)
+        return bool(session.exchange.owner(chunk) == plans.owner_of(plan, chunk))
 
     def _reduce(self, effect: t.Reduce) -> None:
         node = self._node

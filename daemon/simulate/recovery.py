@@ -84,11 +84,14 @@ class Recovery:
         self._fetch = fetch
         self._answer(None)
 
-    def _answer(self, content: bytes | None) -> None:
+    def _answer(self, content: bytes | AtollError | None) -> None:
         assert self._fetch is not None
         node = self._node
         try:
-            wanted = self._fetch.send(content)
+            if isinstance(content, AtollError):
+                wanted = self._fetch.throw(content)
+            else:
+                wanted = self._fetch.send(content)
             while isinstance(wanted, Idle) and not node.in_round:
                 wanted = self._fetch.send(None)
         except StopIteration:
@@ -211,6 +214,9 @@ class Recovery:
             content = yield from self._state(step.choice)
         except Failed as error:
             node.following.distrust(step.entry.peer, str(error), node.engine.now)
+            return
+        except AtollError as error:
+            node.engine.say("{} can't take the state: {}", node.name, str(error))
             return
         yield Idle()
         if node.following.still(step, node.store.chain):

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.round import plan as plans
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Exchange:
         return set(self.index) | set(self.plan.followers)
 
     def owner(self, chunk: int) -> bytes:
-        return bytes(self.plan.contributors[self.plan.owners[chunk]].peer)
+        return plans.owner_of(self.plan, chunk)
 
     def contribute(self, sender: bytes, chunk: int, payload: bytes) -> str | None:
         """Notes an encoded chunk. The reason if it can't be used."""
@@ -128,10 +129,14 @@ class Exchange:
         What `commit` names is taken from anybody: its leader has vouched for it.
         """
         chunk, contributors = message.chunk, list(message.contributors)
-        if chunk >= len(self.plan.owners) or not (
-            self._is_by_owner(message, signed) or (commit is not None and _names(commit, message))
-        ):
-            return "result that is not by the owner of the chunk"
+        if chunk >= len(self.plan.owners):
+            return "result of a chunk that the plan does not have"
+        if not (commit is not None and _names(commit, message)):
+            plan = self.plans.get(session_key(message.session))
+            if plan is None:  # a view in which this node was not reached: nobody did wrong
+                return "result of a plan that is not known here"
+            if signed.signer != plans.owner_of(plan, chunk):
+                return "result that is not by the owner of the chunk"
         if contributors != sorted(set(contributors)) or any(i >= len(self.index) for i in contributors):
             return "result with impossible contributors"
         known = self.results.get(chunk)
@@ -139,10 +144,6 @@ class Exchange:
             return None if known[0] == message else "second, different result of a chunk"
         self.results[chunk] = (message, signed)
         return None
-
-    def _is_by_owner(self, message: pb.ChunkResult, signed: pb.Signed) -> bool:
-        plan = self.plans.get(session_key(message.session))
-        return plan is not None and signed.signer == plan.contributors[plan.owners[message.chunk]].peer
 
     def missing_results(self) -> list[int]:
         return [chunk for chunk in range(len(self.plan.owners)) if chunk not in self.results]

@@ -55,6 +55,11 @@ def owners(chunks: int, upload_bps: Sequence[int], excluded: Collection[int] = (
     return result
 
 
+def owner_of(plan: pb.Plan, chunk: int) -> bytes:
+    """Who reduces a chunk."""
+    return bytes(plan.contributors[plan.owners[chunk]].peer)
+
+
 def members_of(plan: pb.Plan) -> set[bytes]:
     """Contributors and followers."""
     return {bytes(c.peer) for c in plan.contributors} | {bytes(peer) for peer in plan.followers}

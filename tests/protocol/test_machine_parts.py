@@ -308,7 +308,10 @@ def test_results_are_taken_from_their_owner_only():
     message, signed = result(ex, 0, [0])
     forged = KEYS[3].sign("result", message.SerializeToString())
     assert ex.add_result(message, forged) == "result that is not by the owner of the chunk"
-    assert ex.add_result(*result(ex, 5, [0])) == "result that is not by the owner of the chunk"
+    assert ex.add_result(*result(ex, 5, [0])) == "result of a chunk that the plan does not have"
+    later = pb.ChunkResult.FromString(message.SerializeToString())
+    later.session.view += 1
+    assert ex.add_result(later, signed) == "result of a plan that is not known here"
     assert ex.add_result(*result(ex, 0, [1, 0])) == "result with impossible contributors"
     assert ex.add_result(*result(ex, 0, [0, 2])) == "result with impossible contributors"
     assert ex.add_result(message, signed) is None

@@ -286,7 +286,7 @@ def test_results_of_a_session_it_missed_are_taken_when_the_commit_names_them(thi
     assert of(t.StoreResult, fresh.feed(event_of(KEYS[THIRD], SECOND, frame, payload)))
     other, payload = result(third.session.plan, 2, b"another mean", (0, 1, 2))
     refused = fresh.feed(event_of(KEYS[THIRD], SECOND, other, payload))
-    assert reasons(refused) == ["result that is not by the owner of the chunk"]
+    assert reasons(refused) == ["result of a plan that is not known here"]
 
 
 def test_a_commit_that_comes_with_the_plan_ends_the_going_on(third: Bench):
