@@ -51,7 +51,7 @@ class NewSwarm:
     lr: float | None = None
     total_steps: int | None = None
     min_peers: int = 1
-    missed: str = "keep"
+    missed: str = "reset"
     seed: int = 1
     genesis: Path | None = None
 

@@ -121,8 +121,8 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument(
         "--missed",
         choices=("keep", "rebase", "reset"),
-        default="keep",
-        help="what becomes of work that missed a round (keep)",
+        default="reset",
+        help="what becomes of work that missed a round (reset)",
     )
     init.add_argument("--min-peers", type=int, default=1, help="training nodes needed before round 1 (1)")
     init.add_argument("--seed", type=int, default=1, help="seed of parameters and data order (1)")

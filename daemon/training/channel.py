@@ -77,7 +77,7 @@ class Welcome:
     threads: int
     state_path: str | None
     device: str
-    missed: str = "keep"
+    missed: str
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ With S the local parameters when the pseudo-gradient was taken (the snapshot), `
 at the commit and `new` the committed ones, per span of flat positions:
 
     contributed      local = new + (now - S)       in plain DiLoCo now == S, and local is `new` bit for bit
-    not contributed  KEEP:   local stays as it is          (default)
+    not contributed  KEEP:   local stays as it is
                      REBASE: local = new + (now - anchor)  with the committed parameters before `new`
-                     RESET:  local = new                   local progress is dropped
+                     RESET:  local = new                   local progress is dropped  (default: it converges best)
 
 The anchor of the next pseudo-gradient is `new` everywhere, in all cases.
 """

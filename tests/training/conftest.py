@@ -49,6 +49,7 @@ class FakeDaemon:
             "threads": 1,
             "state_path": None,
             "device": "cpu",
+            "missed": "keep",
         }
         return Welcome(**{**fields, **changes})
 

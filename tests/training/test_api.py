@@ -57,7 +57,7 @@ schema = ParameterSchema.of([("weight", (1, 2)), ("bias", (1,))])
 memory = SharedMemory.create(schema.total, home)
 memory.committed[[0, 1, 256]] = [1.0, 2.0, 3.0]
 version, digest = channel.VERSION, schema.digest.hex()
-say(channel.Welcome(version, memory.path, schema.total, digest, None, {}, {}, "n", 0, 1, None, "auto"))
+say(channel.Welcome(version, memory.path, schema.total, digest, None, {}, {}, "n", 0, 1, None, "auto", "keep"))
 if home.name == "other-model":
     print(channel.decode_from_trainer(lines.readline()).code, flush=True)
     sys.exit(0)
