@@ -59,7 +59,7 @@ class Swarm:
         config = facts.round_config(first, self.plan.min_peers)
         self.oracle = Oracle(genesis.digest)
         self.nodes = [
-            SimNode(k, f"{seed}/{k}", self.engine, self.oracle, config, genesis, traits)
+            SimNode(k, f"{seed}/{k}", self.engine, self.oracle, config, genesis, traits, self.plan.missed)
             for k, traits in enumerate(self.plan.traits)
         ]
         self.network = Network(self.engine, self.nodes, self.plan.latency_s)

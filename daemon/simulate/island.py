@@ -19,6 +19,7 @@ from atoll.daemon.simulate.engine import Violation
 from atoll.daemon.simulate.store import Store
 from atoll.daemon.storage.round_log import RoundLogError
 from atoll.daemon.training import rebase
+from atoll.daemon.training.rebase import Missed
 from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.accounts import AccountError, TokenAccount
@@ -31,11 +32,12 @@ ACCOUNT = Path("account.json")
 class Island:
     """Local progress and books of one node."""
 
-    def __init__(self, store: Store, me: bytes, slot: int) -> None:
+    def __init__(self, store: Store, me: bytes, slot: int, missed: Missed) -> None:
         self.ledger = Ledger(facts.COUNT)
         self._store = store
         self._me = me
         self._slot = slot
+        self._missed = missed
         self._new = torch.from_numpy(store.parameters)[slot :: facts.VALUES]
         self.local = self._new.clone()
         self._anchor = self._new.clone()
@@ -122,14 +124,24 @@ class Island:
     # ---- commits
 
     def committed(self, commits: Sequence[tuple[pb.Commit, bytes]]) -> None:
-        """Outer steps were taken: books the tokens and rebases local progress."""
+        """Outer steps were taken: books the tokens and rebases local progress, or gives it up."""
         self.ledger.reconcile(self._store.window())
         mine = {chunk for commit, digest in commits for chunk in self._book(commit, digest)}
-        # What an earlier life contributed moved our value as well; a rule for spans knows nothing of that.
-        for chunk in set(range(facts.COUNT)) - mine:
-            self.local[chunk] += self._new[chunk] - self._anchor[chunk]
-        keep = [(chunk, chunk + 1) for chunk in range(facts.COUNT) if chunk not in mine]
-        rebase.rebase_(self.local, self._new, self._snapshot, 0, keep, rebase.Missed.KEEP)
+        others = [chunk for chunk in range(facts.COUNT) if chunk not in mine]
+        resets = self._missed is Missed.RESET and self.has_snapshot
+        if resets:
+            # A phase that was over, and that the round did without.
+            self.account.drop("expired", others)
+        if resets and not mine:
+            self.begin()
+            return
+        if not resets:
+            # What an earlier life contributed moved our value as well; the rule for spans knows nothing of it.
+            for chunk in others:
+                self.local[chunk] += self._new[chunk] - self._anchor[chunk]
+        keep = [(chunk, chunk + 1) for chunk in others]
+        rule = Missed.RESET if resets else Missed.KEEP
+        rebase.rebase_(self.local, self._new, self._snapshot, 0, keep, rule)
         self._anchor.copy_(self._new)
         self._snapshot = None
 

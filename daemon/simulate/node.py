@@ -25,6 +25,7 @@ from atoll.daemon.simulate.network import Link, Network
 from atoll.daemon.simulate.recovery import TIMING, Recovery
 from atoll.daemon.simulate.store import Store
 from atoll.daemon.storage.round_log import KEEP
+from atoll.daemon.training.rebase import Missed
 from atoll.peers.following import Following
 from atoll.peers.roster import HEARTBEAT_S, Roster
 from atoll.peers.routing import Router, RoutingError
@@ -60,6 +61,7 @@ class SimNode:
         config: RoundConfig,
         genesis: Head,
         traits: Traits,
+        missed: Missed,
     ) -> None:
         self.index = index
         self.name = name
@@ -71,6 +73,7 @@ class SimNode:
         self.config = config
         self.genesis = genesis
         self.traits = traits
+        self.missed = missed
         self.network: Network
         self.others: dict[bytes, SimNode] = {}
         self.liar: Any = None
@@ -91,7 +94,7 @@ class SimNode:
         self.router = Router(self.keyring, (self.life + 1) << 32)
         self.following = Following(self.roster, KEEP, self._doubted, TIMING)
         self.store = Store(self.disk, self.keyring, self.genesis, self.traits.interval, self._applied)
-        self.island = Island(self.store, self.id, self.index)
+        self.island = Island(self.store, self.id, self.index, self.missed)
         self.machine = RoundMachine(self.config, self.keyring, self.genesis)
         self.driver = Driver(self)
         self.recovery = Recovery(self)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from atoll.daemon.simulate import liar
 from atoll.daemon.simulate.node import Traits
+from atoll.daemon.training.rebase import Missed
 
 QUIET_AT_S = 44.0
 """All faults are over by then."""
@@ -43,7 +44,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Scenario:
-    """`starts`: when each node starts first; those after 0 come with empty disks. `gone`: never come back."""
+    """`starts`: when each node starts first; those after 0 come with empty disks. `gone`: never come back.
+
+    `missed`: the manifest's rule for work that a round did without.
+    """
 
     traits: tuple[Traits, ...]
     starts: tuple[float, ...]
@@ -53,6 +57,7 @@ class Scenario:
     lie: str
     gone: frozenset[int]
     faults: tuple[Fault, ...]
+    missed: Missed = Missed.RESET
 
     @property
     def size(self) -> int:
@@ -83,6 +88,7 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
         lie=lie,
         gone=gone,
         faults=tuple(_faults(chance, size, allowed)),
+        missed=chance.choice((Missed.KEEP, Missed.RESET)),
     )
 
 

@@ -6,7 +6,7 @@ at the commit and `new` the committed ones, per span of flat positions:
     contributed      local = new + (now - S)       in plain DiLoCo now == S, and local is `new` bit for bit
     not contributed  KEEP:   local stays as it is
                      REBASE: local = new + (now - anchor)  with the committed parameters before `new`
-                     RESET:  local = new                   local progress is dropped  (default: it converges best)
+                     RESET:  local = new                   local progress is dropped  (default: best measured)
 
 The anchor of the next pseudo-gradient is `new` everywhere, in all cases.
 """
