@@ -136,7 +136,7 @@ class Island:
             self.begin()
             return
         if not resets:
-            # What an earlier life contributed moved our value as well; the rule for spans knows nothing of it.
+            # What an earlier life contributed moved our value as well; the rule knows nothing of it.
             for chunk in others:
                 self.local[chunk] += self._new[chunk] - self._anchor[chunk]
         keep = [(chunk, chunk + 1) for chunk in others]
