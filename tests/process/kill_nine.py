@@ -67,6 +67,11 @@ def _commit_of(log: list[dict[str, Any]], version: int) -> dict[str, Any] | None
     return next((e for e in found if e["round"]["outcome"] in ("certified", "provisional")), None)
 
 
+def _lost(log: list[dict[str, Any]]) -> list[float]:
+    """When peers went down."""
+    return [event["time"] for event in log if event["kind"] == "peer-down"]
+
+
 def trial(daemons: list[Daemon], role: str) -> tuple[Trial, Daemon]:
     """Waits for a session, kills, and reads what the survivors wrote down. Also who was killed."""
     watched = daemons[0]
@@ -88,13 +93,14 @@ def trial(daemons: list[Daemon], role: str) -> tuple[Trial, Daemon]:
     survivors = [d for d in daemons if d is not victim]
 
     def committed() -> list[list[dict[str, Any]]] | None:
+        # A commit may be there before the loss of the connection is: both are waited for.
         logs = [events(d, killed) for d in survivors]
-        return logs if all(_commit_of(log, version) for log in logs) else None
+        return logs if all(_commit_of(log, version) and _lost(log) for log in logs) else None
 
     logs = wait_until(committed, "the survivors' commit", 60.0)
     noticed, ends = [], []
     for log in logs:
-        noticed += [e["time"] - killed for e in log if e["kind"] == "peer-down"][:1]
+        noticed.append(_lost(log)[0] - killed)
         commit = _commit_of(log, version)
         assert commit is not None
         ends.append((commit["time"] - killed, str(commit["round"]["outcome"])))
