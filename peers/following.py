@@ -7,7 +7,7 @@ word decides little:
                                 or one to a node that has not been in a round with others for a while
     a state that is ahead       is the one that most peers name in the same bits; one peer is enough only for
                                 a node that has not been in a round with others for a while; where it sees
-                                two of them train on its own chain, for a while longer
+                                two of them train that share a commit with it, for a while longer
     a history with no version   in common with ours: a node that goes on alone gives way to two that go on
                                 together, even if it is further
     a state of our own chain    in other bits than ours: the minority takes the majority's
@@ -336,10 +336,12 @@ class Following:
         """Whether as many name a state that is ahead as it takes to believe it."""
         if len(choice.peers) > 1:
             return True
+        held = {(link.version, link.digest) for link in mine}
         together = sum(
-            other.status.state == pb.TRAINING and _on_one_chain(mine, other.chain)
+            other.status.state == pb.TRAINING
+            and any((link.version, link.digest) in held for link in other.chain)
             for other in self.trusted(now)
-            if other.chain and other.peer not in choice.peers
+            if other.peer not in choice.peers
         )
         if self._fresh(now):
             return False

@@ -167,6 +167,14 @@ def test_one_peer_alone_does_not_outweigh_two_that_train_with_us(around: Around)
     assert isinstance(step, Take) and step.choice.peers == (C, L), "now two say so"
 
 
+def test_one_peer_alone_does_not_outweigh_two_that_train_on_a_fork_of_ours(around: Around):
+    around.meet(L, far("lie"), v63="lie")
+    around.meet(A, chained("ax"))
+    around.meet(B, chained("axy"))
+    around.following.next(chain_of(chained("abcd")), (), 0.0)
+    assert around.following.next(chain_of(chained("abcd")), (), 1.0) is None and L in around.doubts
+
+
 def test_whoever_has_nothing_to_show_is_doubted(around: Around):
     around.meet(A, far("x"))
     around.following.next(MINE, (), 0.0)
