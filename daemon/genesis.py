@@ -51,6 +51,8 @@ class NewSwarm:
     lr: float | None = None
     total_steps: int | None = None
     min_peers: int = 1
+    codec: str = "int8"
+    result_codec: str = "int8"
     missed: str = "reset"
     seed: int = 1
     genesis: Path | None = None
@@ -169,9 +171,9 @@ def _body(
         inner=_inner(wanted),
         outer=pb.Outer(momentum=OUTER_MOMENTUM, lr_by_contributors=OUTER_LR, missed=wanted.missed),
         rounds=pb.Rounds(
-            chunk_values=default_chunk_values(schema.total),
-            codec="int8",
-            result_codec="int8",
+            chunk_values=default_chunk_values(schema.total, schema.block),
+            codec=wanted.codec,
+            result_codec=wanted.result_codec,
             min_peers_to_start=wanted.min_peers,
             grace_floor_s=2.0,
             grace_cap_s=60.0,
@@ -211,7 +213,7 @@ def _built_in(wanted: NewSwarm) -> tuple[pb.Model, ParameterSchema, Float32]:
             f"There is no model {wanted.model!r}.",
             f"Choose of {', '.join(SIZES)}.",
         )
-    schema, parameters = builtin_genesis(config, wanted.seed)
+    schema, parameters = builtin_genesis(config, wanted.seed, manifests.block_of(wanted.codec))
     model = pb.Model(
         kind="gpt",
         size=wanted.model,
@@ -230,7 +232,8 @@ def _own_model(wanted: NewSwarm) -> tuple[pb.Model, ParameterSchema, Float32]:
         with safe_open(wanted.genesis, "numpy") as file:
             order = json.loads((file.metadata() or {})["order"])
             tensors = [(name, file.get_tensor(name)) for name in order]
-        schema = ParameterSchema.of((name, tensor.shape) for name, tensor in tensors)
+        shapes = ((name, tensor.shape) for name, tensor in tensors)
+        schema = ParameterSchema.of(shapes, manifests.block_of(wanted.codec))
         flat = np.zeros(schema.total, dtype=np.float32)
         for spec, (_, tensor) in zip(schema.tensors, tensors, strict=True):
             flat[spec.offset : spec.end] = tensor.astype(np.float32).ravel()

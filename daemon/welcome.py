@@ -73,6 +73,7 @@ def welcome(
         version=channel.VERSION,
         memory=memory.path,
         total=body.total_values,
+        block=manifest.block,
         schema_digest=body.schema_digest.hex(),
         model=shape if built_in else None,
         data={"validation": str(validation)} if built_in else {},

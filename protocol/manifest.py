@@ -27,11 +27,18 @@ MAX_BOOTSTRAP = 64
 MAX_ADDRESS_BYTES = 256
 MAX_URLS = 8
 MAX_URL_BYTES = 256
-CODEC_NAMES = ("fp32", "int8")
+CODEC_NAMES = ("fp32", "bf16", "int8", "int4", "e3m0", "2bit", "topk")
 """Names of the codecs; kept here so that reading a manifest needs no torch (a test compares the two)."""
+CODEC_BLOCKS = {"topk": 4096}
+"""Values that a codec looks at together, where they are more than the usual block."""
 SCHEDULES = ("cosine", "constant", "wsd")
 MISSED = ("keep", "rebase", "reset")
 """What becomes of local progress that a commit does not hold."""
+
+
+def block_of(codec: str) -> int:
+    """Values that a codec looks at together; tensors lie at multiples of it."""
+    return CODEC_BLOCKS.get(codec, BLOCK)
 
 
 class ManifestError(ValueError):
@@ -52,7 +59,12 @@ class SwarmManifest:
 
     @property
     def chunks(self) -> ChunkTable:
-        return ChunkTable(self.body.total_values, self.body.rounds.chunk_values)
+        return ChunkTable(self.body.total_values, self.body.rounds.chunk_values, self.block)
+
+    @property
+    def block(self) -> int:
+        """Values of which each tensor's place in the flat vector is a multiple."""
+        return block_of(self.body.rounds.codec)
 
     @property
     def organiser_fingerprint(self) -> str:
@@ -148,13 +160,16 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
     for name in (rounds.codec, rounds.result_codec):
         if name not in CODEC_NAMES:
             raise ManifestError(f"codec {name!r} is not known here ({', '.join(CODEC_NAMES)} are)")
+    if block_of(rounds.result_codec) > BLOCK:
+        raise ManifestError(f"{rounds.result_codec} drops most of what many have sent: not for results")
 
 
 def _check_sizes(body: messages_pb2.Manifest) -> None:
     total, chunk = body.total_values, body.rounds.chunk_values
-    if not 0 < total <= MAX_VALUES or total % BLOCK or not 0 < chunk <= 1 << 20 or chunk % BLOCK:
-        raise ManifestError(f"{total} values in chunks of {chunk} are not whole blocks of {BLOCK}")
-    if len(ChunkTable(total, chunk)) > MAX_CHUNKS:
+    block = block_of(body.rounds.codec)
+    if not 0 < total <= MAX_VALUES or total % block or not 0 < chunk <= 1 << 20 or chunk % block:
+        raise ManifestError(f"{total} values in chunks of {chunk} are not whole blocks of {block}")
+    if len(ChunkTable(total, chunk, block)) > MAX_CHUNKS:
         raise ManifestError(f"{total} values in chunks of {chunk} make more than {MAX_CHUNKS} chunks")
     if not 0 < body.parameters <= total:
         raise ManifestError(f"{body.parameters} parameters do not fit into {total} values")

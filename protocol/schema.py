@@ -1,9 +1,10 @@
 """The parameter schema: how the named tensors of a model lie in one flat fp32 vector.
 
 Every node of a swarm holds the same schema (its digest is in the manifest), so a position in the
-flat vector means the same value everywhere. Each tensor starts at a multiple of `BLOCK` values and is
-padded with zeros to the next one: a quantisation block then never spans two tensors, whose magnitudes
-may differ by orders. A chunk (unit of codec, ownership, deadline and hash) is a run of whole blocks.
+flat vector means the same value everywhere. Each tensor starts at a multiple of `block` values (256, or what
+the swarm's codec looks at together) and is padded with zeros to the next one: a quantisation block then never
+spans two tensors, whose magnitudes may differ by orders. A chunk (unit of codec, ownership, deadline and
+hash) is a run of whole blocks.
 
 Padding stays zero for ever: its pseudo-gradient is zero, so is its decoded mean, so is its outer step.
 """
@@ -18,8 +19,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 BLOCK = 256
-"""Values per quantisation block; tensors are aligned to it."""
+"""Values per quantisation block; tensors are aligned to it, or to a multiple."""
 
+MAX_BLOCK = 1 << 16
 MAX_TENSORS = 100_000
 MAX_VALUES = 1 << 40
 MAX_NAME_BYTES = 512
@@ -52,10 +54,13 @@ class ParameterSchema:
 
     tensors: tuple[TensorSpec, ...]
     total: int
+    block: int = BLOCK
 
     @classmethod
-    def of(cls, shapes: Iterable[tuple[str, Iterable[int]]]) -> ParameterSchema:
-        """Lays the named shapes out in the given order. Raises SchemaError."""
+    def of(cls, shapes: Iterable[tuple[str, Iterable[int]]], block: int = BLOCK) -> ParameterSchema:
+        """Lays the named shapes out in the given order, each at a multiple of `block`. Raises SchemaError."""
+        if not 0 < block <= MAX_BLOCK or block % BLOCK:
+            raise SchemaError(f"tensors can't be laid out in blocks of {block} values")
         tensors: list[TensorSpec] = []
         names: set[str] = set()
         offset = 0
@@ -69,17 +74,17 @@ class ParameterSchema:
                 raise SchemaError(f"tensor {name!r} has an empty dimension: {dims}")
             names.add(name)
             tensors.append(TensorSpec(name, dims, offset))
-            offset += -(-math.prod(dims) // BLOCK) * BLOCK
+            offset += -(-math.prod(dims) // block) * block
             if len(tensors) > MAX_TENSORS or offset > MAX_VALUES:
                 raise SchemaError(f"more than {MAX_TENSORS} tensors or {MAX_VALUES} values")
         if not tensors:
             raise SchemaError("a model needs at least one parameter")
-        return cls(tuple(tensors), offset)
+        return cls(tuple(tensors), offset, block)
 
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the canonical JSON of names, shapes and block size (SPEC.md, Schema)."""
-        body = {"block": BLOCK, "tensors": [[t.name, list(t.shape)] for t in self.tensors]}
+        body = {"block": self.block, "tensors": [[t.name, list(t.shape)] for t in self.tensors]}
         text = json.dumps(body, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).digest()
 
@@ -102,10 +107,13 @@ class ChunkTable:
 
     total: int
     values: int
+    block: int = BLOCK
 
     def __post_init__(self) -> None:
-        if self.total <= 0 or self.values <= 0 or self.total % BLOCK or self.values % BLOCK:
-            raise SchemaError(f"{self.total} values in chunks of {self.values}: not whole blocks of {BLOCK}")
+        if min(self.total, self.values) <= 0 or self.total % self.block or self.values % self.block:
+            raise SchemaError(
+                f"{self.total} values in chunks of {self.values} are not whole blocks of {self.block}"
+            )
 
     def __len__(self) -> int:
         return -(-self.total // self.values)
@@ -122,6 +130,6 @@ class ChunkTable:
         return int(span.stop - span.start)
 
 
-def default_chunk_values(total: int) -> int:
+def default_chunk_values(total: int, block: int = BLOCK) -> int:
     """About twelve chunks for a small model, so that a few nodes share them evenly; at most 512 Ki values."""
-    return min(512 * 1024, max(16 * 1024, -(-total // 12 // BLOCK) * BLOCK))
+    return min(512 * 1024, max(16 * 1024, -(-total // 12 // block) * block))

@@ -59,6 +59,8 @@ def init(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
         lr=arguments.lr,
         total_steps=arguments.total_steps,
+        codec=arguments.codec,
+        result_codec=arguments.result_codec,
         missed=arguments.missed,
         min_peers=arguments.min_peers,
         seed=arguments.seed,

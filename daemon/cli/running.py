@@ -150,7 +150,8 @@ def consent_card(manifest: SwarmManifest) -> str:
     from atoll.protocol.codecs import CODECS
 
     body = manifest.body
-    payload = CODECS[body.rounds.codec].bound(256) / 256 * body.total_values
+    names = (body.rounds.codec, body.rounds.result_codec)
+    payload = sum(CODECS[name].bound(body.total_values) for name in names) / 2
     memory = 4 * body.total_values * 8
     text = f", and up to {size(body.data.size_bytes)} for text (data_cap)" if body.data.shards else ""
     source = f", fetched from peers or {', '.join(body.data.urls)}" if body.data.urls else ""

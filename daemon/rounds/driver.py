@@ -50,7 +50,6 @@ class CodecWorker:
         self._in = CODECS[codec]()
         self._result = CODECS[result_codec]()
         self._delta = np.empty(chunk_values, dtype=np.float32)
-        self._scratch = np.empty(chunk_values, dtype=np.float32)
 
     def encode(self, anchor: Float32, local: Float32) -> bytes:
         """Encoded pseudo-gradient anchor − local of one chunk. Raises NonFinite."""
@@ -70,8 +69,8 @@ class CodecWorker:
 
     def reduce(self, payloads: list[bytes], weights: list[int], n: int) -> bytes:
         """The encoded weighted mean."""
-        mean, scratch = (torch.from_numpy(v[:n]) for v in (self._delta, self._scratch))
-        aggregate(self._in, [_tensor(p) for p in payloads], weights, mean, scratch)
+        mean = torch.from_numpy(self._delta[:n])
+        aggregate(self._in, [_tensor(p) for p in payloads], weights, mean)
         out = torch.empty(self._result.bound(n), dtype=torch.uint8)
         self._result.encode(mean, out)
         return out.numpy().tobytes()

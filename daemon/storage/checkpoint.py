@@ -33,7 +33,7 @@ from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ParameterSchema, SchemaError
 
 KEEP = 3
-FORMAT = "atoll-checkpoint-4"
+FORMAT = "atoll-checkpoint-5"
 MAX_ANCESTORS = 63
 """So many digests before its own a state names: a fork may be deeper than what nodes tell each other."""
 _MAX_HEADER = 16 << 20
@@ -108,6 +108,7 @@ def save(
         "fragments": json.dumps([head.version]),
         "inner_step": str(inner_step),
         "cursor": json.dumps({"shards": list(read), "tokens": head.cumulative_tokens}),
+        "block": str(schema.block),
         "schema": json.dumps([[t.name, list(t.shape)] for t in schema.tensors]),
     }
     state = state_hash(facts, parameters, momentum)
@@ -179,7 +180,8 @@ def _read(path: Path, swarm_id: bytes) -> tuple[Checkpoint, dict[str, str], int]
 
 
 def _parsed(facts: Mapping[str, str], state: bytes, path: Path) -> Checkpoint:
-    schema = ParameterSchema.of((name, shape) for name, shape in json.loads(facts["schema"]))
+    shapes = ((name, shape) for name, shape in json.loads(facts["schema"]))
+    schema = ParameterSchema.of(shapes, int(facts["block"]))
     head = Head(
         version=int(facts["version"]),
         digest=bytes.fromhex(facts["digest"]),

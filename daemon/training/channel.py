@@ -59,7 +59,7 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Welcome:
-    """What to train. `total` and `schema_digest` (hex) describe the shared memory at path `memory`.
+    """What to train. `total`, `block` and `schema_digest` (hex) describe the shared memory at path `memory`.
 
     `model` is GPTConfig.to_dict(), or None for a training loop of the user's own. `data` is
     {"validation": path}, `inner` InnerConfig fields; both empty for an own loop. `missed`: rebase.Missed.
@@ -68,6 +68,7 @@ class Welcome:
     version: int
     memory: str
     total: int
+    block: int
     schema_digest: str
     model: dict[str, Any] | None
     data: dict[str, Any]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atoll.daemon.training.errors import SchemaMismatchError
-from atoll.protocol.schema import ParameterSchema, SchemaError, TensorSpec
+from atoll.protocol.schema import BLOCK, ParameterSchema, SchemaError, TensorSpec
 
 
 def trained_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -23,15 +23,18 @@ def trained_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
 
 
-def schema_of(module: nn.Module) -> ParameterSchema:
-    """The layout of the module's parameters. Raises SchemaMismatchError if there is nothing to average."""
+def schema_of(module: nn.Module, block: int = BLOCK) -> ParameterSchema:
+    """The layout of the module's parameters, each at a multiple of `block` values.
+
+    Raises SchemaMismatchError if there is nothing to average.
+    """
     parameters = trained_parameters(module)
     for name, parameter in parameters:
         if not parameter.is_floating_point():
             raise SchemaMismatchError(f"Parameter {name} is {parameter.dtype}; only real ones are averaged.")
     try:
         # A scalar parameter has the empty shape ().
-        return ParameterSchema.of((name, tuple(p.shape)) for name, p in parameters)
+        return ParameterSchema.of(((name, tuple(p.shape)) for name, p in parameters), block)
     except SchemaError as error:
         raise SchemaMismatchError(f"This model can't be trained in a swarm: {error}.") from error
 
@@ -76,9 +79,9 @@ def store(module: nn.Module, schema: ParameterSchema, flat: NDArray[np.float32])
             values.copy_(parameter)
 
 
-def flatten(module: nn.Module) -> tuple[ParameterSchema, NDArray[np.float32]]:
+def flatten(module: nn.Module, block: int = BLOCK) -> tuple[ParameterSchema, NDArray[np.float32]]:
     """The module's layout and its parameters, fp32 [total], padding zero. Raises SchemaMismatchError."""
-    schema = schema_of(module)
+    schema = schema_of(module, block)
     flat = np.zeros(schema.total, dtype=np.float32)
     store(module, schema, flat)
     return schema, flat

@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 from atoll.daemon.training.flat import flatten
 from atoll.daemon.training.model import GPT, GPTConfig, initialise
-from atoll.protocol.schema import ParameterSchema
+from atoll.protocol.schema import BLOCK, ParameterSchema
 
 
-def builtin_genesis(config: GPTConfig, seed: int) -> tuple[ParameterSchema, NDArray[np.float32]]:
+def builtin_genesis(
+    config: GPTConfig, seed: int, block: int = BLOCK
+) -> tuple[ParameterSchema, NDArray[np.float32]]:
     """The layout and the initial parameters, fp32 [schema.total], padding zero."""
     model = GPT(config)
     initialise(model, seed)
-    return flatten(model)
+    return flatten(model, block)

@@ -107,7 +107,7 @@ class Session:
             missed = Missed(welcome.missed)
         except ValueError as error:
             raise ConfigError(f"unknown rule for missed rounds: {welcome.missed!r}.") from error
-        schema = schema_of(model)
+        schema = schema_of(model, welcome.block)
         if schema.digest.hex() != welcome.schema_digest or schema.total != welcome.total:
             raise SchemaMismatchError(
                 f"This model ({schema.parameters} parameters) is not the one that the swarm trains.",

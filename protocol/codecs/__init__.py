@@ -1,14 +1,39 @@
 """Codecs: how a chunk of pseudo-gradient becomes bytes and adds up again. The only torch in this room.
 
 A codec's payload depends on nothing but the values, and decoding is exact fp32 arithmetic, so whoever
-decodes a payload holds the same bits. Lengths are whole blocks of 256 values; blocks never span tensors
-(schema.py pads them).
+decodes a payload holds the same bits. Lengths are whole blocks; blocks never span tensors (schema.py pads).
 """
 
 from atoll.protocol.codecs.base import Codec, CodecError, NonFinite, aggregate
-from atoll.protocol.codecs.float32 import Float32Codec
-from atoll.protocol.codecs.int8 import Int8Codec
+from atoll.protocol.codecs.codebook import TwoBitCodec
+from atoll.protocol.codecs.floats import BFloat16Codec, Float32Codec
+from atoll.protocol.codecs.levels import E3M0Codec, Int4Codec, Int8Codec
+from atoll.protocol.codecs.topk import TopKCodec
 
-CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Float32Codec, Int8Codec)}
+CODECS: dict[str, type[Codec]] = {
+    codec.name: codec
+    for codec in (
+        Float32Codec,
+        BFloat16Codec,
+        Int8Codec,
+        Int4Codec,
+        E3M0Codec,
+        TwoBitCodec,
+        TopKCodec,
+    )
+}
 
-__all__ = ["CODECS", "Codec", "CodecError", "Float32Codec", "Int8Codec", "NonFinite", "aggregate"]
+__all__ = [
+    "CODECS",
+    "BFloat16Codec",
+    "Codec",
+    "CodecError",
+    "E3M0Codec",
+    "Float32Codec",
+    "Int4Codec",
+    "Int8Codec",
+    "NonFinite",
+    "TopKCodec",
+    "TwoBitCodec",
+    "aggregate",
+]

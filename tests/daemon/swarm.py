@@ -45,8 +45,13 @@ def genesis_parameters() -> Float32:
     return flat
 
 
-def make_manifest(first: Ed25519Keyring, min_peers: int, sizes: Sequence[int] = ()) -> SwarmManifest:
-    """`sizes`: of the shards of its data; none: each node has its own."""
+def make_manifest(
+    first: Ed25519Keyring,
+    min_peers: int,
+    sizes: Sequence[int] = (),
+    codecs: tuple[str, str] = ("int8", "int8"),
+) -> SwarmManifest:
+    """`sizes`: of the shards of its data; none: each node has its own. `codecs`: contributions', results'."""
     table = [pb.DataShard(digest=bytes([n]) * 32, size_bytes=size) for n, size in enumerate(sizes)]
     data = pb.Data(name="text", shards=table, size_bytes=sum(sizes), digest=table_digest(table))
     body = pb.Manifest(
@@ -60,8 +65,8 @@ def make_manifest(first: Ed25519Keyring, min_peers: int, sizes: Sequence[int] = 
         outer=pb.Outer(momentum=0.9, lr_by_contributors=[0.4, 0.6], missed="keep"),
         rounds=pb.Rounds(
             chunk_values=CHUNK,
-            codec="int8",
-            result_codec="int8",
+            codec=codecs[0],
+            result_codec=codecs[1],
             min_peers_to_start=min_peers,
             grace_floor_s=0.5,
             grace_cap_s=2.0,
@@ -116,7 +121,7 @@ class Member:
             checkpoint.save(
                 folder / "checkpoints", manifest.swarm_id, head, SCHEMA, parameters, zeros, read=read
             )
-        rounds = RoundLog(folder / "rounds", manifest.chunks, "int8")
+        rounds = RoundLog(folder / "rounds", manifest.chunks, manifest.body.rounds.result_codec)
         vector = np.zeros(SCHEMA.total, np.float32)
         self.state = OuterState(manifest, SCHEMA, vector, folder / "checkpoints", rounds)
         self.problems = self.state.restore()
@@ -127,8 +132,8 @@ class Member:
         config = RoundConfig(
             swarm_id=manifest.swarm_id,
             chunks=len(manifest.chunks),
-            codec="int8",
-            result_codec="int8",
+            codec=manifest.body.rounds.codec,
+            result_codec=manifest.body.rounds.result_codec,
             outer_lr=manifest.outer_lr,
             genesis_node=bytes(manifest.body.genesis_node),
             min_peers_to_start=manifest.body.rounds.min_peers_to_start,
@@ -178,10 +183,15 @@ class Swarm:
     """Members that all know each other; `cut` holds pairs that can't reach each other."""
 
     def __init__(
-        self, folder: Path, count: int, min_peers: int | None = None, sizes: Sequence[int] = ()
+        self,
+        folder: Path,
+        count: int,
+        min_peers: int | None = None,
+        sizes: Sequence[int] = (),
+        codecs: tuple[str, str] = ("int8", "int8"),
     ) -> None:
         self._keys = [keyring(i) for i in range(count)]
-        self.manifest = make_manifest(self._keys[0], min_peers or count, sizes)
+        self.manifest = make_manifest(self._keys[0], min_peers or count, sizes, codecs)
         self.cut: set[frozenset[bytes]] = set()
         self.spoiled: set[bytes] = set()
         self.news = asyncio.Event()

@@ -24,7 +24,7 @@ from atoll.protocol.schema import ChunkTable
 
 ME = b"me"
 CHUNKS = ChunkTable(1024, 256)
-WELCOME = ch.Welcome(1, "/none", 1024, "00", None, {}, {}, "00", 1, 1, None, "cpu", "keep")
+WELCOME = ch.Welcome(1, "/none", 1024, 256, "00", None, {}, {}, "00", 1, 1, None, "cpu", "keep")
 
 
 class FakeDriver:

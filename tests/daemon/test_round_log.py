@@ -77,7 +77,7 @@ CHUNKS = ChunkTable(1024, 512)
 
 def payload(seed: int) -> bytes:
     rng = np.random.default_rng(seed)
-    return rng.integers(0, 100, Int8Codec.bound(512), dtype=np.uint8).tobytes()
+    return rng.integers(20, 100, Int8Codec.bound(512), dtype=np.uint8).tobytes()  # scales in range, too
 
 
 def signed_commit(version: int, payloads: list[bytes], parent: bytes = b"") -> pb.Signed:

@@ -34,8 +34,8 @@ Make = Callable[..., Swarm]
 async def make(tmp_path: Path) -> AsyncIterator[Make]:
     swarms: list[Swarm] = []
 
-    def begin(count: int, min_peers: int | None = None, sizes: Sequence[int] = ()) -> Swarm:
-        swarms.append(Swarm(tmp_path / "swarm", count, min_peers, sizes))
+    def begin(count: int, min_peers: int | None = None, sizes: Sequence[int] = (), **more: Any) -> Swarm:
+        swarms.append(Swarm(tmp_path / "swarm", count, min_peers, sizes, **more))
         return swarms[-1]
 
     yield begin
@@ -74,6 +74,27 @@ async def test_the_mean_is_right_and_the_bits_are_the_same(make: Make) -> None:
     assert all(list(chunk.contributors) == [0, 1, 2] for chunk in commit.chunks)
     for member in swarm.members:
         assert member.reports[-1].outcome == "certified" and not member.trouble
+
+
+@pytest.mark.parametrize(
+    ("codec", "result_codec", "error"),
+    [
+        ("fp32", "fp32", 1e-5),
+        ("bf16", "bf16", 0.005),
+        ("int4", "int8", 0.15),
+        ("e3m0", "int8", 0.25),
+        ("2bit", "int4", 0.45),
+    ],
+)
+async def test_every_codec_carries_a_round(make: Make, codec: str, result_codec: str, error: float) -> None:
+    swarm = make(3, codecs=(codec, result_codec))
+    before = swarm.members[0].state.parameters.copy()
+    await one_round(swarm, 1)
+    assert len({m.bits for m in swarm.members}) == 1
+    mean = sum(w * delta(10 + n).astype(np.float64) for n, w in enumerate((100, 200, 300))) / 600
+    step = (before - swarm.members[0].state.parameters) / (0.6 * 1.9)
+    assert np.linalg.norm(step - mean) / np.linalg.norm(mean) < error
+    assert all(member.reports[-1].outcome == "certified" for member in swarm.members)
 
 
 async def test_many_rounds_and_a_restart_from_disk(make: Make, tmp_path: Path) -> None:

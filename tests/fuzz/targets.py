@@ -224,10 +224,10 @@ def payload(data: bytes) -> None:
     """An encoded chunk: what is not refused decodes to finite values."""
     if not data:
         return
-    into = torch.zeros(512)
     for codec in (kind() for kind in CODECS.values()):
+        into = torch.zeros(2 * codec.block)
         try:
-            codec.check(torch.frombuffer(bytearray(data), dtype=torch.uint8), 512)
+            codec.check(torch.frombuffer(bytearray(data), dtype=torch.uint8), into.numel())
         except CodecError:
             continue
         codec.decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), into)
@@ -236,8 +236,9 @@ def payload(data: bytes) -> None:
 
 def _payload(name: str) -> bytes:
     codec = CODECS[name]()
-    out = torch.empty(codec.bound(512), dtype=torch.uint8)
-    codec.encode(torch.linspace(-1, 1, 512), out)
+    n = 2 * codec.block
+    out = torch.empty(codec.bound(n), dtype=torch.uint8)
+    codec.encode(torch.linspace(-1, 1, n), out)
     return out.numpy().tobytes()
 
 

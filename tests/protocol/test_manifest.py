@@ -155,6 +155,8 @@ RULES: list[tuple[str, Callable[[pb.Manifest], object]]] = [
     ("validate_every", lambda m: setattr(m.rounds, "validate_every", 0)),
     ("codec 'zip'", lambda m: setattr(m.rounds, "codec", "zip")),
     ("codec ''", lambda m: setattr(m.rounds, "result_codec", "")),
+    ("not for results", lambda m: setattr(m.rounds, "result_codec", "topk")),
+    ("whole blocks of 4096", lambda m: setattr(m.rounds, "codec", "topk")),
     ("whole blocks", lambda m: setattr(m, "total_values", 0)),
     ("whole blocks", lambda m: setattr(m, "total_values", 4 * BLOCK + 1)),
     ("whole blocks", lambda m: setattr(m, "total_values", 2**63)),

@@ -98,3 +98,16 @@ def test_default_chunks_are_shared_evenly_and_never_too_large(blocks: int):
     assert values % BLOCK == 0 and 16 * 1024 <= values <= 512 * 1024
     if 16 * 1024 * 12 < total <= 512 * 1024 * 12:
         assert 11 <= len(ChunkTable(total, values)) <= 12
+
+
+def test_tensors_lie_at_multiples_of_a_larger_block_where_the_codec_wants_it():
+    shapes = [("matrix", (100, 100)), ("gain", (100,))]
+    schema = ParameterSchema.of(shapes, 4096)
+    assert [t.offset for t in schema.tensors] == [0, 12288] and schema.total == 16384
+    assert schema.digest != ParameterSchema.of(shapes).digest
+    assert default_chunk_values(schema.total, 4096) % 4096 == 0
+    for block in (0, 100, 1 << 20):
+        with pytest.raises(SchemaError, match="blocks"):
+            ParameterSchema.of(shapes, block)
+    with pytest.raises(SchemaError, match="whole blocks of 4096"):
+        ChunkTable(8192, 256, 4096)

@@ -40,6 +40,7 @@ class FakeDaemon:
             "version": channel.VERSION,
             "memory": self.memory.path,
             "total": self.schema.total,
+            "block": self.schema.block,
             "schema_digest": self.schema.digest.hex(),
             "model": None,
             "data": {},

@@ -58,7 +58,7 @@ memory = SharedMemory.create(schema.total, home)
 memory.committed[[0, 1, 256]] = [1.0, 2.0, 3.0]
 version, digest = channel.VERSION, schema.digest.hex()
 own = (None, {}, {}, "n", 0, 1, None, "auto", "keep")
-say(channel.Welcome(version, memory.path, schema.total, digest, *own))
+say(channel.Welcome(version, memory.path, schema.total, schema.block, digest, *own))
 if home.name == "other-model":
     print(channel.decode_from_trainer(lines.readline()).code, flush=True)
     sys.exit(0)
