@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from atoll.daemon.genesis import OUTER_LR, OUTER_MOMENTUM
-from atoll.daemon.rounds.driver import CodecWorker
+from atoll.daemon.rounds.codec_worker import CodecWorker
 from atoll.daemon.training.corpus import builtin_corpus, cut
 from atoll.daemon.training.data import Windows
 from atoll.daemon.training.flat import flatten, load_into, store
@@ -39,6 +39,7 @@ from atoll.daemon.training.trainer import validation
 from atoll.protocol.codecs import Int8Codec
 from atoll.protocol.outer import outer_step
 from atoll.protocol.round.plan import weights
+from atoll.protocol.schema import ChunkTable
 
 WORKERS = 8
 MODEL = GPTConfig(layers=2, width=64, heads=4, context=64)
@@ -81,7 +82,7 @@ def train(arm: Arm) -> float:
     local = [outer.copy() for _ in range(WORKERS)]
     carried = [0] * WORKERS
     optimizers = [make_optimizer(model, config) for _ in range(WORKERS)]
-    worker, codec = CodecWorker("int8", "int8", outer.size), Int8Codec()
+    worker, codec = CodecWorker("int8", "int8", ChunkTable(outer.size, outer.size)), Int8Codec()
     end, _ = cut(len(text), len(text), MODEL.context)
     data = stretches(text[:end])
     lost = random.Random(arm.seed)
@@ -98,7 +99,7 @@ def train(arm: Arm) -> float:
             if lost.random() < arm.rate:
                 missed.append(k)
             else:
-                payloads.append(worker.encode(outer, local[k]))
+                payloads.append(worker.encode(outer, local[k], 0))
                 tokens.append(carried[k])
         if not payloads:
             continue

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from atoll.daemon.genesis import NewSwarm, make_swarm
-from atoll.daemon.rounds.driver import CodecWorker
+from atoll.daemon.rounds.codec_worker import CodecWorker
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.training.corpus import builtin_corpus, cut
 from atoll.daemon.training.data import Windows
@@ -70,7 +70,7 @@ class Swarm:
         self._momentum = np.zeros_like(parameters)
         self._manifest = manifest
         rounds = manifest.body.rounds
-        self._worker = CodecWorker(rounds.codec, rounds.result_codec, rounds.chunk_values)
+        self._worker = CodecWorker(rounds.codec, rounds.result_codec, manifest.chunks)
         self._codec = CODECS[rounds.result_codec]()
 
     def commit(self, snapshots: list[Float32]) -> None:
@@ -79,7 +79,7 @@ class Swarm:
         lr = self._manifest.outer_lr(len(snapshots))
         for chunk in range(len(chunks)):
             span, size = chunks.span(chunk), chunks.size(chunk)
-            payloads = [self._worker.encode(self.parameters[span], local[span]) for local in snapshots]
+            payloads = [self._worker.encode(self.parameters, local, chunk) for local in snapshots]
             result = self._worker.reduce(payloads, [1] * len(payloads), size)
             mean = np.empty(size, dtype=np.float32)
             self._codec.decode(torch.frombuffer(bytearray(result), dtype=torch.uint8), torch.from_numpy(mean))

@@ -32,6 +32,8 @@ from atoll.protocol.schema import ParameterSchema, SchemaError, default_chunk_va
 from atoll.protocol.signing import Ed25519Keyring
 
 OUTER_MOMENTUM = 0.9
+FEEDBACK = {"2bit": 0.9, "topk": 0.95}
+"""Decay of error feedback for codecs that can't do without (MuLoCo 2505.23725, SparseLoCo 2508.15706)."""
 OUTER_LR = (0.4, 0.6, 0.6, 0.6, 0.7, 0.7, 0.7, 0.8)
 """By contributors 1 to 8 and more (2503.09799: 0.4 to 0.6 for one, 0.6 for two and four, 0.8 for eight)."""
 
@@ -53,6 +55,7 @@ class NewSwarm:
     min_peers: int = 1
     codec: str = "int8"
     result_codec: str = "int8"
+    feedback: float | None = None
     missed: str = "reset"
     seed: int = 1
     genesis: Path | None = None
@@ -174,6 +177,7 @@ def _body(
             chunk_values=default_chunk_values(schema.total, schema.block),
             codec=wanted.codec,
             result_codec=wanted.result_codec,
+            feedback=FEEDBACK.get(wanted.codec, 0.0) if wanted.feedback is None else wanted.feedback,
             min_peers_to_start=wanted.min_peers,
             grace_floor_s=2.0,
             grace_cap_s=60.0,

@@ -146,6 +146,7 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
         ("rounds.grace_floor_s", rounds.grace_floor_s, 0, 3_600),
         ("rounds.grace_cap_s", rounds.grace_cap_s, rounds.grace_floor_s, 86_400),
         ("rounds.validate_every", rounds.validate_every, 1, 10_000),
+        ("rounds.feedback", rounds.feedback, 0, 0.9999),
     ]
     ranges += [(f"outer.lr_by_contributors[{i}]", lr, 0, 10) for i, lr in enumerate(outer.lr_by_contributors)]
     for name, value, lowest, highest in ranges:

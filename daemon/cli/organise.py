@@ -61,6 +61,7 @@ def init(arguments: argparse.Namespace) -> int:
         total_steps=arguments.total_steps,
         codec=arguments.codec,
         result_codec=arguments.result_codec,
+        feedback=arguments.feedback,
         missed=arguments.missed,
         min_peers=arguments.min_peers,
         seed=arguments.seed,

@@ -16,11 +16,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-import torch
 from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
+from atoll.daemon.rounds.codec_worker import CodecWorker
 from atoll.daemon.rounds.drops import Drops
 from atoll.daemon.rounds.outer_state import OuterState, StateLost
 from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
@@ -28,10 +27,11 @@ from atoll.peers.identity import readable_name
 from atoll.peers.links import LinkLost
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head, commit_digest
-from atoll.protocol.codecs import CODECS, CodecError, NonFinite, aggregate
+from atoll.protocol.codecs import CodecError, NonFinite
 from atoll.protocol.outer import Float32
 from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
+from atoll.protocol.round.commit import contribution_of
 from atoll.protocol.round.machine import RoundMachine
 from atoll.protocol.signing import Keyring
 
@@ -40,55 +40,6 @@ log = logging.getLogger(__name__)
 DISK_RETRY_S = 2.0
 SEND_AHEAD = 4
 """Encoded chunks on their way out at once."""
-
-
-class CodecWorker:
-    """The codec thread's tools: one codec instance each way, and scratch that is kept."""
-
-    def __init__(self, codec: str, result_codec: str, chunk_values: int) -> None:
-        self._out = CODECS[codec]()
-        self._in = CODECS[codec]()
-        self._result = CODECS[result_codec]()
-        self._delta = np.empty(chunk_values, dtype=np.float32)
-
-    def encode(self, anchor: Float32, local: Float32) -> bytes:
-        """Encoded pseudo-gradient anchor − local of one chunk. Raises NonFinite."""
-        delta = self._delta[: anchor.size]
-        np.subtract(anchor, local, out=delta)
-        out = torch.empty(self._out.bound(delta.size), dtype=torch.uint8)
-        self._out.encode(torch.from_numpy(delta), out)
-        return out.numpy().tobytes()
-
-    def check(self, payload: bytes, n: int) -> None:
-        """Raises CodecError unless `payload` is an encoded chunk of n values."""
-        self._in.check(_tensor(payload), n)
-
-    def check_result(self, payload: bytes, n: int) -> None:
-        """The same for an encoded result."""
-        self._result.check(_tensor(payload), n)
-
-    def reduce(self, payloads: list[bytes], weights: list[int], n: int) -> bytes:
-        """The encoded weighted mean."""
-        mean = torch.from_numpy(self._delta[:n])
-        aggregate(self._in, [_tensor(p) for p in payloads], weights, mean)
-        out = torch.empty(self._result.bound(n), dtype=torch.uint8)
-        self._result.encode(mean, out)
-        return out.numpy().tobytes()
-
-    def find_non_finite(self, anchor: Float32, local: Float32, chunk: int) -> int | None:
-        """Flat position of the first value whose pseudo-gradient is not finite."""
-        for start in range(0, anchor.size, chunk):
-            part = slice(start, min(start + chunk, anchor.size))
-            delta = self._delta[: part.stop - start]
-            with np.errstate(invalid="ignore", over="ignore"):
-                np.subtract(anchor[part], local[part], out=delta)
-            if not np.isfinite(delta).all():
-                return start + int(np.flatnonzero(~np.isfinite(delta))[0])
-        return None
-
-
-def _tensor(payload: bytes) -> torch.Tensor:
-    return torch.frombuffer(bytearray(payload), dtype=torch.uint8)
 
 
 class RoundDriver:
@@ -121,8 +72,8 @@ class RoundDriver:
         self._ended = ended
         self._trouble = trouble
         rounds = state.manifest.body.rounds
-        self._codec = CodecWorker(rounds.codec, rounds.result_codec, rounds.chunk_values)
         self._chunks = state.manifest.chunks
+        self._codec = CodecWorker(rounds.codec, rounds.result_codec, self._chunks, rounds.feedback)
         self._codec_thread = ThreadPoolExecutor(1, "codec")
         self.disk_thread = ThreadPoolExecutor(1, "disk")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -217,12 +168,11 @@ class RoundDriver:
         places = asyncio.Semaphore(SEND_AHEAD)
         async with asyncio.TaskGroup() as group:
             for chunk in effect.chunks[first:] + effect.chunks[:first]:
-                span = self._chunks.span(chunk)
                 if not self._is_due(plan, chunk, offer):
                     continue
                 await places.acquire()
                 payload = await self.on_codec(
-                    self._codec.encode, self.state.parameters[span], self._snapshot[span]
+                    self._codec.encode, self.state.parameters, self._snapshot, chunk, offer
                 )
                 if offer != self.offer:
                     return  # it may have changed while it was read
@@ -306,6 +256,8 @@ class RoundDriver:
     async def _apply(self, effect: t.Apply) -> None:
         while not await self._trainer_lets():
             self._trouble("trainer_silent", "The trainer has not taken in the last version yet.")
+        # While the parameters are still those that the contribution was measured from.
+        await self._settle(pb.Commit.FromString(effect.commit.body))
         version = effect.parent.version + 1
         votes = effect.votes
         # The commit is decided: a disk that refuses is told and tried again, for there is no way back.
@@ -319,6 +271,14 @@ class RoundDriver:
         self.feed(t.HeadChanged(head))
         await self._applied(pb.Commit.FromString(effect.commit.body), head)
         await self._disk_took(self.state.save_if_due)
+
+    async def _settle(self, commit: pb.Commit) -> None:
+        """What the codec lost of an accepted contribution is added to the next one."""
+        number, chunks = contribution_of(commit, self._keyring.peer_id)
+        if chunks and number == self.offer:
+            await self.on_codec(
+                self._codec.settle, self.state.parameters, self._snapshot, tuple(chunks), number
+            )
 
     async def _trainer_lets(self) -> bool:
         """Whether the trainer has stopped reading the committed parameters."""
@@ -405,9 +365,7 @@ class RoundDriver:
 
     async def first_non_finite(self) -> str | None:
         """Name of the first tensor whose pseudo-gradient is not finite, or None."""
-        position = await self.on_codec(
-            self._codec.find_non_finite, self.state.parameters, self._snapshot, self._chunks.values
-        )
+        position = await self.on_codec(self._codec.find_non_finite, self.state.parameters, self._snapshot)
         return None if position is None else self.state.schema.tensor_at(position)
 
     @property

@@ -67,6 +67,7 @@ def make_manifest(
             chunk_values=CHUNK,
             codec=codecs[0],
             result_codec=codecs[1],
+            feedback=0.9 if codecs[0] == "2bit" else 0.0,
             min_peers_to_start=min_peers,
             grace_floor_s=0.5,
             grace_cap_s=2.0,

@@ -97,6 +97,25 @@ async def test_every_codec_carries_a_round(make: Make, codec: str, result_codec:
     assert all(member.reports[-1].outcome == "certified" for member in swarm.members)
 
 
+async def test_error_feedback_brings_back_what_a_codec_lost(make: Make) -> None:
+    swarm = make(2, codecs=("2bit", "fp32"))
+    shown = swarm.members[0].state.parameters.copy()
+    for _ in range(12):
+        target = swarm.members[0].state.head.version + 1
+        for member in swarm.members:
+            member.train(delta(1), 100)
+        await swarm.version(target)
+    assert len({m.bits for m in swarm.members}) == 1
+    # With Nesterov the sum of the steps is that of a constant pseudo-gradient, if nothing of it is lost.
+    momentum, steps = 0.0, 0.0
+    for _ in range(12):
+        momentum = 0.9 * momentum + 1
+        steps += 0.6 * (1 + 0.9 * momentum)
+    moved = (shown - swarm.members[0].state.parameters) / steps
+    lost = np.linalg.norm(moved - delta(1)) / np.linalg.norm(delta(1))
+    assert lost < 0.2, "in one round it is 0.34"
+
+
 async def test_many_rounds_and_a_restart_from_disk(make: Make, tmp_path: Path) -> None:
     swarm = make(3)
     for seed in range(1, 5):

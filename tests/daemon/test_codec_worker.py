@@ -1,0 +1,85 @@
+"""Error feedback: what a coarse codec loses is not lost for good, and only what was accepted counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from atoll.daemon.rounds.codec_worker import CodecWorker
+from atoll.protocol.codecs import CODECS
+from atoll.protocol.outer import Float32
+from atoll.protocol.schema import ChunkTable
+
+TABLE = ChunkTable(3 * 4096, 8192, 4096)
+CODED = pytest.mark.parametrize("codec", ["int4", "2bit", "topk"])
+ZEROS = np.zeros(TABLE.total, np.float32)
+
+
+def values(seed: int) -> Float32:
+    return np.random.default_rng(seed).standard_normal(TABLE.total).astype(np.float32)
+
+
+def decoded(codec: str, payloads: list[bytes]) -> Float32:
+    out = torch.empty(TABLE.total)
+    for chunk, payload in enumerate(payloads):
+        CODECS[codec]().decode(
+            torch.frombuffer(bytearray(payload), dtype=torch.uint8), out[TABLE.span(chunk)]
+        )
+    return out.numpy()
+
+
+def encoded(worker: CodecWorker, local: Float32, offer: int) -> list[bytes]:
+    return [worker.encode(ZEROS, local, chunk, offer) for chunk in range(len(TABLE))]
+
+
+@CODED
+def test_what_was_lost_comes_with_the_next_contribution(codec: str):
+    worker = CodecWorker(codec, "int8", TABLE, feedback=0.5)
+    first = decoded(codec, encoded(worker, -values(1), 1))
+    worker.settle(ZEROS, -values(1), (0, 1), 1)
+    second = encoded(worker, -values(2), 2)
+    carried = values(2) + np.float32(0.5) * (values(1) - first)
+    assert second == encoded(CodecWorker(codec, "int8", TABLE), -carried, 1)
+
+
+@CODED
+def test_only_accepted_chunks_count_as_sent(codec: str):
+    worker = CodecWorker(codec, "int8", TABLE, feedback=0.9)
+    fresh = encoded(CodecWorker(codec, "int8", TABLE), -values(2), 1)
+    encoded(worker, -values(1), 1)
+    assert encoded(worker, -values(2), 2) == fresh, "the round did without it"
+    worker.settle(ZEROS, -values(1), (0, 1), 1)
+    assert encoded(worker, -values(2), 3) == fresh, "another snapshot is here now"
+    worker.settle(ZEROS, -values(2), (1,), 3)
+    after = encoded(worker, -values(2), 4)
+    assert after[0] == fresh[0] and after[1] != fresh[1]
+    worker.settle(ZEROS, -values(2), (1,), 4)
+    once = encoded(worker, -values(2), 5)
+    worker.settle(ZEROS, -values(2), (), 5)
+    worker.settle(ZEROS, -values(2), (0,), 4)
+    assert encoded(worker, -values(2), 6) == once
+
+
+@CODED
+def test_without_decay_the_sum_of_what_was_sent_follows_what_was_learned(codec: str):
+    """The error stays as large as that of a few rounds, however many there are; without feedback it grows."""
+    sums, plain, learned = ZEROS.copy(), ZEROS.copy(), ZEROS.copy()
+    worker, other = (CodecWorker(codec, "int8", TABLE, feedback=f) for f in (0.9999, 0.0))
+    rounds = 150
+    for offer in range(rounds):
+        local = -(values(7) + 0.1 * values(offer)) / rounds
+        learned -= local
+        sums += decoded(codec, encoded(worker, local, offer))
+        worker.settle(ZEROS, local, (0, 1), offer)
+        plain += decoded(codec, encoded(other, local, offer))
+    error, without = (np.linalg.norm(x - learned) / np.linalg.norm(learned) for x in (sums, plain))
+    assert error < {"int4": 0.01, "2bit": 0.02, "topk": 0.5}[codec] and error < without / 2
+
+
+def test_without_feedback_nothing_is_kept():
+    worker = CodecWorker("2bit", "int8", TABLE)
+    encoded(worker, -values(1), 1)
+    worker.settle(ZEROS, -values(1), (0, 1), 1)
+    assert encoded(worker, -values(1), 2) == encoded(CodecWorker("2bit", "int8", TABLE), -values(1), 1)
+    assert worker._lost.size == 0 and not worker._sent
