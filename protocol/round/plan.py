@@ -37,19 +37,37 @@ def weights(tokens: Sequence[int]) -> list[int]:
     return [max(1, min(t, cap)) for t in tokens]
 
 
-def owners(chunks: int, upload_bps: Sequence[int], excluded: Collection[int] = ()) -> list[int]:
-    """Owner of each chunk: shares in proportion to upload speed, interleaved; pure in its arguments.
+def chunk_shares(speed_bps: Sequence[int], excluded: Collection[int] = ()) -> list[float]:
+    """What part of the values each member should own, so that all are done soonest; their sum is 1.
 
-    `excluded` members own nothing unless nobody else is left. Unknown speeds (0) count as the slowest known.
+    `speed_bps`: the slower of up and down; unknown ones (0) count as the slowest known. `excluded` members
+    own nothing unless nobody else is left.
+
+    A member that owns the share w sends (1 - w) of a payload to the others and w to each of N - 1, and
+    receives as much: 1 + (N - 2) w payloads. With n owners all are done at T = max(1 / slowest, (n + N - 2) /
+    sum of the owners' speeds), where w = (T · speed - 1) / (N - 2): if the slowest decides, it owns nothing.
     """
-    able = [i for i in range(len(upload_bps)) if i not in excluded] or list(range(len(upload_bps)))
-    known = [upload_bps[i] for i in able if upload_bps[i] > 0]
-    speed = {i: upload_bps[i] or min(known, default=1) for i in able}
+    count = len(speed_bps)
+    able = [i for i in range(count) if i not in excluded] or list(range(count))
+    known = [speed for speed in speed_bps if speed > 0]
+    speed = [s or min(known, default=1) for s in speed_bps]
+    if count <= 2 or len(able) == 1:
+        return [1 / len(able) if i in able else 0.0 for i in range(count)]
+    time = max(1 / min(speed), (len(able) + count - 2) / sum(speed[i] for i in able))
+    shares = [max(0.0, time * speed[i] - 1) if i in able else 0.0 for i in range(count)]
+    whole = sum(shares)
+    return [share / whole for share in shares]
+
+
+def owners(chunks: int, speed_bps: Sequence[int], excluded: Collection[int] = ()) -> list[int]:
+    """Owner of each chunk: as near to `chunk_shares` as whole chunks allow, interleaved; a pure function."""
+    shares = chunk_shares(speed_bps, excluded)
+    able = [i for i, share in enumerate(shares) if share > 0]
     given = dict.fromkeys(able, 0)
     result = []
     for _ in range(chunks):
-        # Whoever would have the smallest load after taking this chunk; the first in member order if equal.
-        owner = min(able, key=lambda i: ((given[i] + 1) / speed[i], i))
+        # Sainte-Laguë: whoever is furthest behind its share; the first in member order if equal.
+        owner = min(able, key=lambda i: ((given[i] + 0.5) / shares[i], i))
         given[owner] += 1
         result.append(owner)
     return result
@@ -105,7 +123,7 @@ def make_plan(
             for m, w in zip(members, shares, strict=True)
         ],
         followers=sorted(set(followers) - set(members)),
-        owners=owners(config.chunks, [ready[m].upload_bps for m in members], excluded),
+        owners=owners(config.chunks, [_speed(ready[m]) for m in members], excluded),
         codec=config.codec,
         result_codec=config.result_codec,
         outer_lr=config.outer_lr(len(members)),
@@ -113,6 +131,11 @@ def make_plan(
         reduce_s=durations[1],
         vote_s=durations[2],
     )
+
+
+def _speed(ready: pb.Ready) -> int:
+    """The slower of up and down, bits per second; 0 where neither is known."""
+    return int(min((speed for speed in (ready.upload_bps, ready.download_bps) if speed), default=0))
 
 
 def continue_plan(

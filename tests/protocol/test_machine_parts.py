@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from atoll.daemon.simulate.keyring import FakeKeyring
@@ -31,6 +31,7 @@ from atoll.protocol.round.plan import (
     MAX_VIEW_JUMP,
     PlanError,
     check_plan,
+    chunk_shares,
     make_plan,
     members_of,
     owners,
@@ -159,8 +160,34 @@ def test_owners_cover_all_chunks_and_exclude_whom_they_can(
 
 def test_owners_share_by_speed():
     assert owners(6, [0, 0, 0]) == [0, 1, 2, 0, 1, 2]
-    table = owners(12, [100, 50, 0])
-    assert [table.count(i) for i in range(3)] == [6, 3, 3], "an unknown speed counts as the slowest known"
+    assert chunk_shares([100, 0, 0]) == [1 / 3] * 3, "an unknown speed counts as the slowest known"
+    assert chunk_shares([100, 5, 0]) == [1, 0, 0], "nothing makes the slowest sooner done than owning nothing"
+    table = owners(12, [100, 100, 100, 60])
+    assert [table.count(i) for i in range(4)] == [4, 4, 4, 0]
+    table = owners(100, [100, 80, 90])
+    assert [table.count(i) for i in range(3)] == [48, 19, 33]
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=3, max_size=40), st.sets(st.integers(0, 39)))
+def test_shares_reach_the_bound_of_the_lines(speeds: list[int], excluded: set[int]):
+    """T = max(1 / slowest, (owners + N - 2) / sum of owners' speeds) payloads: nobody can do with less."""
+    count = len(speeds)
+    shares = chunk_shares(speeds, excluded)
+    able = [i for i in range(count) if i not in excluded] or list(range(count))
+    assert sum(shares) == pytest.approx(1) and all(not shares[i] for i in set(range(count)) - set(able))
+    assume(len(able) > 1)
+    taken = max((1 + (count - 2) * w) / speed for w, speed in zip(shares, speeds, strict=True))
+    bound = max(1 / min(speeds), (len(able) + count - 2) / sum(speeds[i] for i in able))
+    assert taken <= bound * (1 + 1e-9)
+
+
+def test_a_plan_goes_by_the_slower_direction():
+    offers = {
+        peer: pb.Ready(tokens=1, upload_bps=up, download_bps=down)
+        for peer, up, down in ((A, 100, 900), (B, 900, 20), (C, 500, 0))
+    }
+    made = make_plan(CONFIG, HEAD, A, offers, set(), 0, (1.0, 1.0, 1.0))
+    assert list(made.owners) == owners(CONFIG.chunks, [100, 20, 500])
 
 
 def plan(view: int = 0, leader: bytes = A, **members: int) -> pb.Plan:
