@@ -22,7 +22,7 @@ MIN_SCALE = 2.0**-100
 """Blocks whose scale would be smaller count as zeros: so no product is ever a denormal number."""
 MAX_VALUE = 127 * MAX_SCALE
 """Largest magnitude in a payload, half of what fp32 holds: a weighted mean of payloads is always finite."""
-SLICE = 256 * 1024
+SLICE = 512 * 1024
 """Values worked on at a time."""
 
 
@@ -128,10 +128,12 @@ def first_non_finite(values: Tensor) -> int:
     return int(torch.isfinite(values).logical_not_().to(torch.uint8).argmax().item())
 
 
-def require_finite(absmax: Tensor, values: Tensor) -> None:
-    """Raises NonFinite if a block's largest magnitude [n/block] is not finite; NaN is larger than all."""
-    if not bool(torch.isfinite(absmax.max())):
+def require_finite(absmax: Tensor, values: Tensor) -> float:
+    """The largest of the blocks' largest magnitudes [n/block]. Raises NonFinite unless it is finite."""
+    largest = float(absmax.max())  # NaN is larger than all
+    if not math.isfinite(largest):
         raise NonFinite(first_non_finite(values))
+    return largest
 
 
 def aggregate(codec: Codec, payloads: Sequence[Tensor], weights: Sequence[int], out: Tensor) -> None:

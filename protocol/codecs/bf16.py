@@ -19,6 +19,6 @@ def store(values: Tensor, out: Tensor) -> None:
 
 def load(data: Tensor) -> Tensor:
     """[k, 2] little-endian bf16 bytes as [k] fp32, whatever the alignment."""
-    wide = torch.zeros(data.shape[0], 4, dtype=torch.uint8, device=data.device)
-    wide[:, 2:] = data
-    return wide.view(torch.float32).view(-1)
+    wide = torch.zeros(data.shape[0], dtype=torch.float32, device=data.device)
+    wide.view(torch.uint8).view(-1, 4)[:, 2:].copy_(data)
+    return wide

@@ -20,9 +20,7 @@ class _FloatCodec(Codec):
         for start in range(0, values.numel(), SLICE):
             part = values[start : start + SLICE]
             clamped = self._room("clamped", part.shape, part)
-            absmax = torch.abs(part, out=clamped).max()
-            require_finite(absmax, values)
-            if float(absmax) > MAX_VALUE:
+            if require_finite(torch.abs(part, out=clamped), values) > MAX_VALUE:
                 part = torch.clamp(part, -MAX_VALUE, MAX_VALUE, out=clamped)
             numbers[start : start + SLICE].copy_(part)
 

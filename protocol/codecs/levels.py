@@ -44,12 +44,13 @@ class LevelCodec(Codec):
         rows = values.view(-1, BLOCK)
         scales, levels = self._parts(out)
         scale = self._absmax(rows)
-        require_finite(scale, values)
-        clamps = float(scale.max()) > self.top * MAX_SCALE
-        bf16.up(scale.div_(self.top).clamp_(max=MAX_SCALE))
-        bf16.store(scale.mul_(scale >= MIN_SCALE), scales)
+        clamps = require_finite(scale, values) > self.top * MAX_SCALE
+        scale.div_(self.top)
+        bf16.up(scale.clamp_(max=MAX_SCALE) if clamps else scale)
+        nothing = scale < MIN_SCALE
+        bf16.store(scale.masked_fill_(nothing, 0), scales)
         # A block without a scale: divided by infinity it is zeros.
-        divisors = scale.masked_fill_(scale == 0, math.inf).unsqueeze(1)
+        divisors = scale.masked_fill_(nothing, math.inf).unsqueeze(1)
         for part, divisor, coded in _together(rows, divisors, levels):
             ratio = torch.div(part, divisor, out=self._room("ratio", part.shape, part))
             if clamps:
@@ -86,10 +87,12 @@ class LevelCodec(Codec):
         """Scales [blocks, 1] fp32 and levels [blocks, bytes] uint8. Raises CodecError."""
         scales, levels = self._parts(payload)
         scale = bf16.load(scales)
-        # Compared as numbers, so that NaN fails; minus zero is no scale that an encoder makes.
-        possible = (scale >= MIN_SCALE) & (scale <= MAX_SCALE) | (scale.view(torch.int32) == 0)
-        if not bool(possible.all()):
-            raise CodecError(f"{self.name}: a scale is neither 0 nor from 2^-100 to 2^120")
+        least, most = torch.aminmax(scale)  # both NaN if one is
+        if not (float(least) >= MIN_SCALE and float(most) <= MAX_SCALE):
+            # Minus zero is no scale that an encoder makes.
+            possible = (scale >= MIN_SCALE) & (scale <= MAX_SCALE) | (scale.view(torch.int32) == 0)
+            if not bool(possible.all()):
+                raise CodecError(f"{self.name}: a scale is neither 0 nor from 2^-100 to 2^120")
         return scale.mul_(self.unit).unsqueeze(1), levels
 
     def _parts(self, payload: Tensor) -> tuple[Tensor, Tensor]:
