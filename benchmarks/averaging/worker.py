@@ -1,0 +1,92 @@
+"""What a process of the averaging benchmark has in common, whichever system it measures.
+
+It speaks JSON lines: on stdin what the parent wants, on stdout what came of it. Nothing here imports Atoll or
+torch, so that the workers of other systems can run in environments of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class Channel:
+    """The parent's side of stdin and stdout. Whatever else prints goes to stderr."""
+
+    def __init__(self) -> None:
+        self._out: TextIO = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+
+    def say(self, **message: Any) -> None:
+        self._out.write(json.dumps(message) + "\n")
+        self._out.flush()
+
+    @staticmethod
+    def hear() -> dict[str, Any]:
+        line = sys.stdin.readline()
+        if not line:
+            raise SystemExit(0)
+        heard: dict[str, Any] = json.loads(line)
+        return heard
+
+
+def family(root: int) -> tuple[int, ...]:
+    """A process and all that descend from it."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue  # it ended meanwhile
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = {root}
+    while True:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        if not more:
+            return tuple(found)
+        found |= more
+
+
+def cpu_s(family: Sequence[int]) -> dict[str, float]:
+    """CPU-seconds so far, user and system: of this process, and of the others."""
+    used = {"self": 0.0, "children": 0.0}
+    for pid in family:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        spent = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        used["self" if pid == os.getpid() else "children"] += spent
+    return used
+
+
+def memory_bytes(field: str = "VmRSS") -> int:
+    """VmRSS or VmHWM of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def forget_peak() -> None:
+    """From here on VmHWM is the largest that comes."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+class Meter:
+    """Times one operation: wall clock (comparable between processes) and CPU."""
+
+    def __init__(self) -> None:
+        self._family = family(os.getpid())
+        self._cpu = cpu_s(self._family)
+        self._began = time.monotonic()
+
+    def result(self) -> dict[str, Any]:
+        ended = time.monotonic()
+        cpu = {name: spent - self._cpu[name] for name, spent in cpu_s(self._family).items()}
+        return {"began": self._began, "ended": ended, "cpu": cpu}
