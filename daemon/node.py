@@ -45,7 +45,7 @@ from atoll.daemon.training.errors import DeviceError
 from atoll.daemon.training.memory import SharedMemory
 from atoll.daemon.welcome import welcome
 from atoll.peers import identity
-from atoll.protocol import forks
+from atoll.protocol import forks, wire
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
@@ -340,7 +340,7 @@ class Node:
         if self.driver is not None:
             await self.driver.idle()
 
-    async def _frame(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
+    async def _frame(self, peer: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         if self.driver is not None:
             await self.driver.received(peer, frame, payload)
 

@@ -43,7 +43,7 @@ MAX_PASSED_BYTES_IN_ALL = 4 * MAX_PASSED_BYTES
 MAX_BULK_QUEUE = 4
 MAX_LINKS = 96
 _SLICE = 256 * 1024
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 256 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Link:
             del self._frames[origin], self._bytes[origin]
         return data
 
-    async def send_bulk(self, frame: pb.Frame, payload: bytes) -> None:
+    async def send_bulk(self, frame: pb.Frame, payload: wire.Payload) -> None:
         """Sends a frame with its payload; returns when it is written. Raises LinkLost."""
         async with self._room:
             if self.closed.is_set():
@@ -156,7 +156,7 @@ class Link:
         self._bulk.clear()
         self._writer.close()
 
-    async def read(self) -> tuple[pb.Frame, bytes]:
+    async def read(self) -> tuple[pb.Frame, wire.Payload]:
         """The next frame and its payload. Raises WireError, or an OSError/EOFError at the end."""
         frame, payload = await read_frame(self._reader, self._moved)
         self.received += wire.LENGTH_BYTES + frame.ByteSize() + len(payload)
@@ -216,25 +216,28 @@ def _unnoted() -> None:
 
 async def read_frame(
     reader: asyncio.StreamReader, moved: Callable[[], None] = _unnoted
-) -> tuple[pb.Frame, bytes]:
+) -> tuple[pb.Frame, wire.Payload]:
     """One frame from a stream, with every length checked before it is read. Raises WireError.
 
     `moved` is called whenever bytes came.
     """
     size = wire.frame_length(await _exactly(reader, wire.LENGTH_BYTES, moved))
-    frame = wire.decode_frame(await _exactly(reader, size, moved))
+    frame = wire.decode_frame(bytes(await _exactly(reader, size, moved)))
     return frame, await _exactly(reader, frame.payload_size, moved)
 
 
-async def _exactly(reader: asyncio.StreamReader, size: int, moved: Callable[[], None]) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        part = await reader.read(min(_READ_BYTES, size - len(data)))
+async def _exactly(reader: asyncio.StreamReader, size: int, moved: Callable[[], None]) -> bytearray:
+    """`size` bytes in a buffer that is allocated once; the caller has checked the size."""
+    data = bytearray(size)
+    have = 0
+    while have < size:
+        part = await reader.read(min(_READ_BYTES, size - have))
         if not part:
-            raise asyncio.IncompleteReadError(bytes(data), size)
-        data += part
+            raise asyncio.IncompleteReadError(bytes(data[:have]), size)
+        data[have : have + len(part)] = part
+        have += len(part)
         moved()
-    return bytes(data)
+    return data
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,7 @@ class Callbacks:
     refuse: Callable[[bytes, pb.Hello], str | None]
     up: Callable[[Link], None]
     down: Callable[[bytes, str], None]
-    frame: Callable[[bytes, pb.Frame, bytes], Awaitable[None]]
+    frame: Callable[[bytes, pb.Frame, wire.Payload], Awaitable[None]]
 
 
 class Links:
@@ -300,7 +303,7 @@ class Links:
         link = self._links.get(peer)
         return -math.inf if link is None else link.alive_at
 
-    async def send_bulk(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
+    async def send_bulk(self, peer: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         """Sends a frame with payload. Raises LinkLost."""
         link = self._links.get(peer)
         if link is None:

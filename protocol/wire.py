@@ -13,6 +13,9 @@ from google.protobuf.message import DecodeError
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST
 from atoll.protocol import messages_pb2 as pb
 
+Payload = bytes | bytearray | memoryview
+"""Raw bytes after a frame. What came over a link may be a view of the buffer that it was received into."""
+
 LENGTH_BYTES = 4
 MAX_FRAME_BYTES = 1 << 20
 MAX_PAYLOAD_BYTES = (1 << 22) + (1 << 16)  # 2^20 values in fp32, and some room
@@ -30,7 +33,7 @@ class IncompatibleProtocol(WireError):
     """No wire version that both sides speak; both ranges are named."""
 
 
-def frame_length(header: bytes, limit: int = MAX_FRAME_BYTES) -> int:
+def frame_length(header: bytes | bytearray, limit: int = MAX_FRAME_BYTES) -> int:
     """Length that a 4-byte header announces. Raises WireError."""
     size = int.from_bytes(header, "big")
     if not 0 < size <= limit:

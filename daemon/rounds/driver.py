@@ -27,6 +27,7 @@ from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
 from atoll.peers.identity import readable_name
 from atoll.peers.links import LinkLost
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol import wire
 from atoll.protocol.chain import Head, commit_digest
 from atoll.protocol.codecs import CODECS, CodecError, NonFinite, aggregate
 from atoll.protocol.outer import Float32
@@ -60,15 +61,15 @@ class CodecWorker:
         self._out.encode(torch.from_numpy(delta), out)
         return out.numpy().tobytes()
 
-    def check(self, payload: bytes, n: int) -> None:
+    def check(self, payload: wire.Payload, n: int) -> None:
         """Raises CodecError unless `payload` is an encoded chunk of n values."""
         self._in.check(_tensor(payload), n)
 
-    def check_result(self, payload: bytes, n: int) -> None:
+    def check_result(self, payload: wire.Payload, n: int) -> None:
         """The same for an encoded result."""
         self._result.check(_tensor(payload), n)
 
-    def reduce(self, payloads: list[bytes], weights: list[int], n: int) -> bytes:
+    def reduce(self, payloads: list[wire.Payload], weights: list[int], n: int) -> bytes:
         """The encoded weighted mean."""
         mean, scratch = (torch.from_numpy(v[:n]) for v in (self._delta, self._scratch))
         aggregate(self._in, [_tensor(p) for p in payloads], weights, mean, scratch)
@@ -88,7 +89,7 @@ class CodecWorker:
         return None
 
 
-def _tensor(payload: bytes) -> torch.Tensor:
+def _tensor(payload: wire.Payload) -> torch.Tensor:
     return torch.frombuffer(bytearray(payload), dtype=torch.uint8)
 
 
@@ -231,7 +232,12 @@ class RoundDriver:
                 group.create_task(self._contribute(plan.session, chunk, owner, payload, places))
 
     async def _contribute(
-        self, session: pb.SessionId, chunk: int, owner: bytes, payload: bytes, places: asyncio.Semaphore
+        self,
+        session: pb.SessionId,
+        chunk: int,
+        owner: bytes,
+        payload: wire.Payload,
+        places: asyncio.Semaphore,
     ) -> None:
         try:
             if owner == self._keyring.peer_id:
@@ -283,7 +289,7 @@ class RoundDriver:
             for peer in effect.peers:
                 group.create_task(self._deliver(peer, effect.signed, payload))
 
-    async def _deliver(self, peer: bytes, signed: pb.Signed, payload: bytes) -> None:
+    async def _deliver(self, peer: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
         try:
             await self._links.send_bulk(peer, pb.Frame(result=signed), payload)
         except LinkLost as error:
@@ -340,14 +346,14 @@ class RoundDriver:
 
     # ---- what came over a link
 
-    async def received(self, sender: bytes, frame: pb.Frame, payload: bytes) -> None:
+    async def received(self, sender: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         """Handles one frame that belongs to rounds; what is malformed is counted and dropped."""
         try:
             await self._received(sender, frame, payload)
         except (DecodeError, CodecError, NonFinite, ValueError) as error:
             self.dropped.note(sender, f"malformed {frame.WhichOneof('message')}", str(error))
 
-    async def _received(self, sender: bytes, frame: pb.Frame, payload: bytes) -> None:
+    async def _received(self, sender: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         match frame.WhichOneof("message"):
             case "ready":
                 self.feed(t.ReadyReceived(sender, frame.ready))
@@ -380,7 +386,7 @@ class RoundDriver:
             raise ValueError(f"{kind} with a wrong signature")
         return bytes(signed.body)
 
-    async def _contribution(self, sender: bytes, message: pb.Contribution, payload: bytes) -> None:
+    async def _contribution(self, sender: bytes, message: pb.Contribution, payload: wire.Payload) -> None:
         if message.chunk >= len(self._chunks):
             raise ValueError("contribution to a chunk that does not exist")
         try:
@@ -392,7 +398,7 @@ class RoundDriver:
             return
         self.feed(t.ContributionArrived(sender, message.session, message.chunk, payload))
 
-    async def _result(self, sender: bytes, signed: pb.Signed, payload: bytes) -> None:
+    async def _result(self, sender: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
         message = pb.ChunkResult.FromString(self._verified("result", signed))
         if message.chunk >= len(self._chunks):
             raise ValueError("result of a chunk that does not exist")
