@@ -290,7 +290,8 @@ class Node:
             frame=self._frame,
             between_rounds=self._between_rounds,
         )
-        self.neighbours = Neighbours(host, self.keyring, self.manifest, SOFTWARE, self.events, hooks)
+        lanes = await self.network.open_lanes(undo, self.settings)
+        self.neighbours = Neighbours(host, self.keyring, self.manifest, SOFTWARE, self.events, hooks, lanes)
         self.recovery = Recovery(
             self.folder, self.manifest, host, self.neighbours, self.events, self.alerts, self.enter
         )

@@ -28,6 +28,7 @@ _NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "atoll")])
 # RFC 5280, 4.1.2.5: this is the date for "no well-defined expiration".
 _SINCE = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _UNTIL = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+_UNREADABLE = (ValueError, TypeError, x509.InvalidVersion, InvalidSignature, UnsupportedAlgorithm)
 
 
 class NotTheirs(ValueError):
@@ -86,7 +87,7 @@ def check_certificate(certificate: bytes, peer: bytes) -> None:
         parsed = x509.load_der_x509_certificate(certificate)
         key = parsed.public_key()
         parsed.verify_directly_issued_by(parsed)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise NotTheirs("a certificate that is not readable or not signed by itself") from error
     if not isinstance(key, Ed25519PublicKey) or key.public_bytes_raw() != public_key_of(peer):
         raise NotTheirs("a certificate of another key than that in its peer id")
