@@ -54,6 +54,8 @@ class Settings:
     state_rate: int = setting(0, "bytes per second for state and text, to peers and from them; 0: no cap")
     log_format: str = setting("text", "text or json")
     log_level: str = setting("info", "debug, info, warning or error")
+    lane: bool = setting(True, "direct TLS connections for the bulk of a round, beside libp2p")
+    lane_port: int = setting(0, "TCP port for them; 0: any")
     nat_port_map: bool = setting(False, "ask the router to forward the port (UPnP)")
 
 
@@ -130,6 +132,7 @@ def _typed(name: str, value: Any, kind: Any, origin: str) -> Any:
 def _check(s: Settings) -> None:
     rules = [
         (0 <= s.port < 65536, "port", "0 to 65535"),
+        (0 <= s.lane_port < 65536, "lane_port", "0 to 65535"),
         (0 <= s.api_port < 65536, "api_port", "0 to 65535"),
         (s.rounds >= 0, "rounds", "0 or more"),
         (0 <= s.threads <= 1024, "threads", "0 to 1024"),

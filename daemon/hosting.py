@@ -1,10 +1,14 @@
-"""Starting the libp2p host on a port: the one that was asked for, else the one of last time, else any."""
+"""Starting what listens: the libp2p host on the port asked for, else that of last time, else any; lanes."""
 
 from __future__ import annotations
+
+import errno
+import os
 
 from atoll.daemon.config import Settings
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.peers.lanes import Lanes
 from atoll.peers.p2pd import Host, HostError
 
 DEFAULT_PORT = 31337
@@ -43,3 +47,21 @@ async def start_host(folder: DataDir, settings: Settings) -> Host:
         folder.remember(addresses=addresses, port=port)
         return host
     raise AssertionError("the last port either works or raises")
+
+
+async def start_lanes(folder: DataDir, settings: Settings) -> Lanes | None:
+    """Direct lanes, on the address that the host has; None where they are off. Raises AtollError."""
+    if not settings.lane:
+        return None
+    key = folder.keyring(folder.identity).private_key
+    try:
+        return await Lanes.start(key, settings.host, settings.lane_port)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise AtollError(
+            Exit.PREFLIGHT if taken else Exit.TEMPORARY,
+            "port_taken" if taken else "lane",
+            f"Port {settings.lane_port} on {settings.host} can't be used for direct lanes: {why}.",
+            "Give another lane_port, or 0 for any free one; lane = false does without.",
+        ) from error

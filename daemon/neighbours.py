@@ -19,11 +19,12 @@ from atoll.daemon.storage.round_log import KEEP
 from atoll.peers.files import FileServer, Provider
 from atoll.peers.following import Following
 from atoll.peers.identity import readable_name
+from atoll.peers.lanes import Lanes
 from atoll.peers.links import Callbacks, Link, LinkLost, Links
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import EVICT_S, HEARTBEAT_S, Roster
 from atoll.peers.routing import MAX_LINKED, Router, RoutingError
-from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, forks
+from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, forks, wire
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
@@ -47,7 +48,7 @@ class Hooks:
     changed: Callable[[], None]
     lost: Callable[[], None]
     learned: Callable[[str], None]
-    frame: Callable[[bytes, pb.Frame, bytes], Awaitable[None]]
+    frame: Callable[[bytes, pb.Frame, wire.Payload], Awaitable[None]]
     between_rounds: Callable[[], Awaitable[None]] | None = None
 
 
@@ -62,6 +63,7 @@ class Neighbours:
         software: str,
         events: Events,
         hooks: Hooks,
+        lanes: Lanes | None = None,
     ) -> None:
         self._manifest = manifest
         self._software = software
@@ -76,7 +78,7 @@ class Neighbours:
         self.following = Following(self.roster, KEEP, self._doubted)
         self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
-        self.links = Links(host, keyring.peer_id, callbacks)
+        self.links = Links(host, keyring.peer_id, callbacks, lanes)
         self.files = FileServer(host, manifest.swarm_id, hooks.provide, between_rounds=hooks.between_rounds)
 
     async def listen(self) -> None:
@@ -153,7 +155,7 @@ class Neighbours:
 
     # ---- frames and heartbeats
 
-    async def _frame(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
+    async def _frame(self, peer: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         now = time.monotonic()
         self.roster.seen(peer, now)
         match frame.WhichOneof("message"):
@@ -176,7 +178,7 @@ class Neighbours:
         if via is not None:
             self.links.send(via, self._router.wrap(peer, frame))
 
-    async def send_bulk(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
+    async def send_bulk(self, peer: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         """Sends a frame with its payload. Raises LinkLost."""
         via = self._router.via(peer) if self.links.get(peer) is None else None
         if via is None:
@@ -184,7 +186,7 @@ class Neighbours:
         else:
             await self.links.send_bulk(via, self._router.wrap(peer, frame, payload), payload)
 
-    async def _forward(self, sender: bytes, message: pb.Forward, payload: bytes, now: float) -> None:
+    async def _forward(self, sender: bytes, message: pb.Forward, payload: wire.Payload, now: float) -> None:
         """An envelope: for this node, or to be passed on."""
         me = self.links.me
         try:
@@ -208,13 +210,13 @@ class Neighbours:
             self._forwarding[task] = sender
             task.add_done_callback(self._forwarding.pop)
 
-    async def _pass_on(self, target: bytes, frame: pb.Frame, payload: bytes) -> None:
+    async def _pass_on(self, target: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         try:
             await self.links.send_bulk(target, frame, payload)
         except LinkLost:
             self.forwarded["the target's link ended"] += 1
 
-    async def _unwrapped(self, origin: bytes, frame: pb.Frame, payload: bytes, now: float) -> None:
+    async def _unwrapped(self, origin: bytes, frame: pb.Frame, payload: wire.Payload, now: float) -> None:
         if frame.WhichOneof("message") == "heartbeat":
             if self.roster.up_through_others(origin, frame.heartbeat.status, now):
                 self._events.emit("peer-up", f"{readable_name(origin)} is reached through others.")

@@ -21,11 +21,12 @@ from atoll.daemon.config import Settings, is_multiaddr
 from atoll.daemon.errors import AtollError
 from atoll.daemon.events import Events
 from atoll.daemon.finder import Finder
-from atoll.daemon.hosting import start_host
+from atoll.daemon.hosting import start_host, start_lanes
 from atoll.daemon.neighbours import Neighbours
 from atoll.daemon.status import duration
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.dht.discovery import Discovery
+from atoll.peers.lanes import Lanes
 from atoll.peers.p2pd import HostError
 from atoll.protocol.signing import Keyring
 from atoll.protocol.text import plain
@@ -79,6 +80,13 @@ class Network:
         self.addresses = await self.host.addresses()
         rng = random.Random(secrets.randbits(64))
         self.finder = Finder(self.host, self._discovery, keyring, known, lambda: self.addresses, changed, rng)
+
+    async def open_lanes(self, undo: AsyncExitStack, settings: Settings) -> Lanes | None:
+        """Listens for direct lanes, which links then offer; None where they are off. Raises AtollError."""
+        lanes = await start_lanes(self._folder, settings)
+        if lanes is not None:
+            undo.push_async_callback(lanes.close)
+        return lanes
 
     def _tell_of_another_port(self, before: int | None, settings: Settings) -> None:
         now = self._folder.node_facts().get("port")

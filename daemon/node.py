@@ -45,7 +45,7 @@ from atoll.daemon.training.errors import DeviceError
 from atoll.daemon.training.memory import SharedMemory
 from atoll.daemon.welcome import welcome
 from atoll.peers import identity
-from atoll.protocol import forks
+from atoll.protocol import forks, wire
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
@@ -290,7 +290,8 @@ class Node:
             frame=self._frame,
             between_rounds=self._between_rounds,
         )
-        self.neighbours = Neighbours(host, self.keyring, self.manifest, SOFTWARE, self.events, hooks)
+        lanes = await self.network.open_lanes(undo, self.settings)
+        self.neighbours = Neighbours(host, self.keyring, self.manifest, SOFTWARE, self.events, hooks, lanes)
         self.recovery = Recovery(
             self.folder, self.manifest, host, self.neighbours, self.events, self.alerts, self.enter
         )
@@ -340,7 +341,7 @@ class Node:
         if self.driver is not None:
             await self.driver.idle()
 
-    async def _frame(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
+    async def _frame(self, peer: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         if self.driver is not None:
             await self.driver.received(peer, frame, payload)
 

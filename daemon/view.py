@@ -238,6 +238,7 @@ class View:
             "version": int(status.version),
             "digest": bytes(status.digest).hex(),
             "direct": None if own else self._is_direct(peer),
+            "lane": None if own else self._lane(peer),
             "rtt_ms": round(1000 * rtt_s, 2) if rtt_s is not None else None,
             "tokens_per_s": round(status.tokens_per_s, 1),
             "accepted_tokens": int(status.accepted_tokens),
@@ -248,6 +249,10 @@ class View:
     def _is_direct(self, peer: bytes) -> bool | None:
         link = self._node.neighbours.links.get(peer) if self._node.neighbours else None
         return None if link is None else not link.relayed
+
+    def _lane(self, peer: bytes) -> str | None:
+        link = self._node.neighbours.links.get(peer) if self._node.neighbours else None
+        return None if link is None else link.lane
 
     def _checklist(self) -> list[dict[str, Any]]:
         """The way to the first accepted round; empty when it is behind us."""

@@ -1,11 +1,9 @@
 """Links: one warm stream to each peer, over libp2p, with a handshake before anything else.
 
-A link carries frames both ways (wire.py). Control frames never wait behind more than one bulk frame; both
-queues are bounded: a peer that does not take its control frames is cut off, a bulk sender waits. What is
-passed on for others has a small budget for each origin, over which it is dropped: no origin can have the
-target cut off. The first frame each way is a Hello; a peer of another swarm, protocol, model or text is
-refused with the reason, and the reason is kept to be shown. When both sides dial at once, the stream dialled
-by the smaller peer id stays.
+What a link is, is in link.py. The first frame each way is a Hello; a peer of another swarm, protocol, model
+or text is refused with the reason, and the reason is kept to be shown. When both sides dial at once, the
+stream dialled by the smaller peer id stays. Where this node has lanes (lanes.py), each Hello offers one: the
+stream is authenticated, so what came over it needs no other proof.
 
 A stream that closes is how a death is noticed: p2pd's connection breaks as soon as the process is gone. A
 peer that is silent but connected is the roster's affair; when bytes moved last is known here, because a large
@@ -17,43 +15,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
-from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
+from atoll.peers.bulk import BulkTraffic
+from atoll.peers.lanes import Lanes, is_offer
+from atoll.peers.link import Link, LinkLost, read_frame
 from atoll.peers.p2pd import Host
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 from atoll.protocol.text import plain
 
 HELLO_TIMEOUT_S = 10.0
-WRITE_TIMEOUT_S = 60.0
 GOODBYE_S = 1.0
-MAX_CONTROL_QUEUE = 2048
-MAX_CONTROL_BYTES = 4 << 20
-"""Control frames that wait on one link: by number and by size."""
-MAX_PASSED = 64
-MAX_PASSED_BYTES = wire.LENGTH_BYTES + wire.MAX_FRAME_BYTES
-MAX_PASSED_BYTES_IN_ALL = 4 * MAX_PASSED_BYTES
-"""What may wait on one link to be passed on: of one origin (one frame of any size fits), and of all."""
-MAX_BULK_QUEUE = 4
 MAX_LINKS = 96
-_SLICE = 256 * 1024
-_READ_BYTES = 64 * 1024
+
+__all__ = ["Callbacks", "Link", "LinkLost", "LinkRefused", "Links", "Traffic", "read_frame"]
 
 log = logging.getLogger(__name__)
 
 
 class LinkRefused(ConnectionError):
     """The handshake failed; the message says why."""
-
-
-class LinkLost(ConnectionError):
-    """The link ended while something was to be sent over it."""
 
 
 @dataclass(frozen=True)
@@ -64,199 +50,28 @@ class Traffic:
     received: int
 
 
-class Link:
-    """One established stream to `peer`. `dialled`: this node opened it; `relayed`: over a third node."""
-
-    def __init__(
-        self,
-        peer: bytes,
-        hello: pb.Hello,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        dialled: bool,
-        relayed: bool = False,
-    ) -> None:
-        self.peer = peer
-        self.hello = hello
-        self.dialled = dialled
-        self.relayed = relayed
-        self.sent = 0
-        self.received = 0
-        self.upload_bps = 0.0
-        self._reader = reader
-        self._writer = writer
-        self.alive_at = time.monotonic()
-        """When bytes of the peer came, or some that had to wait were taken by it."""
-        # Control frames with whose they are, b"" this node's own; how many wait, and how many bytes.
-        self._control: deque[tuple[bytes, bytes]] = deque()
-        self._frames = Counter[bytes]()
-        self._bytes = Counter[bytes]()
-        self._bulk: deque[tuple[bytes, memoryview, asyncio.Future[None]]] = deque()
-        self._wake = asyncio.Event()
-        self._room = asyncio.Semaphore(MAX_BULK_QUEUE)
-        self.closed = asyncio.Event()
-        self.drained = asyncio.Event()
-        self.reason = ""
-
-    def send(self, frame: pb.Frame) -> None:
-        """Queues a control frame; a peer that leaves too many unread is cut off."""
-        if self.closed.is_set():
-            return
-        data = wire.encode_frame(frame)
-        if self._frames[b""] >= MAX_CONTROL_QUEUE or self._bytes[b""] + len(data) > MAX_CONTROL_BYTES:
-            self.close("it does not read what it is sent")
-            return
-        self._queue(data, b"")
-
-    def pass_on(self, frame: pb.Frame, origin: bytes) -> bool:
-        """Queues a control frame of `origin`; False where too much waits already, and it is dropped."""
-        data = wire.encode_frame(frame)
-        of_all = self._bytes.total() - self._bytes[b""] + len(data)
-        over = self._frames[origin] >= MAX_PASSED or self._bytes[origin] + len(data) > MAX_PASSED_BYTES
-        if over or of_all > MAX_PASSED_BYTES_IN_ALL or self.closed.is_set():
-            return False
-        self._queue(data, origin)
-        return True
-
-    def _queue(self, data: bytes, origin: bytes) -> None:
-        self._control.append((data, origin))
-        self._frames[origin] += 1
-        self._bytes[origin] += len(data)
-        self.drained.clear()
-        self._wake.set()
-
-    def _next_control(self) -> bytes:
-        data, origin = self._control.popleft()
-        self._frames[origin] -= 1
-        self._bytes[origin] -= len(data)
-        if not self._frames[origin]:
-            del self._frames[origin], self._bytes[origin]
-        return data
-
-    async def send_bulk(self, frame: pb.Frame, payload: bytes) -> None:
-        """Sends a frame with its payload; returns when it is written. Raises LinkLost."""
-        async with self._room:
-            if self.closed.is_set():
-                raise LinkLost(self.reason)
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._bulk.append((wire.encode_frame(frame, len(payload)), memoryview(payload), done))
-            self._wake.set()
-            await done
-
-    def close(self, reason: str) -> None:
-        """Ends the link, once."""
-        if self.closed.is_set():
-            return
-        self.reason = reason
-        self.closed.set()
-        self._wake.set()
-        for _, _, done in self._bulk:
-            if not done.done():
-                done.set_exception(LinkLost(reason))
-        self._bulk.clear()
-        self._writer.close()
-
-    async def read(self) -> tuple[pb.Frame, bytes]:
-        """The next frame and its payload. Raises WireError, or an OSError/EOFError at the end."""
-        frame, payload = await read_frame(self._reader, self._moved)
-        self.received += wire.LENGTH_BYTES + frame.ByteSize() + len(payload)
-        return frame, payload
-
-    def _moved(self) -> None:
-        self.alive_at = time.monotonic()
-
-    async def write(self) -> None:
-        """Writes what is queued until the link ends."""
-        try:
-            while not self.closed.is_set():
-                while self._control:
-                    await self._put(self._next_control())
-                if self._bulk:
-                    await self._put_bulk(*self._bulk.popleft())
-                elif not self._control:
-                    self._wake.clear()
-                    self.drained.set()
-                    await self._wake.wait()
-                    self.drained.clear()
-        except TimeoutError:
-            self.close("it takes no data")
-        except (OSError, RuntimeError) as error:
-            self.close(f"the connection broke ({error})")
-
-    async def _put(self, data: bytes | memoryview) -> None:
-        self._writer.write(data)
-        self.sent += len(data)
-        async with asyncio.timeout(WRITE_TIMEOUT_S):
-            waiting = self._writer.transport.get_write_buffer_size()
-            await self._writer.drain()
-            # What fits into a buffer says nothing of the peer; that a full one got room again does.
-            if self._writer.transport.get_write_buffer_size() < waiting:
-                self._moved()
-
-    async def _put_bulk(self, head: bytes, payload: memoryview, done: asyncio.Future[None]) -> None:
-        began = time.monotonic()
-        try:
-            await self._put(head)
-            for start in range(0, len(payload), _SLICE):
-                await self._put(payload[start : start + _SLICE])
-        except BaseException:
-            if not done.done():
-                done.set_exception(LinkLost("the connection broke"))
-            raise
-        if not done.done():
-            done.set_result(None)
-        took = max(time.monotonic() - began, 1e-6)
-        rate = 8 * len(payload) / took
-        self.upload_bps = rate if not self.upload_bps else 0.8 * self.upload_bps + 0.2 * rate
-
-
-def _unnoted() -> None:
-    pass
-
-
-async def read_frame(
-    reader: asyncio.StreamReader, moved: Callable[[], None] = _unnoted
-) -> tuple[pb.Frame, bytes]:
-    """One frame from a stream, with every length checked before it is read. Raises WireError.
-
-    `moved` is called whenever bytes came.
-    """
-    size = wire.frame_length(await _exactly(reader, wire.LENGTH_BYTES, moved))
-    frame = wire.decode_frame(await _exactly(reader, size, moved))
-    return frame, await _exactly(reader, frame.payload_size, moved)
-
-
-async def _exactly(reader: asyncio.StreamReader, size: int, moved: Callable[[], None]) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        part = await reader.read(min(_READ_BYTES, size - len(data)))
-        if not part:
-            raise asyncio.IncompleteReadError(bytes(data), size)
-        data += part
-        moved()
-    return bytes(data)
-
-
 @dataclass(frozen=True)
 class Callbacks:
     """What the owner of the links provides.
 
     `hello`: this node's Hello, made afresh. `refuse`: why a peer's Hello is not welcome, or None.
-    `frame` is awaited for one frame at a time on each link, so a slow reader slows its sender down.
+    `frame` is awaited for one frame at a time on each way of a link, libp2p and lane, so a slow reader slows
+    its sender down.
     """
 
     hello: Callable[[], pb.Hello]
     refuse: Callable[[bytes, pb.Hello], str | None]
     up: Callable[[Link], None]
     down: Callable[[bytes, str], None]
-    frame: Callable[[bytes, pb.Frame, bytes], Awaitable[None]]
+    frame: Callable[[bytes, pb.Frame, wire.Payload], Awaitable[None]]
 
 
 class Links:
     """All links of this node."""
 
-    def __init__(self, host: Host, me: bytes, callbacks: Callbacks) -> None:
+    def __init__(self, host: Host, me: bytes, callbacks: Callbacks, lanes: Lanes | None = None) -> None:
         self._host = host
+        self._lanes = lanes
         self.me = me
         self._on = callbacks
         self._links: dict[bytes, Link] = {}
@@ -300,7 +115,7 @@ class Links:
         link = self._links.get(peer)
         return -math.inf if link is None else link.alive_at
 
-    async def send_bulk(self, peer: bytes, frame: pb.Frame, payload: bytes) -> None:
+    async def send_bulk(self, peer: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         """Sends a frame with payload. Raises LinkLost."""
         link = self._links.get(peer)
         if link is None:
@@ -350,9 +165,12 @@ class Links:
         dialled: bool,
     ) -> None:
         """Hello each way, then the link is up. The dialled side answers, or says goodbye with its reason."""
+        mine = self._on.hello()
+        if self._lanes is not None:
+            mine.lane.CopyFrom(self._lanes.offer())
         async with asyncio.timeout(HELLO_TIMEOUT_S):
             if dialled:
-                writer.write(wire.encode_frame(pb.Frame(hello=self._on.hello())))
+                writer.write(wire.encode_frame(pb.Frame(hello=mine)))
             frame, _ = await read_frame(reader)
             kind = frame.WhichOneof("message")
             if kind == "goodbye":
@@ -365,10 +183,13 @@ class Links:
                 await writer.drain()
                 raise LinkRefused(reason)
             if not dialled:
-                writer.write(wire.encode_frame(pb.Frame(hello=self._on.hello())))
+                writer.write(wire.encode_frame(pb.Frame(hello=mine)))
             await writer.drain()
-        relayed = "/p2p-circuit" in str(info.addr)
-        self._establish(Link(peer, frame.hello, reader, writer, dialled, relayed))
+        address = str(info.addr)
+        numbered = self._lanes is not None and is_offer(frame.hello.lane)
+        link = Link(peer, frame.hello, reader, writer, dialled, "/p2p-circuit" in address, numbered)
+        if self._establish(link) and self._lanes is not None and numbered:
+            self._lanes.keep(link, mine.lane, address)
 
     def _refusal(self, peer: bytes, hello: pb.Hello) -> str | None:
         if peer == self.me:
@@ -379,19 +200,23 @@ class Links:
             return str(error)
         return self._on.refuse(peer, hello)
 
-    def _establish(self, link: Link) -> None:
+    def _establish(self, link: Link) -> bool:
         known = self._links.get(link.peer)
         if known is not None and not known.closed.is_set():
             if known.dialled != link.dialled and not self._wins(link):
                 link.close("the other stream of the two stays")
-                return
+                return False
             self._retire(known, "a newer stream took its place")
         self._links[link.peer] = link
-        for name, work in (("read", self._read(link)), ("write", link.write())):
-            task = asyncio.create_task(work, name=f"link-{name}")
+        work = {"read": self._read(link), "write": link.write()}
+        if link.bulk is not None:
+            work["lane"] = self._read_lane(link, link.bulk)
+        for name, running in work.items():
+            task = asyncio.create_task(running, name=f"link-{name}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._on.up(link)
+        return True
 
     def _wins(self, link: Link) -> bool:
         """Of two streams between the same two nodes, the one dialled by the smaller peer id stays."""
@@ -405,6 +230,12 @@ class Links:
                 if frame.WhichOneof("message") == "goodbye":
                     reason = f"it left: {plain(frame.goodbye.reason)}"
                     break
+                if link.bulk is not None:
+                    if frame.HasField("bulk_ack"):
+                        link.bulk.acknowledged(frame.bulk_ack)
+                        continue
+                    if not link.bulk.first_time(frame):
+                        continue
                 await self._on.frame(link.peer, frame, payload)
         except wire.WireError as error:
             reason = str(error)
@@ -415,6 +246,12 @@ class Links:
             link.close(reason)
             if not self._closing:
                 self._down(link)
+
+    async def _read_lane(self, link: Link, bulk: BulkTraffic) -> None:
+        try:
+            await bulk.deliver(lambda frame, payload: self._on.frame(link.peer, frame, payload))
+        finally:
+            link.close("what came over its lane was not handled")
 
     def _retire(self, link: Link, reason: str) -> None:
         self._past[0] += link.sent

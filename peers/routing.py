@@ -100,7 +100,7 @@ class Router:
 
     # ---- envelopes
 
-    def wrap(self, target: bytes, frame: pb.Frame, payload: bytes = b"") -> pb.Frame:
+    def wrap(self, target: bytes, frame: pb.Frame, payload: wire.Payload = b"") -> pb.Frame:
         """`frame` (to be followed by `payload`) in an envelope for `target`."""
         self._sequence += 1
         inner = pb.Frame()
@@ -123,7 +123,7 @@ class Router:
             raise RoutingError("envelope for a peer without a link here")
         return bytes(message.target)
 
-    def unwrap(self, message: pb.Forward, payload: bytes) -> tuple[bytes, pb.Frame]:
+    def unwrap(self, message: pb.Forward, payload: wire.Payload) -> tuple[bytes, pb.Frame]:
         """Origin and frame of an envelope for this node. Raises RoutingError."""
         origin, envelope = bytes(message.origin), message.envelope
         if envelope.signer != origin or not self._keyring.verify("forward", envelope):

@@ -13,10 +13,14 @@ from google.protobuf.message import DecodeError
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST
 from atoll.protocol import messages_pb2 as pb
 
+Payload = bytes | bytearray | memoryview
+"""Raw bytes after a frame. What came over a link may be a view of the buffer that it was received into."""
+
 LENGTH_BYTES = 4
 MAX_FRAME_BYTES = 1 << 20
 MAX_PAYLOAD_BYTES = (1 << 22) + (1 << 16)  # 2^20 values in fp32, and some room
 LINK_PROTOCOL = "/atoll/link/1"
+WITH_PAYLOAD = ("contribution", "result", "forward")
 FILES_PROTOCOL = "/atoll/files/1"
 MAX_FILE_REQUEST_BYTES = 4096
 MAX_FILE_HEADER_BYTES = 4 << 20
@@ -30,7 +34,7 @@ class IncompatibleProtocol(WireError):
     """No wire version that both sides speak; both ranges are named."""
 
 
-def frame_length(header: bytes, limit: int = MAX_FRAME_BYTES) -> int:
+def frame_length(header: bytes | bytearray, limit: int = MAX_FRAME_BYTES) -> int:
     """Length that a 4-byte header announces. Raises WireError."""
     size = int.from_bytes(header, "big")
     if not 0 < size <= limit:
@@ -43,11 +47,11 @@ def prefixed(body: bytes) -> bytes:
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-def encode_frame(frame: pb.Frame, payload_size: int = 0) -> bytes:
+def encode_frame(frame: pb.Frame, payload_size: int = 0, number: int = 0) -> bytes:
     """Length and frame; the payload goes after it. Raises WireError where it is over the limits."""
     if payload_size > MAX_PAYLOAD_BYTES:
         raise WireError(f"payload of {payload_size} bytes, at most {MAX_PAYLOAD_BYTES} are allowed")
-    frame.payload_size = payload_size
+    frame.payload_size, frame.number = payload_size, number
     body = frame.SerializeToString()
     frame_length(len(body).to_bytes(LENGTH_BYTES, "big"))
     return prefixed(body)
@@ -64,7 +68,7 @@ def decode_frame(body: bytes) -> pb.Frame:
         raise WireError("frame without a message that is known here")
     if frame.payload_size > MAX_PAYLOAD_BYTES:
         raise WireError(f"payload of {frame.payload_size} bytes, at most {MAX_PAYLOAD_BYTES} are allowed")
-    if frame.payload_size and kind not in ("contribution", "result", "forward"):
+    if frame.payload_size and kind not in WITH_PAYLOAD:
         raise WireError(f"payload after a {kind} message")
     return frame
 

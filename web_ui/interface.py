@@ -114,6 +114,8 @@ class Peer(TypedDict):
     """Hex, with `version` its last signed head."""
     direct: bool | None
     """False when relayed, null when unknown or self."""
+    lane: str | None
+    """How the bulk of a round travels to it (`lane` or `libp2p`), and why; null where there is no link."""
     rtt_ms: float | None
     """Last round trip, milliseconds."""
     tokens_per_s: float

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from atoll.protocol import wire
 from atoll.protocol.codecs import CODECS, aggregate
 from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ChunkTable
@@ -64,15 +65,15 @@ class CodecWorker:
             self._out.decode_add(_tensor(payload), -1.0, delta)
             self._lost[self._chunks.span(chunk)] = delta.numpy()
 
-    def check(self, payload: bytes, n: int) -> None:
+    def check(self, payload: wire.Payload, n: int) -> None:
         """Raises CodecError unless `payload` is an encoded chunk of n values."""
         self._in.check(_tensor(payload), n)
 
-    def check_result(self, payload: bytes, n: int) -> None:
+    def check_result(self, payload: wire.Payload, n: int) -> None:
         """The same for an encoded result."""
         self._result.check(_tensor(payload), n)
 
-    def reduce(self, payloads: list[bytes], weights: list[int], n: int) -> bytes:
+    def reduce(self, payloads: list[wire.Payload], weights: list[int], n: int) -> bytes:
         """The encoded weighted mean."""
         mean = torch.from_numpy(self._delta[:n])
         aggregate(self._in, [_tensor(p) for p in payloads], weights, mean)
@@ -91,5 +92,7 @@ class CodecWorker:
         return None
 
 
-def _tensor(payload: bytes) -> torch.Tensor:
-    return torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+def _tensor(payload: wire.Payload) -> torch.Tensor:
+    """The payload's bytes without a copy, where they are not immutable: torch has no read-only tensors."""
+    data = payload if isinstance(payload, bytearray) else bytearray(payload)
+    return torch.frombuffer(data, dtype=torch.uint8)

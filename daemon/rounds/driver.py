@@ -26,6 +26,7 @@ from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
 from atoll.peers.identity import readable_name
 from atoll.peers.links import LinkLost
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol import wire
 from atoll.protocol.chain import Head, commit_digest
 from atoll.protocol.codecs import CodecError, NonFinite
 from atoll.protocol.outer import Float32
@@ -180,7 +181,12 @@ class RoundDriver:
                 group.create_task(self._contribute(plan.session, chunk, owner, payload, places))
 
     async def _contribute(
-        self, session: pb.SessionId, chunk: int, owner: bytes, payload: bytes, places: asyncio.Semaphore
+        self,
+        session: pb.SessionId,
+        chunk: int,
+        owner: bytes,
+        payload: wire.Payload,
+        places: asyncio.Semaphore,
     ) -> None:
         try:
             if owner == self._keyring.peer_id:
@@ -232,7 +238,7 @@ class RoundDriver:
             for peer in effect.peers:
                 group.create_task(self._deliver(peer, effect.signed, payload))
 
-    async def _deliver(self, peer: bytes, signed: pb.Signed, payload: bytes) -> None:
+    async def _deliver(self, peer: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
         try:
             await self._links.send_bulk(peer, pb.Frame(result=signed), payload)
         except LinkLost as error:
@@ -299,14 +305,14 @@ class RoundDriver:
 
     # ---- what came over a link
 
-    async def received(self, sender: bytes, frame: pb.Frame, payload: bytes) -> None:
+    async def received(self, sender: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         """Handles one frame that belongs to rounds; what is malformed is counted and dropped."""
         try:
             await self._received(sender, frame, payload)
         except (DecodeError, CodecError, NonFinite, ValueError) as error:
             self.dropped.note(sender, f"malformed {frame.WhichOneof('message')}", str(error))
 
-    async def _received(self, sender: bytes, frame: pb.Frame, payload: bytes) -> None:
+    async def _received(self, sender: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         match frame.WhichOneof("message"):
             case "ready":
                 self.feed(t.ReadyReceived(sender, frame.ready))
@@ -339,7 +345,7 @@ class RoundDriver:
             raise ValueError(f"{kind} with a wrong signature")
         return bytes(signed.body)
 
-    async def _contribution(self, sender: bytes, message: pb.Contribution, payload: bytes) -> None:
+    async def _contribution(self, sender: bytes, message: pb.Contribution, payload: wire.Payload) -> None:
         if message.chunk >= len(self._chunks):
             raise ValueError("contribution to a chunk that does not exist")
         try:
@@ -351,7 +357,7 @@ class RoundDriver:
             return
         self.feed(t.ContributionArrived(sender, message.session, message.chunk, payload))
 
-    async def _result(self, sender: bytes, signed: pb.Signed, payload: bytes) -> None:
+    async def _result(self, sender: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
         message = pb.ChunkResult.FromString(self._verified("result", signed))
         if message.chunk >= len(self._chunks):
             raise ValueError("result of a chunk that does not exist")

@@ -81,7 +81,7 @@ class SimulatedDisk:
 
     # ---- the interface
 
-    def pwrite(self, path: Path, data: bytes, offset: int) -> None:
+    def pwrite(self, path: Path, data: bytes | bytearray | memoryview, offset: int) -> None:
         self._step(path)
         self._made(str(path)).write(offset, bytes(data))
 

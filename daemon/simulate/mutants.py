@@ -22,6 +22,7 @@ from atoll.protocol.round import exchange
 from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 from atoll.protocol.round.exchange import Exchange
+from atoll.protocol.wire import Payload
 
 Patched = Iterator[None]
 
@@ -142,7 +143,7 @@ def counted_twice() -> Patched:
         yield
 
 
-def _double(payload: bytes) -> bytes:
+def _double(payload: Payload) -> bytes:
     return bytes((2 * np.frombuffer(payload, np.float32)).tobytes())
 
 

@@ -17,7 +17,7 @@ from atoll.daemon.storage import files
 class Disk(Protocol):
     """Files by path. All methods block."""
 
-    def pwrite(self, path: Path, data: bytes, offset: int) -> None:
+    def pwrite(self, path: Path, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Writes at an offset, into a file that is made where there is none."""
 
     def pread(self, path: Path, size: int, offset: int) -> bytes:
@@ -51,7 +51,7 @@ class RealDisk:
     def __init__(self) -> None:
         self._open: tuple[Path, int, bool] | None = None
 
-    def pwrite(self, path: Path, data: bytes, offset: int) -> None:
+    def pwrite(self, path: Path, data: bytes | bytearray | memoryview, offset: int) -> None:
         left = memoryview(data)
         try:
             descriptor = self._descriptor(path, writes=True)

@@ -37,6 +37,7 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import commit_digest
 from atoll.protocol.codecs import CODECS, CodecError
 from atoll.protocol.schema import ChunkTable
+from atoll.protocol.wire import Payload
 
 KEEP = 8
 MAX_RECORD_BYTES = 8 << 20
@@ -77,7 +78,7 @@ class RoundLog:
         last = len(self._chunks) - 1
         return self._offset(last) + self._bound(self._chunks.size(last))
 
-    def put(self, version: int, chunk: int, payload: bytes) -> None:
+    def put(self, version: int, chunk: int, payload: Payload) -> None:
         """Keeps the encoded result of a chunk. Raises AtollError when the disk refuses."""
         expected = self._bound(self._chunks.size(chunk))
         if payload and len(payload) != expected:

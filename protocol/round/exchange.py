@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.round import plan as plans
+from atoll.protocol.wire import Payload
 
 
 @dataclass
@@ -22,7 +23,7 @@ class OwnedChunk:
     """Contributions to one chunk that this node reduces; indices into the plan's contributors."""
 
     waiting: set[int]
-    arrived: dict[int, bytes] = field(default_factory=dict)
+    arrived: dict[int, Payload] = field(default_factory=dict)
     reducing: bool = False
 
     def complete(self) -> bool:
@@ -72,7 +73,7 @@ class Exchange:
     def owner(self, chunk: int) -> bytes:
         return plans.owner_of(self.plan, chunk)
 
-    def contribute(self, sender: bytes, chunk: int, payload: bytes) -> str | None:
+    def contribute(self, sender: bytes, chunk: int, payload: Payload) -> str | None:
         """Notes an encoded chunk. The reason if it can't be used."""
         index, owned = self.index.get(sender), self.owned.get(chunk)
         if index is None or owned is None:
@@ -106,7 +107,7 @@ class Exchange:
             self.late.update(bytes(self.plan.contributors[i].peer) for i in owned.waiting)
             owned.waiting.clear()
 
-    def due(self) -> list[tuple[int, tuple[tuple[int, int, bytes], ...]]]:
+    def due(self) -> list[tuple[int, tuple[tuple[int, int, Payload], ...]]]:
         """Chunks to reduce now, each once: (chunk, ((member, weight, payload), …) in member order)."""
         result = []
         for chunk, owned in self.owned.items():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
+from atoll.protocol.wire import Payload
 
 # ---------------------------------------------------------------------------------------------------
 # Fixed for a machine
@@ -120,7 +121,7 @@ class ContributionArrived:
     sender: bytes
     session: pb.SessionId
     chunk: int
-    payload: bytes
+    payload: Payload
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class ChunkReduced:
     session: pb.SessionId
     chunk: int
     contributors: tuple[int, ...]
-    payload: bytes
+    payload: Payload
     payload_digest: bytes
 
 
@@ -151,7 +152,7 @@ class ResultArrived:
     sender: bytes
     message: pb.ChunkResult
     signed: pb.Signed
-    payload: bytes
+    payload: Payload
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ class Reduce:
 
     plan: pb.Plan
     chunk: int
-    contributions: tuple[tuple[int, int, bytes], ...]  # (index in the plan, weight, payload)
+    contributions: tuple[tuple[int, int, Payload], ...]  # (index in the plan, weight, payload)
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,7 @@ class StoreResult:
 
     session: pb.SessionId
     chunk: int
-    payload: bytes
+    payload: Payload
 
 
 @dataclass(frozen=True)

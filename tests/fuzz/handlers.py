@@ -23,7 +23,8 @@ from atoll.peers.files import (
     announced,
     read_header,
 )
-from atoll.peers.links import Callbacks, Links
+from atoll.peers.lanes import TOKEN_BYTES
+from atoll.peers.links import Callbacks, Link, Links
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 
@@ -50,6 +51,16 @@ class Sink:
 
     def close(self) -> None:
         pass
+
+
+class Offers:
+    """Lanes that are offered, so that frames are numbered, and never come up."""
+
+    def offer(self) -> pb.LaneOffer:
+        return pb.LaneOffer(token=bytes(TOKEN_BYTES))
+
+    def keep(self, link: Link, mine: pb.LaneOffer, address: str) -> None:
+        assert link.bulk is not None
 
 
 def _run(data: bytes, work: Callable[[asyncio.StreamReader], Awaitable[None]]) -> None:
@@ -112,7 +123,8 @@ def handshake(data: bytes) -> None:
             down=lambda peer, reason: None,
             frame=frame,
         )
-        links = Links(host, KEYS.peer_id, on)
+        lanes: Any = Offers()
+        links = Links(host, KEYS.peer_id, on, lanes)
         await links._accept(INFO, reader, writer)
         link = links.get(OTHER.peer_id)
         if link is not None:
@@ -216,8 +228,16 @@ def _frames() -> list[bytes]:
 
 def _hello() -> bytes:
     hello = pb.Hello(swarm_id=SWARM, protocol=pb.ProtocolRange(lowest=1, highest=1), software="x")
-    frames = [pb.Frame(hello=hello), pb.Frame(ready=pb.Ready(tokens=1)), pb.Frame(goodbye=pb.Goodbye())]
-    return b"".join(wire.encode_frame(frame) for frame in frames)
+    hello.lane.token = bytes(TOKEN_BYTES)
+    numbered = wire.encode_frame(pb.Frame(contribution=pb.Contribution(chunk=1)), 7, 1) + b"payload"
+    frames = [
+        pb.Frame(hello=hello),
+        pb.Frame(ready=pb.Ready(tokens=1)),
+        pb.Frame(bulk_ack=pb.BulkAck(numbers=[1, 2])),
+        pb.Frame(goodbye=pb.Goodbye()),
+    ]
+    first, *others = [wire.encode_frame(frame) for frame in frames]
+    return b"".join([first, numbered, numbered, *others])
 
 
 def _record() -> bytes:

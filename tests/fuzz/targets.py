@@ -24,10 +24,11 @@ from atoll.daemon.training import channel
 from atoll.daemon.training.errors import ChannelError
 from atoll.dht.records import RecordError, check_record, make_record
 from atoll.peers.following import Following
-from atoll.peers.links import read_frame
+from atoll.peers.lane_tls import Credentials, NotTheirs, check_certificate
+from atoll.peers.link import read_frame
 from atoll.peers.roster import Roster
 from atoll.peers.routing import PATIENCE_S, Router, RoutingError
-from atoll.protocol import forks, wire
+from atoll.protocol import forks, stripes, wire
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import ticket as tickets
@@ -66,6 +67,30 @@ def stream(data: bytes) -> None:
                 await read_frame(reader)
 
     asyncio.run(read())
+
+
+def lane(data: bytes) -> None:
+    """A connection of a direct lane: heads and stripes until a rule is broken or the bytes end."""
+    inbox = stripes.Inbox()
+    at = 0
+    with contextlib.suppress(wire.WireError):
+        while at + stripes.HEAD_BYTES <= len(data):
+            slot = inbox.begin(data[at : at + stripes.HEAD_BYTES])
+            at += stripes.HEAD_BYTES
+            part = data[at : at + len(slot.view)]
+            slot.view[: len(part)] = part
+            if len(part) < len(slot.view):
+                inbox.abandon(slot)
+                break
+            at += len(part)
+            inbox.finish(slot)
+    assert inbox.open_bytes <= stripes.MAX_OPEN_BYTES
+
+
+def certificate(data: bytes) -> None:
+    """The certificate in an offer of a lane."""
+    with contextlib.suppress(NotTheirs):
+        check_certificate(data, KEYS.peer_id)
 
 
 # ---- the round machine, in the middle of a session
@@ -242,6 +267,19 @@ def _payload(name: str) -> bytes:
     return out.numpy().tobytes()
 
 
+def _stripes() -> bytes:
+    """Frames in one stripe, and one in two."""
+    frames = []
+    for number, size in ((1, 100), (2, 0), (3, stripes.STRIPE_BYTES)):
+        head = wire.encode_frame(pb.Frame(contribution=pb.Contribution(chunk=number)), size, number)
+        frames.append(head + bytes(size))
+    return b"".join(
+        stripes.encode_head(number, len(run), at) + run[at : at + stripes.STRIPE_BYTES]
+        for number, run in enumerate(frames, 1)
+        for at in range(0, len(run), stripes.STRIPE_BYTES)
+    )
+
+
 _HELLO = pb.Frame(hello=pb.Hello(swarm_id=SWARM, software="x", addresses=["/ip4/1.2.3.4/tcp/1"]))
 _STATUS = pb.NodeStatus(
     state=pb.TRAINING,
@@ -253,6 +291,8 @@ _STATUS = pb.NodeStatus(
 TARGETS: dict[str, tuple[Target, list[bytes]]] = {
     "frame": (frame, [_HELLO.SerializeToString()]),
     "stream": (stream, [wire.encode_frame(_HELLO) * 2]),
+    "lane": (lane, [_stripes()]),
+    "certificate": (certificate, [Credentials.of(KEYS.private_key).certificate]),
     "machine": (machine, [_frames()]),
     "heartbeat": (heartbeat, [_STATUS.SerializeToString()]),
     "envelope": (envelope, [Router(keyring(2), 1).wrap(KEYS.peer_id, _HELLO).forward.SerializeToString()]),

@@ -4,94 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 from hivemind.p2p import PeerID
 
+from atoll.peers import link as link_module
 from atoll.peers import links as links_module
-from atoll.peers.links import MAX_CONTROL_QUEUE, Callbacks, Link, LinkLost, LinkRefused, Links, read_frame
-from atoll.peers.p2pd import Host
+from atoll.peers.link import MAX_CONTROL_QUEUE
+from atoll.peers.links import LinkLost, LinkRefused, read_frame
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 
 from .hosts import DEADLINE_S, Hosts, connect, until
-
-SWARM = b"s" * 32
-
-
-@dataclass
-class Node:
-    """A host with links, and what they told."""
-
-    host: Host
-    links: Links
-    hello: pb.Hello
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    ups: list[bytes] = field(default_factory=list)
-    downs: list[tuple[bytes, str]] = field(default_factory=list)
-    frames: list[tuple[bytes, pb.Frame, bytes]] = field(default_factory=list)
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def id(self) -> bytes:
-        return self.host.peer_id
-
-    async def when(self, condition: Callable[[], object]) -> None:
-        await until(condition, self.changed)
-
-
-async def make(hosts: Hosts, name: str, **hello: object) -> Node:
-    host, keyring = await hosts.start(name)
-    fields = {"swarm_id": SWARM, "protocol": pb.ProtocolRange(lowest=1, highest=1), "software": name}
-    message = pb.Hello(**(fields | hello))
-
-    def refuse(peer: bytes, theirs: pb.Hello) -> str | None:
-        return None if theirs.swarm_id == message.swarm_id else "it is of another swarm"
-
-    async def frame(peer: bytes, received: pb.Frame, payload: bytes) -> None:
-        await node.gate.wait()
-        node.frames.append((peer, received, payload))
-        node.changed.set()
-
-    def up(link: Link) -> None:
-        node.ups.append(link.peer)
-        node.changed.set()
-
-    def down(peer: bytes, reason: str) -> None:
-        node.downs.append((peer, reason))
-        node.changed.set()
-
-    links = Links(host, keyring.peer_id, Callbacks(lambda: message, refuse, up, down, frame))
-    node = Node(host, links, message)
-    node.gate.set()
-    await links.listen()
-    hosts.at_the_end(lambda: links.close("the test is over"))
-    return node
-
-
-async def pair(hosts: Hosts) -> tuple[Node, Node]:
-    """Two nodes with a link, dialled by the first."""
-    a, b = await make(hosts, "a"), await make(hosts, "b")
-    await connect(a.host, b.host)
-    await dial(a, b)
-    await b.when(lambda: b.ups)
-    return a, b
-
-
-async def dial(a: Node, b: Node) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        await a.links.dial(b.id)
-
-
-def ready(tokens: int) -> pb.Frame:
-    return pb.Frame(ready=pb.Ready(tokens=tokens))
-
-
-def contribution(chunk: int) -> pb.Frame:
-    return pb.Frame(contribution=pb.Contribution(chunk=chunk))
-
+from .nodes import contribution, dial, make, pair, ready
 
 # ---- frames
 
@@ -283,7 +208,7 @@ async def test_control_frames_that_wait_are_bounded_in_bytes_too(hosts: Hosts):
     link = a.links.get(b.id)
     assert link is not None
     large = pb.Frame(goodbye=pb.Goodbye(reason="x" * (wire.MAX_FRAME_BYTES - 100)))
-    for _ in range(links_module.MAX_CONTROL_BYTES // wire.MAX_FRAME_BYTES):
+    for _ in range(link_module.MAX_CONTROL_BYTES // wire.MAX_FRAME_BYTES):
         link.send(large)
         assert not link.closed.is_set()
     link.send(large)
@@ -298,15 +223,15 @@ async def test_what_is_passed_on_is_dropped_and_never_cuts_off(hosts: Hosts):
     assert link is not None
     assert a.links.pass_on(b.id, large, b"flood")
     assert not a.links.pass_on(b.id, large, b"flood")
-    small = [a.links.pass_on(b.id, ready(n), b"many") for n in range(2 * links_module.MAX_PASSED)]
-    assert small.count(True) == links_module.MAX_PASSED
+    small = [a.links.pass_on(b.id, ready(n), b"many") for n in range(2 * link_module.MAX_PASSED)]
+    assert small.count(True) == link_module.MAX_PASSED
     others = [a.links.pass_on(b.id, large, b"origin %d" % n) for n in range(8)]
     assert others.count(True) == 2, "the budget of all together"
     for number in range(MAX_CONTROL_QUEUE):
         link.send(ready(number))
     assert not link.closed.is_set(), "what waits for others is no debt of the target"
     b.gate.set()
-    await b.when(lambda: len(b.frames) == 3 + links_module.MAX_PASSED + MAX_CONTROL_QUEUE)
+    await b.when(lambda: len(b.frames) == 3 + link_module.MAX_PASSED + MAX_CONTROL_QUEUE)
     assert a.links.pass_on(b.id, large, b"flood"), "there is room again"
     assert not a.links.pass_on(b"x" * 38, large, b"flood")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from atoll.daemon.cli.api import client_of
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.protocol import ticket as tickets
@@ -61,6 +62,23 @@ def test_three_nodes_one_killed_and_restarted_hold_the_same_bits(start: Start, t
     assert [daemon.stop() for daemon in (a, again, c)] == [0, 0, 0]
     exports = [export(tmp_path / name) for name in "abc"]
     assert exports[0] == exports[1] == exports[2]
+
+
+def test_nodes_with_and_without_a_direct_lane_hold_the_same_bits(start: Start, tmp_path: Path) -> None:
+    must("init", "lab", "--data-dir", str(tmp_path / "a"), "--inner-steps", "5", "--min-peers", "3")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "config.toml").write_text("lane = false\n")
+    a = start("a", "run", "--rounds", "4")
+    ticket = a.ticket()
+    b, c = (start(name, "join", ticket, "--yes", "--rounds", "4") for name in "bc")
+    statuses = [daemon.wait_for(lambda s: s["state"] == "paused", "the end") for daemon in (a, b, c)]
+    assert {s["version"] for s in statuses} == {4} and len({s["digest"] for s in statuses}) == 1
+    client = client_of(DataDir(a.folder))
+    assert client is not None
+    lanes = {peer["id"]: peer["lane"] for peer in client.state()["peers"]}
+    assert lanes[statuses[0]["node_id"]] is None
+    assert lanes[statuses[1]["node_id"]].startswith("lane: ")
+    assert lanes[statuses[2]["node_id"]] == "libp2p: one of the two offers no lane"
 
 
 def test_a_node_goes_on_from_its_checkpoint_after_a_stop(start: Start, tmp_path: Path) -> None:

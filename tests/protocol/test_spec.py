@@ -15,8 +15,19 @@ from atoll.daemon import neighbours
 from atoll.daemon.storage import round_log
 from atoll.daemon.training import corpus
 from atoll.dht import records
-from atoll.peers import files, links, roster, routing
-from atoll.protocol import PROTOCOL_HIGHEST, chain, forks, manifest, schema, shards, signing, ticket, wire
+from atoll.peers import bulk, files, lane, lane_tls, lanes, link, links, roster, routing
+from atoll.protocol import (
+    PROTOCOL_HIGHEST,
+    chain,
+    forks,
+    manifest,
+    schema,
+    shards,
+    signing,
+    stripes,
+    ticket,
+    wire,
+)
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.codecs import CODECS, Int8Codec, aggregate
 from atoll.protocol.codecs.base import MAX_SCALE
@@ -92,6 +103,7 @@ def test_swarm_id_and_frames() -> None:
     assert wire.encode_frame(pb.Frame(goodbye=pb.Goodbye(reason="bye"))).hex() in SPEC
     head = wire.encode_frame(pb.Frame(contribution=pb.Contribution(chunk=3)), 258)
     assert head.hex() in SPEC
+    assert stripes.encode_head(3, 131_100, stripes.STRIPE_BYTES).hex() in SPEC
 
 
 def test_limits() -> None:
@@ -107,8 +119,8 @@ def test_limits() -> None:
     assert (ticket.MAX_TEXT, ticket.MAX_ADDRESSES, ticket.MAX_ADDRESS_BYTES) == (4096, 16, 256)
     assert (records.MAX_RECORD_BYTES, records.MAX_ADDRESSES, records.MAX_ADDRESS_BYTES) == (4096, 16, 256)
     assert (records.LIFETIME_S, records.MAX_LIFETIME_S, records.CLOCK_SKEW_S) == (90, 600, 60)
-    assert (links.MAX_LINKS, links.MAX_CONTROL_QUEUE) == (96, 2048)
-    assert (links.HELLO_TIMEOUT_S, links.WRITE_TIMEOUT_S) == (10, 60)
+    assert (links.MAX_LINKS, link.MAX_CONTROL_QUEUE) == (96, 2048)
+    assert (links.HELLO_TIMEOUT_S, link.WRITE_TIMEOUT_S) == (10, 60)
     assert (roster.HEARTBEAT_S, roster.EVICT_S) == (2, 10)
     assert (plan.MAX_TOKENS, plan.MAX_VIEW_JUMP, plan.MAX_MEMBERS, plan.MAX_PHASE_S) == (
         1 << 40,
@@ -120,7 +132,15 @@ def test_limits() -> None:
     assert (pace.ENOUGH, forks.WINDOW) == (4, 16)
     assert (routing.PATIENCE_S, routing.MAX_LINKED, routing.REPLAY_WINDOW) == (5, 64, 1024)
     assert (neighbours.MAX_FORWARDING, neighbours.MAX_FORWARDING_OF_ONE) == (8, 4)
-    assert (links.MAX_CONTROL_BYTES, links.MAX_PASSED, links.MAX_PASSED_BYTES) == (4 << 20, 64, 4 + (1 << 20))
+    assert (link.MAX_CONTROL_BYTES, link.MAX_PASSED, link.MAX_PASSED_BYTES) == (4 << 20, 64, 4 + (1 << 20))
+    assert (stripes.STRIPE_BYTES, stripes.HEAD_BYTES, stripes.MAX_AHEAD) == (65_520, 16, 64)
+    assert (stripes.MAX_OPEN_FRAMES, stripes.MAX_OPEN_BYTES) == (
+        16,
+        2 * (4 + (1 << 20) + wire.MAX_PAYLOAD_BYTES),
+    )
+    assert (lane.MAX_CONNECTIONS, lane.MAX_UNACKED_BYTES, lane.MAX_UNACKED_FRAMES) == (8, 4 << 20, 12)
+    assert (lane_tls.MAX_CERTIFICATE_BYTES, lanes.TOKEN_BYTES, lanes.GREETING) == (1024, 16, b"atoll/1\n")
+    assert (lanes.HANDSHAKE_S, lanes.PATIENCE_S, bulk.MAX_ACKED_AT_ONCE) == (10, 5, 64)
     fields = {f.name: f.default for f in dataclasses.fields(RoundConfig)}
     assert (fields["repeat_s"], fields["stash_events"], fields["stash_bytes"]) == (5, 4096, 64 << 20)
     assert MAX_SCALE == 2.0**120 and round_log.KEEP == 8

@@ -98,6 +98,7 @@ def make_peer(index: int, version: int) -> Peer:
         "version": version - (index == 2),
         "digest": digest_of(version - (index == 2)),
         "direct": (None, True, False)[index],
+        "lane": (None, "lane: 2 direct connections", "libp2p: the link runs over a relay")[index],
         "rtt_ms": (None, 12.4, 88.0)[index],
         "tokens_per_s": (21_400.0, 19_800.0, 8_300.0)[index],
         "accepted_tokens": TOKENS_PER_UPDATE * (version - index),
