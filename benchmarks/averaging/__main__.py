@@ -194,14 +194,15 @@ class Arms:
             arm.workers.append(worker)
         return arm
 
-    def atoll(self, codec: str, result_codec: str, chunk: int) -> Arm:
+    def atoll(self, codec: str, result_codec: str, chunk: int, lane: bool) -> Arm:
         n = block_of(codec)
         bits = statistics.mean(8 * CODECS[name].bound(n) / n for name in (codec, result_codec))
-        arm = Arm(f"Atoll {codec}" + (f" / {result_codec}" if result_codec != codec else ""), bits)
+        name = codec if result_codec == codec else f"{codec} / {result_codec}"
+        arm = Arm(f"Atoll {name}, {'direct' if lane else 'libp2p'}", bits)
         command = [sys.executable, "-m", "benchmarks.averaging.atoll_worker", "--codec", codec]
         self._start(
             arm,
-            [*command, "--result-codec", result_codec, "--chunk", str(chunk)],
+            [*command, "--result-codec", result_codec, "--chunk", str(chunk), *["--lane"] * lane],
             [ROOT, ROOT / "src"],
         )
         peers = [worker.hear() for worker in arm.workers]
@@ -236,9 +237,11 @@ class Arms:
 def measure(args: argparse.Namespace, peers: int, values: int, python: Path | None) -> list[Arm]:
     with ExitStack() as stack:
         arms = Arms(stack, peers, values)
+        results = {codec: args.result_codec or RESULT.get(codec, "int8") for codec in args.codecs}
         running = [
-            arms.atoll(codec, args.result_codec or RESULT.get(codec, "int8"), args.chunk)
-            for codec in args.codecs
+            arms.atoll(codec, result, args.chunk, way == "direct")
+            for codec, result in results.items()
+            for way in args.ways
         ]
         running.append(arms.gloo())
         if python is not None:
@@ -316,6 +319,7 @@ def main() -> None:
     parser.add_argument("--peers", type=int, nargs="+", default=[4])
     parser.add_argument("--values", type=float, nargs="+", default=[25.0], help="millions (25)")
     parser.add_argument("--codecs", nargs="+", default=["int8", "int4"], choices=sorted(CODECS))
+    parser.add_argument("--ways", nargs="+", default=["direct", "libp2p"], choices=["direct", "libp2p"])
     parser.add_argument("--result-codec", choices=sorted(CODECS), help="int8, but the floats' own")
     parser.add_argument("--chunk", type=int, default=0, help="values per chunk (as the product has it)")
     parser.add_argument("--repeats", type=int, default=9, help="operations of each arm (9)")

@@ -24,6 +24,7 @@ from atoll.daemon.rounds.outer_state import OuterState, genesis_head
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.round_log import RoundLog
 from atoll.peers import identity
+from atoll.peers.lanes import Lanes
 from atoll.peers.links import Callbacks, Link, Links
 from atoll.peers.p2pd import Host
 from atoll.protocol import manifest as manifests
@@ -76,13 +77,14 @@ def manifest_of(args: argparse.Namespace, schema: ParameterSchema, first: bytes)
 class Node:
     """One node; `pending` is the round under way."""
 
-    def __init__(self, args: argparse.Namespace, host: Host, keyring: Ed25519Keyring) -> None:
+    def __init__(
+        self, args: argparse.Namespace, host: Host, keyring: Ed25519Keyring, lanes: Lanes | None
+    ) -> None:
         self._args = args
         self._me = keyring.peer_id
         self._keyring = keyring
-        self.links = Links(
-            host, self._me, Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
-        )
+        callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
+        self.links = Links(host, self._me, callbacks, lanes)
         self.linked = asyncio.Event()
         self.driver: RoundDriver
         self.ended: asyncio.Future[None]
@@ -203,7 +205,8 @@ async def run(args: argparse.Namespace, channel: Channel) -> None:
     keyring = identity.create(key)
     host = await Host.start(key, ["/ip4/127.0.0.1/tcp/0"], Path(args.folder) / "run")
     loop = asyncio.get_running_loop()
-    node = Node(args, host, keyring)
+    lanes = await Lanes.start(keyring.private_key, "127.0.0.1") if args.lane else None
+    node = Node(args, host, keyring, lanes)
     await node.links.listen()
     channel.say(id=keyring.peer_id.hex(), addresses=await host.addresses())
     peers = (await loop.run_in_executor(None, channel.hear))["peers"]
@@ -236,6 +239,8 @@ async def run(args: argparse.Namespace, channel: Channel) -> None:
     finally:
         await node.driver.close()
         await node.links.close("the benchmark is over")
+        if lanes is not None:
+            await lanes.close()
         await host.close()
 
 
@@ -252,6 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("rank", "peers", "values", "chunk"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--lane", action="store_true")
     for name in ("folder", "codec", "result-codec"):
         parser.add_argument(f"--{name}", required=True)
     channel = Channel()

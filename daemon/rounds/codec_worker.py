@@ -9,6 +9,8 @@ payload, where the manifest asks for it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -73,7 +75,7 @@ class CodecWorker:
         """The same for an encoded result."""
         self._result.check(_tensor(payload), n)
 
-    def reduce(self, payloads: list[wire.Payload], weights: list[int], n: int) -> bytes:
+    def reduce(self, payloads: Sequence[wire.Payload], weights: Sequence[int], n: int) -> bytes:
         """The encoded weighted mean."""
         mean = torch.from_numpy(self._delta[:n])
         aggregate(self._in, [_tensor(p) for p in payloads], weights, mean)

@@ -214,16 +214,20 @@ class RoundDriver:
         return session.exchange.owner(chunk) == plans.owner_of(plan, chunk)
 
     async def _reduce(self, effect: t.Reduce) -> None:
-        payload = b""
+        payload, digest = b"", hashlib.sha256(b"").digest()
         if effect.contributions:
             payloads = [p for _, _, p in effect.contributions]
             weights = [w for _, w, _ in effect.contributions]
-            payload = await self.on_codec(
-                self._codec.reduce, payloads, weights, self._chunks.size(effect.chunk)
-            )
-        digest = hashlib.sha256(payload).digest()
+            payload, digest = await self.on_codec(self._reduced, payloads, weights, effect.chunk)
         members = tuple(i for i, _, _ in effect.contributions)
         self.feed(t.ChunkReduced(effect.plan.session, effect.chunk, members, payload, digest))
+
+    def _reduced(
+        self, payloads: list[wire.Payload], weights: list[int], chunk: int
+    ) -> tuple[wire.Payload, bytes]:
+        """The encoded mean and its digest."""
+        payload = self._codec.reduce(payloads, weights, self._chunks.size(chunk))
+        return payload, hashlib.sha256(payload).digest()
 
     async def _store(self, effect: t.StoreResult) -> None:
         version = self.state.head.version + 1
@@ -358,6 +362,11 @@ class RoundDriver:
         self.feed(t.ContributionArrived(sender, message.session, message.chunk, payload))
 
     async def _result(self, sender: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
+        message = await self.on_codec(self._judged, signed, payload)
+        self.feed(t.ResultArrived(sender, message, signed, payload))
+
+    def _judged(self, signed: pb.Signed, payload: wire.Payload) -> pb.ChunkResult:
+        """A result that is what it says. On the codec thread: hashing a chunk would hold up the loop."""
         message = pb.ChunkResult.FromString(self._verified("result", signed))
         if message.chunk >= len(self._chunks):
             raise ValueError("result of a chunk that does not exist")
@@ -366,8 +375,8 @@ class RoundDriver:
         if bool(message.contributors) != bool(payload):
             raise ValueError("result with contributors and no payload, or the other way round")
         if payload:
-            await self.on_codec(self._codec.check_result, payload, self._chunks.size(message.chunk))
-        self.feed(t.ResultArrived(sender, message, signed, payload))
+            self._codec.check_result(payload, self._chunks.size(message.chunk))
+        return message
 
     async def first_non_finite(self) -> str | None:
         """Name of the first tensor whose pseudo-gradient is not finite, or None."""
