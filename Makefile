@@ -23,7 +23,7 @@ PROTO_TOOLS := grpcio-tools==1.76.0 "protobuf<7" "setuptools<81"
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit sim container chaos kill-nine fuzz bench proto proto-check clean
+.PHONY: help demo test lint types unit sim container chaos kill-nine fuzz bench bench-training proto proto-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -52,7 +52,11 @@ sim: $(READY)  ## 10,000 simulated swarms on all cores (SEEDS=…); stop it at a
 container: $(READY)  ## build the image and run it; needs root and Docker's engine (docker.io, debootstrap)
 	$(BIN)/python -m pytest -m container --timeout=1800 tests/container $(ARGS)
 
-bench: $(READY)  ## three nodes against one for 50 rounds, three seeds (long; ARGS="--rounds 10")
+bench: $(READY)  ## averaging beside hivemind and gloo in one run, and the codecs (ARGS="--peers 2 4 8 --values 25 100")
+	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python -m benchmarks.averaging $(ARGS)
+
+bench-training: $(READY)  ## three nodes against one for 50 rounds, three seeds (long; ARGS="--rounds 10")
 	$(BIN)/python benchmarks/three_beat_one.py $(ARGS)
 
 proto: $(PROTO_READY)  ## write the Python code of protocol/messages.proto again
