@@ -14,12 +14,12 @@ from atoll.daemon.simulate.mutants import MUTANTS
 
 SEEDS = {
     "a vote sent before fsync": 1,
-    "world size read before the retry": 3,
-    "missing parent digest in the session": 2,
+    "world size read before the retry": 6,
+    "missing parent digest in the session": 32,
     "error feedback cleared on abort": 2,
     "rebase applied twice": 1,
     "owner index by original rank": 2,
-    "a lower view accepted": 50,
+    "a lower view accepted": 230,
     "contributions double-counted after succession": 4,
     "provisional beating certified": 1,
     "unbounded replay log": 1,
