@@ -26,6 +26,9 @@ from atoll.protocol.stripes import MAX_AHEAD, Inbox
 
 MAX_ARRIVED = 4
 MAX_ACKED_AT_ONCE = 64
+ACKS_IN_A_FRAME = 16
+ACK_DELAY_S = 0.002
+"""Acknowledgements wait for so many, or so long: each frame on the stream wakes p2pd on both sides."""
 ACK_TIMEOUT_S = 120.0
 """A peer that makes no room for so long, while it has frames to acknowledge, is cut off."""
 
@@ -58,6 +61,8 @@ class BulkTraffic:
         self._space = asyncio.Event()
         self._arrived: deque[tuple[pb.Frame, wire.Payload]] = deque()
         self._come = asyncio.Event()
+        self._to_acknowledge: list[int] = []
+        self._ack_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     # ---- sending
@@ -111,7 +116,19 @@ class BulkTraffic:
         return new
 
     def _acknowledge(self, number: int) -> None:
-        self._uplink.send(pb.Frame(bulk_ack=pb.BulkAck(numbers=[number])))
+        self._to_acknowledge.append(number)
+        if len(self._to_acknowledge) >= ACKS_IN_A_FRAME:
+            self._send_acks()
+        elif self._ack_timer is None:
+            self._ack_timer = asyncio.get_running_loop().call_later(ACK_DELAY_S, self._send_acks)
+
+    def _send_acks(self) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        numbers, self._to_acknowledge = self._to_acknowledge, []
+        if not self._closed:
+            self._uplink.send(pb.Frame(bulk_ack=pb.BulkAck(numbers=numbers)))
 
     async def deliver(self, handle: Callable[[pb.Frame, wire.Payload], Awaitable[None]]) -> None:
         """Hands on what came over the lane, frame by frame, until the traffic is closed."""
@@ -128,6 +145,8 @@ class BulkTraffic:
         """The link has ended."""
         self._closed = True
         self.lane.close(reason)
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
         self._come.set()
         self._space.set()
 

@@ -13,13 +13,17 @@ import math
 from dataclasses import dataclass
 
 TRIAL_FRAMES = 2
-TRIAL_EVERY_S = 300.0
+TRIAL_EVERY_S = 60.0
 """The way that is not used gets so many frames, so often."""
+MAX_TRIAL_PAUSES = 12.0
+"""A slow way is tried as much more rarely as it is slower, up to this factor."""
 FIRST_TRIAL_FRAMES = 16
 """A way that was never measured is tried after so many frames of the other one."""
-MARGIN = 1.2
+MARGIN = 1.5
 """libp2p has to be so many times faster to be preferred."""
-_KEEP = 0.8
+_KEEP, _KEEP_STALE = 0.95, 0.25
+"""What was measured before counts for so much beside one more frame: less where it is older than STALE_S."""
+STALE_S = 10.0
 _MIN_BYTES = 16 * 1024
 """Smaller frames tell about round trips, not about throughput."""
 
@@ -69,11 +73,17 @@ class Ways:
             return other
         known = self._measured[other].frames > 0
         enough = known or self._measured[preferred].frames >= FIRST_TRIAL_FRAMES
-        if enough and now - max(self._tried_at, self._measured[other].last_at) >= TRIAL_EVERY_S:
+        if enough and now - max(self._tried_at, self._measured[other].last_at) >= self._pause_s(other):
             self._tried_at = now
             self._trial = TRIAL_FRAMES - 1
             return other
         return preferred
+
+    def _pause_s(self, other: Way) -> float:
+        """Between trials: the slower it was, the more a trial costs, and the rarer it is."""
+        slow = self._measured[other].rate_bps
+        ratio = self._measured[self.preferred].rate_bps / slow if slow else 1.0
+        return TRIAL_EVERY_S * min(max(ratio, 1.0), MAX_TRIAL_PAUSES)
 
     def began(self, number: int, way: Way, size_bytes: int, now: float) -> None:
         """The first bytes of a frame go; again where it has to be sent again."""
@@ -87,8 +97,9 @@ class Ways:
         way, size_bytes, began = sent
         measured = self._measured[way]
         took_s = now - max(began, measured.last_at)
+        keep = _KEEP if now - measured.last_at < STALE_S else _KEEP_STALE
         measured.last_at = now
         if size_bytes >= _MIN_BYTES:
             measured.frames += 1
-            measured.size_bytes = _KEEP * measured.size_bytes + size_bytes
-            measured.took_s = _KEEP * measured.took_s + max(took_s, 1e-6)
+            measured.size_bytes = keep * measured.size_bytes + size_bytes
+            measured.took_s = keep * measured.took_s + max(took_s, 1e-6)

@@ -44,10 +44,12 @@ def test_the_faster_way_is_taken_and_the_other_one_tried_now_and_then():
     line.send(FIRST_TRIAL_FRAMES + TRIAL_FRAMES)
     assert line.send(100) == [Way.LIBP2P] * 100
     line.now += TRIAL_EVERY_S
+    assert line.send(4) == [Way.LIBP2P] * 4, "ten times slower, ten times rarer"
+    line.now += 10 * TRIAL_EVERY_S
     assert line.send(4) == [Way.LANE] * TRIAL_FRAMES + [Way.LIBP2P] * 2
     line.took[Way.LANE] = 0.01
     for _ in range(8):
-        line.now += TRIAL_EVERY_S
+        line.now += 10 * TRIAL_EVERY_S
         line.send(TRIAL_FRAMES)
     assert line.ways.preferred is Way.LANE and line.send(3) == [Way.LANE] * 3
 
