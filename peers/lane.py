@@ -28,7 +28,7 @@ MAX_CONNECTIONS = 8
 MAX_UNACKED_BYTES = 4 << 20
 MAX_UNACKED_FRAMES = 12
 """What is kept until the peer has acknowledged it; one frame of any size fits."""
-STALL_S = 30.0
+STALL_S = 8.0
 """A lane on which nothing moves for so long, with something under way, is given up."""
 _RECORD_BYTES = 16 * 1024
 _READS_AT_ONCE = 32

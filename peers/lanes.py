@@ -50,7 +50,8 @@ MAX_CONNECTIONS_IN_ALL = 256
 MAX_ADDRESSES = 8
 NOTSENT_LOWAT_BYTES = 64 * 1024
 """So little waits in the kernel unsent: what has room takes the next stripe, and no late one is queued up."""
-USER_TIMEOUT_MS = 30_000
+USER_TIMEOUT_MS = 6_000
+"""A connection whose bytes nobody takes for so long breaks, and its stripes take another one: rounds wait."""
 KEEPALIVE_S = 20
 WITH_BBR, WITHOUT_BBR = 2, 8
 """Connections that a lossy long line needs: bbr does not take a lost packet for a full line."""

@@ -13,11 +13,13 @@ import math
 from dataclasses import dataclass
 
 TRIAL_FRAMES = 2
-TRIAL_EVERY_S = 60.0
+TRIAL_EVERY_S = 30.0
 """The way that is not used gets so many frames, so often."""
-MAX_TRIAL_PAUSES = 12.0
-"""A slow way is tried as much more rarely as it is slower, up to this factor."""
-FIRST_TRIAL_FRAMES = 16
+MAX_LANE_PAUSES, MAX_LIBP2P_PAUSES = 10.0, 100.0
+"""A slow way is tried more rarely, up to these factors."""
+WARM_FRAMES = 8
+"""The first frames on a lane are not counted: TCP is still finding out what the line takes."""
+FIRST_TRIAL_FRAMES = 32
 """A way that was never measured is tried after so many frames of the other one."""
 MARGIN = 1.5
 """libp2p has to be so many times faster to be preferred."""
@@ -80,10 +82,15 @@ class Ways:
         return preferred
 
     def _pause_s(self, other: Way) -> float:
-        """Between trials: the slower it was, the more a trial costs, and the rarer it is."""
+        """Between trials: the slower a way was, the more a trial costs.
+
+        libp2p is tried the more rarely: on a lossy line a trial may take seconds, in the middle of a round.
+        """
         slow = self._measured[other].rate_bps
-        ratio = self._measured[self.preferred].rate_bps / slow if slow else 1.0
-        return TRIAL_EVERY_S * min(max(ratio, 1.0), MAX_TRIAL_PAUSES)
+        ratio = max(self._measured[self.preferred].rate_bps / slow, 1.0) if slow else 1.0
+        if other is Way.LANE:
+            return TRIAL_EVERY_S * min(ratio, MAX_LANE_PAUSES)
+        return TRIAL_EVERY_S * min(ratio * ratio, MAX_LIBP2P_PAUSES)
 
     def began(self, number: int, way: Way, size_bytes: int, now: float) -> None:
         """The first bytes of a frame go; again where it has to be sent again."""
@@ -101,5 +108,6 @@ class Ways:
         measured.last_at = now
         if size_bytes >= _MIN_BYTES:
             measured.frames += 1
+        if size_bytes >= _MIN_BYTES and (way is Way.LIBP2P or measured.frames > WARM_FRAMES):
             measured.size_bytes = keep * measured.size_bytes + size_bytes
             measured.took_s = keep * measured.took_s + max(took_s, 1e-6)
