@@ -68,16 +68,17 @@ class BulkTraffic:
     # ---- sending
 
     async def post(self, frame: pb.Frame, payload: wire.Payload) -> Bulk:
-        """Numbers a frame and sends it over the better way, when there is room. Raises TimeoutError."""
+        """Sends a frame with a number over the better way. Raises TimeoutError, WireError."""
         size = wire.LENGTH_BYTES + wire.MAX_FRAME_BYTES // 64 + len(payload)
         way = self.ways.choose(self._clock()) if self.lane.open else Way.LIBP2P
         async with asyncio.timeout(ACK_TIMEOUT_S):
             while not self._has_room(way, size) and not self._closed:
                 self._space.clear()
                 await self._space.wait()
-        number, self._next = self._next, self._next + 1
-        self._unacked.add(number)
+        number = self._next
         head = wire.encode_frame(frame, len(payload), number)
+        self._next += 1
+        self._unacked.add(number)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         bulk = Bulk(number, head, memoryview(payload), done)
         if way is Way.LANE and self.lane.open:

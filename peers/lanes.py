@@ -55,6 +55,7 @@ USER_TIMEOUT_MS = 6_000
 KEEPALIVE_S = 20
 WITH_BBR, WITHOUT_BBR = 2, 8
 """Connections that a lossy long line needs: bbr does not take a lost packet for a full line."""
+BROKE_RULES = "it broke the rules"
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; Python 3.11 has no name for it
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Lanes:
         self._nobody = credentials.server(None)
         self._nobody.sni_callback = self._chosen
         self.refused = Counter[str]()
-        """Connections that were not let in, by reason."""
+        """Connections that were not let in, by reason; and lanes whose peer broke the rules."""
         self._spawn(self._accept(), "lane-listener")
 
     @classmethod
@@ -235,6 +236,8 @@ class Lanes:
                 pause = FIRST_PAUSE_S if steady else min(2 * pause, LONGEST_PAUSE_S)
                 tried_at = now
                 await _event(link.closed, pause)
+            if bulk.lane.refused:
+                self.refused[BROKE_RULES] += 1
         finally:
             del self._kept[name]
 

@@ -22,7 +22,7 @@ from atoll.peers.ways import Way
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 from atoll.protocol.signing import peer_id_of
-from atoll.protocol.stripes import STRIPE_BYTES, encode_head
+from atoll.protocol.stripes import MAX_AHEAD, STRIPE_BYTES, encode_head
 
 from .hosts import DEADLINE_S, Hosts, connect, until
 from .nodes import Node, contribution, dial, make, pair, ready
@@ -102,6 +102,15 @@ async def test_frames_go_over_the_lane_whole_and_once(hosts: Hosts):
 async def test_every_size_fits(hosts: Hosts, size: int):
     a, b = await joined(hosts)
     sent = [bytes(size)] * 3
+    await asyncio.gather(*await send(a, b, sent))
+    await arrived(b, sent)
+
+
+async def test_a_frame_that_is_too_large_takes_no_number(hosts: Hosts):
+    a, b = await joined(hosts)
+    with pytest.raises(wire.WireError, match="at most"):
+        await a.links.send_bulk(b.id, contribution(0), bytes(wire.MAX_PAYLOAD_BYTES + 1))
+    sent = payloads(2 * MAX_AHEAD, 1000)
     await asyncio.gather(*await send(a, b, sent))
     await arrived(b, sent)
 
@@ -439,6 +448,9 @@ async def test_bad_stripes_end_the_lane_and_not_the_node(hosts: Hosts, bad: byte
     next(iter(lane_of(b, a).connections))._sock.send(bad)
     await until(lambda: lane_of(a, b).refused)
     assert not lane_of(a, b).open and not a.frames
+    lanes = a.lanes
+    assert lanes is not None
+    await until(lambda: lanes.refused == {lanes_module.BROKE_RULES: 1} and not lanes._kept)
     sent = payloads(3)
     await asyncio.gather(*await send(b, a, sent))
     await arrived(a, sent)
