@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -69,7 +69,7 @@ class CodecWorker:
         """The same for an encoded result."""
         self._result.check(_tensor(payload), n)
 
-    def reduce(self, payloads: list[wire.Payload], weights: list[int], n: int) -> bytes:
+    def reduce(self, payloads: Sequence[wire.Payload], weights: list[int], n: int) -> bytes:
         """The encoded weighted mean."""
         mean, scratch = (torch.from_numpy(v[:n]) for v in (self._delta, self._scratch))
         aggregate(self._in, [_tensor(p) for p in payloads], weights, mean, scratch)
