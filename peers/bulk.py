@@ -26,6 +26,9 @@ from atoll.protocol.stripes import MAX_AHEAD, Inbox
 
 MAX_ARRIVED = 4
 MAX_ACKED_AT_ONCE = 64
+ACKS_IN_A_FRAME = 16
+ACK_DELAY_S = 0.002
+"""Acknowledgements wait for so many, or so long: each frame on the stream wakes p2pd on both sides."""
 ACK_TIMEOUT_S = 120.0
 """A peer that makes no room for so long, while it has frames to acknowledge, is cut off."""
 
@@ -58,21 +61,24 @@ class BulkTraffic:
         self._space = asyncio.Event()
         self._arrived: deque[tuple[pb.Frame, wire.Payload]] = deque()
         self._come = asyncio.Event()
+        self._to_acknowledge: list[int] = []
+        self._ack_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     # ---- sending
 
     async def post(self, frame: pb.Frame, payload: wire.Payload) -> Bulk:
-        """Numbers a frame and sends it over the better way, when there is room. Raises TimeoutError."""
+        """Sends a frame with a number over the better way. Raises TimeoutError, WireError."""
         size = wire.LENGTH_BYTES + wire.MAX_FRAME_BYTES // 64 + len(payload)
         way = self.ways.choose(self._clock()) if self.lane.open else Way.LIBP2P
         async with asyncio.timeout(ACK_TIMEOUT_S):
             while not self._has_room(way, size) and not self._closed:
                 self._space.clear()
                 await self._space.wait()
-        number, self._next = self._next, self._next + 1
-        self._unacked.add(number)
+        number = self._next
         head = wire.encode_frame(frame, len(payload), number)
+        self._next += 1
+        self._unacked.add(number)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         bulk = Bulk(number, head, memoryview(payload), done)
         if way is Way.LANE and self.lane.open:
@@ -111,7 +117,19 @@ class BulkTraffic:
         return new
 
     def _acknowledge(self, number: int) -> None:
-        self._uplink.send(pb.Frame(bulk_ack=pb.BulkAck(numbers=[number])))
+        self._to_acknowledge.append(number)
+        if len(self._to_acknowledge) >= ACKS_IN_A_FRAME:
+            self._send_acks()
+        elif self._ack_timer is None:
+            self._ack_timer = asyncio.get_running_loop().call_later(ACK_DELAY_S, self._send_acks)
+
+    def _send_acks(self) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        numbers, self._to_acknowledge = self._to_acknowledge, []
+        if not self._closed:
+            self._uplink.send(pb.Frame(bulk_ack=pb.BulkAck(numbers=numbers)))
 
     async def deliver(self, handle: Callable[[pb.Frame, wire.Payload], Awaitable[None]]) -> None:
         """Hands on what came over the lane, frame by frame, until the traffic is closed."""
@@ -128,6 +146,8 @@ class BulkTraffic:
         """The link has ended."""
         self._closed = True
         self.lane.close(reason)
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
         self._come.set()
         self._space.set()
 

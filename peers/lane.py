@@ -28,8 +28,8 @@ MAX_CONNECTIONS = 8
 MAX_UNACKED_BYTES = 4 << 20
 MAX_UNACKED_FRAMES = 12
 """What is kept until the peer has acknowledged it; one frame of any size fits."""
-STALL_S = 30.0
-"""A lane on which nothing moves for so long, with something under way, is given up."""
+STALL_S = 8.0
+"""A lane that takes nothing for so long, with something under way, is given up."""
 _RECORD_BYTES = 16 * 1024
 _READS_AT_ONCE = 32
 _WANT = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -184,7 +184,8 @@ class Lane:
             self._owner.arrived(*whole)
 
     def moved(self, sent: int, received: int) -> None:
-        self._moved_at = self._clock()
+        if sent:  # what the peer sends says nothing about what it takes
+            self._moved_at = self._clock()
         self._owner.moved(sent, received)
 
     def broke(self, connection: Connection, reason: str) -> None:

@@ -50,10 +50,12 @@ MAX_CONNECTIONS_IN_ALL = 256
 MAX_ADDRESSES = 8
 NOTSENT_LOWAT_BYTES = 64 * 1024
 """So little waits in the kernel unsent: what has room takes the next stripe, and no late one is queued up."""
-USER_TIMEOUT_MS = 30_000
+USER_TIMEOUT_MS = 6_000
+"""A connection whose bytes nobody takes for so long breaks, and its stripes take another one: rounds wait."""
 KEEPALIVE_S = 20
 WITH_BBR, WITHOUT_BBR = 2, 8
 """Connections that a lossy long line needs: bbr does not take a lost packet for a full line."""
+BROKE_RULES = "it broke the rules"
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; Python 3.11 has no name for it
 
 log = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ class Lanes:
         self._nobody = credentials.server(None)
         self._nobody.sni_callback = self._chosen
         self.refused = Counter[str]()
-        """Connections that were not let in, by reason."""
+        """Connections that were not let in, by reason; and lanes whose peer broke the rules."""
         self._spawn(self._accept(), "lane-listener")
 
     @classmethod
@@ -234,6 +236,8 @@ class Lanes:
                 pause = FIRST_PAUSE_S if steady else min(2 * pause, LONGEST_PAUSE_S)
                 tried_at = now
                 await _event(link.closed, pause)
+            if bulk.lane.refused:
+                self.refused[BROKE_RULES] += 1
         finally:
             del self._kept[name]
 

@@ -58,7 +58,7 @@ class Link:
         self.relayed = relayed
         self.sent = 0
         self.received = 0
-        self.upload_bps = 0.0
+        self._written_bps = 0.0
         self._reader = reader
         self._writer = writer
         self.alive_at = time.monotonic()
@@ -87,6 +87,12 @@ class Link:
         if not self.bulk.lane.open:
             return f"libp2p: {self.bulk.lane.reason or 'no lane is up yet'}"
         return f"{self.bulk.ways.preferred.value}: {len(self.bulk.lane.connections)} direct connections"
+
+    @property
+    def upload_bps(self) -> float:
+        """What bulk frames reach: as acknowledged on the way that they take, else as written to libp2p."""
+        acknowledged = self.rate_bps(self.bulk.ways.preferred) if self.bulk is not None else 0.0
+        return acknowledged or self._written_bps
 
     def rate_bps(self, way: Way) -> float:
         """Bits per second that recent bulk frames reached on a way; 0.0: not measured."""
@@ -222,7 +228,7 @@ class Link:
             bulk.done.set_result(None)
         took = max(time.monotonic() - began, 1e-6)
         rate = 8 * len(bulk.payload) / took
-        self.upload_bps = rate if not self.upload_bps else 0.8 * self.upload_bps + 0.2 * rate
+        self._written_bps = rate if not self._written_bps else 0.8 * self._written_bps + 0.2 * rate
 
 
 def _fail(bulk: Bulk, reason: str) -> None:

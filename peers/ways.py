@@ -13,13 +13,19 @@ import math
 from dataclasses import dataclass
 
 TRIAL_FRAMES = 2
-TRIAL_EVERY_S = 300.0
+TRIAL_EVERY_S = 30.0
 """The way that is not used gets so many frames, so often."""
-FIRST_TRIAL_FRAMES = 16
+MAX_LANE_PAUSES, MAX_LIBP2P_PAUSES = 10.0, 100.0
+"""A slow way is tried more rarely, up to these factors."""
+WARM_FRAMES = 8
+"""The first frames on a lane are not counted: TCP is still finding out what the line takes."""
+FIRST_TRIAL_FRAMES = 32
 """A way that was never measured is tried after so many frames of the other one."""
-MARGIN = 1.2
+MARGIN = 1.5
 """libp2p has to be so many times faster to be preferred."""
-_KEEP = 0.8
+_KEEP, _KEEP_STALE = 0.95, 0.25
+"""What was measured before counts for so much beside one more frame: less where it is older than STALE_S."""
+STALE_S = 10.0
 _MIN_BYTES = 16 * 1024
 """Smaller frames tell about round trips, not about throughput."""
 
@@ -69,11 +75,22 @@ class Ways:
             return other
         known = self._measured[other].frames > 0
         enough = known or self._measured[preferred].frames >= FIRST_TRIAL_FRAMES
-        if enough and now - max(self._tried_at, self._measured[other].last_at) >= TRIAL_EVERY_S:
+        if enough and now - max(self._tried_at, self._measured[other].last_at) >= self._pause_s(other):
             self._tried_at = now
             self._trial = TRIAL_FRAMES - 1
             return other
         return preferred
+
+    def _pause_s(self, other: Way) -> float:
+        """Between trials: the slower a way was, the more a trial costs.
+
+        libp2p is tried the more rarely: on a lossy line a trial may take seconds, in the middle of a round.
+        """
+        slow = self._measured[other].rate_bps
+        ratio = max(self._measured[self.preferred].rate_bps / slow, 1.0) if slow else 1.0
+        if other is Way.LANE:
+            return TRIAL_EVERY_S * min(ratio, MAX_LANE_PAUSES)
+        return TRIAL_EVERY_S * min(ratio * ratio, MAX_LIBP2P_PAUSES)
 
     def began(self, number: int, way: Way, size_bytes: int, now: float) -> None:
         """The first bytes of a frame go; again where it has to be sent again."""
@@ -87,8 +104,10 @@ class Ways:
         way, size_bytes, began = sent
         measured = self._measured[way]
         took_s = now - max(began, measured.last_at)
+        keep = _KEEP if now - measured.last_at < STALE_S else _KEEP_STALE
         measured.last_at = now
         if size_bytes >= _MIN_BYTES:
             measured.frames += 1
-            measured.size_bytes = _KEEP * measured.size_bytes + size_bytes
-            measured.took_s = _KEEP * measured.took_s + max(took_s, 1e-6)
+        if size_bytes >= _MIN_BYTES and (way is Way.LIBP2P or measured.frames > WARM_FRAMES):
+            measured.size_bytes = keep * measured.size_bytes + size_bytes
+            measured.took_s = keep * measured.took_s + max(took_s, 1e-6)

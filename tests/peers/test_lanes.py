@@ -19,9 +19,10 @@ from atoll.peers.lane_tls import Credentials, NotTheirs, check_certificate
 from atoll.peers.lanes import Lanes, candidates
 from atoll.peers.link import Link
 from atoll.peers.ways import Way
+from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 from atoll.protocol.signing import peer_id_of
-from atoll.protocol.stripes import STRIPE_BYTES, encode_head
+from atoll.protocol.stripes import MAX_AHEAD, STRIPE_BYTES, encode_head
 
 from .hosts import DEADLINE_S, Hosts, connect, until
 from .nodes import Node, contribution, dial, make, pair, ready
@@ -101,6 +102,15 @@ async def test_frames_go_over_the_lane_whole_and_once(hosts: Hosts):
 async def test_every_size_fits(hosts: Hosts, size: int):
     a, b = await joined(hosts)
     sent = [bytes(size)] * 3
+    await asyncio.gather(*await send(a, b, sent))
+    await arrived(b, sent)
+
+
+async def test_a_frame_that_is_too_large_takes_no_number(hosts: Hosts):
+    a, b = await joined(hosts)
+    with pytest.raises(wire.WireError, match="at most"):
+        await a.links.send_bulk(b.id, contribution(0), bytes(wire.MAX_PAYLOAD_BYTES + 1))
+    sent = payloads(2 * MAX_AHEAD, 1000)
     await asyncio.gather(*await send(a, b, sent))
     await arrived(b, sent)
 
@@ -207,6 +217,51 @@ async def test_the_lane_ends_with_its_link(hosts: Hosts):
     assert not b.links.peers
 
 
+async def test_the_side_that_was_dialled_dials_where_the_other_one_can_not(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lanes_module, "PATIENCE_S", 0.05)
+    a, b = await make(hosts, "a", lanes=True), await make(hosts, "b", lanes=True)
+    lanes = b.lanes
+    assert lanes is not None
+    offer = lanes.offer
+
+    def deaf() -> pb.LaneOffer:
+        made = offer()
+        made.port = 0
+        return made
+
+    monkeypatch.setattr(lanes, "offer", deaf)
+    await connect(a.host, b.host)
+    await dial(a, b)
+    await b.when(lambda: b.ups)
+    await until(lambda: len(lane_of(a, b).connections) == 2 and len(lane_of(b, a).connections) == 2)
+    sent = payloads(3)
+    await asyncio.gather(*await send(a, b, sent))
+    await arrived(b, sent)
+
+
+async def test_a_relayed_link_gets_no_lane(hosts: Hosts):
+    a, b = await joined(hosts)
+    link = link_of(a, b)
+    link.relayed = True
+    assert a.lanes is not None
+    a.lanes.keep(link, a.lanes.offer(), "/ip4/127.0.0.1/tcp/1")
+    assert link.lane == "libp2p: the link runs over a relay" and len(a.lanes._kept) == 1
+
+
+async def test_a_frame_of_the_lane_that_its_node_fails_on_ends_the_link(hosts: Hosts):
+    a, b = await joined(hosts)
+
+    async def broken(peer: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
+        raise RuntimeError("a bug")
+
+    object.__setattr__(a.links._on, "frame", broken)
+    await b.links.send_bulk(a.id, contribution(1), b"x")
+    await a.when(lambda: a.downs)
+    assert not a.links.peers
+
+
 # ---- who is let in
 
 
@@ -238,10 +293,10 @@ async def test_a_stranger_is_not_told_who_is_here(hosts: Hosts):
     a, b = await joined(hosts)
     assert b.lanes is not None
     stranger = any_server(Credentials.of(Ed25519PrivateKey.generate()))
-    for name in ("00" * 16, "localhost"):
+    for name in ("00" * 16, "localhost", ""):
         with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
             await connected(b.lanes.port, stranger, name)
-    assert sum(b.lanes.refused.values()) == 2
+    assert sum(b.lanes.refused.values()) == 3
     assert len(lane_of(b, a).connections) == 2
 
 
@@ -393,6 +448,9 @@ async def test_bad_stripes_end_the_lane_and_not_the_node(hosts: Hosts, bad: byte
     next(iter(lane_of(b, a).connections))._sock.send(bad)
     await until(lambda: lane_of(a, b).refused)
     assert not lane_of(a, b).open and not a.frames
+    lanes = a.lanes
+    assert lanes is not None
+    await until(lambda: lanes.refused == {lanes_module.BROKE_RULES: 1} and not lanes._kept)
     sent = payloads(3)
     await asyncio.gather(*await send(b, a, sent))
     await arrived(a, sent)
