@@ -54,7 +54,7 @@ class Settings:
     state_rate: int = setting(0, "bytes per second for state and text, to peers and from them; 0: no cap")
     log_format: str = setting("text", "text or json")
     log_level: str = setting("info", "debug, info, warning or error")
-    lane: bool = setting(True, "direct TLS connections for the bulk of a round, beside libp2p")
+    lane: bool = setting(False, "direct TLS connections for the bulk of a round, beside libp2p")
     lane_port: int = setting(0, "TCP port for them; 0: any")
     nat_port_map: bool = setting(False, "ask the router to forward the port (UPnP)")
 

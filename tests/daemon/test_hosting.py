@@ -21,20 +21,20 @@ def folder(tmp_path: Path) -> DataDir:
 
 
 async def test_lanes_listen_where_they_are_told_to(folder: DataDir):
-    lanes = await start_lanes(folder, Settings(host="127.0.0.1"))
+    lanes = await start_lanes(folder, Settings(host="127.0.0.1", lane=True))
     assert lanes is not None
     port = lanes.port
     try:
         assert lanes._listener.getsockname() == ("127.0.0.1", port)
         with pytest.raises(AtollError, match="Address already in use") as caught:
-            await start_lanes(folder, Settings(host="127.0.0.1", lane_port=port))
+            await start_lanes(folder, Settings(host="127.0.0.1", lane=True, lane_port=port))
         assert (caught.value.exit_status, caught.value.code) == (Exit.PREFLIGHT, "port_taken")
     finally:
         await lanes.close()
-    again = await start_lanes(folder, Settings(host="::1", lane_port=port))
+    again = await start_lanes(folder, Settings(host="::1", lane=True, lane_port=port))
     assert again is not None and again._listener.family == socket.AF_INET6 and again.port == port
     await again.close()
 
 
-async def test_lanes_can_be_turned_off(folder: DataDir):
-    assert await start_lanes(folder, Settings(lane=False)) is None
+async def test_lanes_are_off_unless_they_are_turned_on(folder: DataDir):
+    assert await start_lanes(folder, Settings()) is None

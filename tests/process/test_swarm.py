@@ -66,8 +66,9 @@ def test_three_nodes_one_killed_and_restarted_hold_the_same_bits(start: Start, t
 
 def test_nodes_with_and_without_a_direct_lane_hold_the_same_bits(start: Start, tmp_path: Path) -> None:
     must("init", "lab", "--data-dir", str(tmp_path / "a"), "--inner-steps", "5", "--min-peers", "3")
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "config.toml").write_text("lane = false\n")
+    for name, lane in (("a", "true"), ("b", "true"), ("c", "false")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "config.toml").write_text(f"lane = {lane}\n")
     a = start("a", "run", "--rounds", "4")
     ticket = a.ticket()
     b, c = (start(name, "join", ticket, "--yes", "--rounds", "4") for name in "bc")
