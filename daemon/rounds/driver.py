@@ -80,12 +80,15 @@ class RoundDriver:
         self._tasks: set[asyncio.Task[None]] = set()
         self._kick = asyncio.Event()
         self._fed = asyncio.Event()
+        self._closed = False
         self._clockwork = asyncio.create_task(self._tick_for_ever(), name="round-clock")
 
     # ---- the machine's surroundings
 
     def feed(self, event: t.Event) -> None:
-        """Gives the machine an event and starts what follows from it."""
+        """Gives the machine an event and starts what follows from it: nothing, once closed."""
+        if self._closed:
+            return
         self._carry_out(self.machine.handle(event, self._clock()))
 
     def _carry_out(self, effects: list[t.Effect]) -> None:
@@ -310,7 +313,12 @@ class RoundDriver:
     # ---- what came over a link
 
     async def received(self, sender: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
-        """Handles one frame that belongs to rounds; what is malformed is counted and dropped."""
+        """Handles one frame that belongs to rounds; what is malformed is counted and dropped.
+
+        Links outlive the driver, for they say goodbye; what still comes over them then is nobody's.
+        """
+        if self._closed:
+            return
         try:
             await self._received(sender, frame, payload)
         except (DecodeError, CodecError, NonFinite, ValueError) as error:
@@ -396,6 +404,7 @@ class RoundDriver:
 
     async def close(self) -> None:
         """Cancels what is under way and gives the threads back, after what is already on them."""
+        self._closed = True
         tasks = [self._clockwork, *self._tasks]
         for task in tasks:
             task.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import logging
@@ -24,6 +25,7 @@ from atoll.daemon.storage.round_log import RoundLogError
 from atoll.peers.identity import readable_name
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.outer import Float32
+from atoll.protocol.round import types as t
 
 from .swarm import SCHEMA, Member, Swarm
 
@@ -530,3 +532,32 @@ async def test_votes_show_that_a_commit_is_certified_and_nothing_else_does(make:
     assert [x.certified for x in later.state.chain[:2]] == [True, True]
     for member in (again, later):
         await member.driver.close()
+
+
+async def test_what_comes_after_the_driver_closed_is_nobodys(make: Make) -> None:
+    """Links are closed after the driver: frames still come in between, and must not need its threads."""
+    swarm = make(2)
+    leaver, stayer = swarm.members
+    stayer.train(delta(1), 100)
+    leaver.train(delta(2), 100)
+    await swarm.until(lambda: any(m.driver.machine.session is not None for m in swarm.members))
+    await leaver.driver.close()
+    message = pb.Signed(signer=stayer.me, body=b"body", signature=bytes(64))
+    for frame in (pb.Frame(result=message), pb.Frame(contribution=pb.Contribution(chunk=0))):
+        await leaver.driver.received(stayer.me, frame, b"payload")
+    leaver.driver.feed(t.LocalReady(100, 10, shard=0))
+    assert not leaver.trouble
+
+
+async def test_a_driver_can_close_at_any_moment_of_a_round(tmp_path: Path) -> None:
+    """Whatever effect is under way, nothing fails for want of a thread."""
+    for moment in range(1, 40):
+        swarm = Swarm(tmp_path / str(moment), 2)
+        leaver = swarm.members[moment % 2]
+        for number, member in enumerate(swarm.members):
+            member.train(delta(number), 100)
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        await leaver.driver.close()
+        await swarm.close()
+        assert not leaver.trouble, moment

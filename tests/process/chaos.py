@@ -47,6 +47,7 @@ START_S = 180.0
 SETTLE_S = 120.0
 INNER_STEPS = 10
 SMALL_DISK_MIB = 96
+LAST_LINES = 40
 
 
 class ChaosFailed(AssertionError):
@@ -140,6 +141,21 @@ class Chaos:
                     member.process.kill()
                     member.process.wait()
 
+    def finish(self) -> None:
+        """Stops everybody in order; a node that ends with anything but 0 fails the run."""
+        self.stop_all()
+        for member in self.members:
+            status = member.process.returncode if member.process is not None else 0
+            if status != 0:
+                raise ChaosFailed(
+                    f"node {member.index} ended with {status} when asked to stop: {self._last(member)}"
+                )
+
+    def _last(self, member: Member) -> str:
+        """The last lines that a node wrote."""
+        lines = (member.folder / "log.txt").read_text(errors="replace").splitlines()
+        return "\n".join(lines[-LAST_LINES:])
+
     def _signal(self, member: Member, number: signal.Signals) -> None:
         """To the daemon and everything below it."""
         assert member.process is not None
@@ -169,7 +185,8 @@ class Chaos:
         for member in self.members:
             process = member.process
             if process is not None and process.poll() not in (None, -signal.SIGKILL):
-                raise ChaosFailed(f"node {member.index} ended by itself with {process.returncode}")
+                status = process.returncode
+                raise ChaosFailed(f"node {member.index} ended by itself with {status}: {self._last(member)}")
 
     # ---- faults
 
@@ -431,12 +448,12 @@ def run(minutes: float, peers: int, seed: int, network: bool, keep: Path | None 
             chaos.begin()
             chaos.torment(60 * minutes)
             chaos.settle()
+            chaos.finish()
         except ChaosFailed:
             if keep is not None:
                 unwanted = shutil.ignore_patterns("filler", "*.sock", "run")
                 shutil.copytree(root, keep, dirs_exist_ok=True, ignore=unwanted)
             raise
-        chaos.stop_all()
         return {"seed": seed, "peers": peers, "minutes": minutes, "network": network, **chaos.report()}
 
 
