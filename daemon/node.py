@@ -298,9 +298,8 @@ class Node:
         self.recovery.limit(self.settings.state_rate)
         self.reader = await asyncio.to_thread(reader_of, self, self.manifest, self.neighbours, self.recovery)
         undo.push_async_callback(self._say_goodbye)
-        await self.neighbours.listen()
         finder.links = self.neighbours.links
-        self.network.neighbours = self.neighbours
+        await self.network.serve(self.neighbours)
         finder.look_now()
         self._spawn(self.neighbours.heartbeats(), "heartbeats")
 

@@ -24,6 +24,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 from hivemind.utils.multiaddr import Multiaddr
 
 from atoll.peers.process import die_with_parent
@@ -37,11 +38,16 @@ log = logging.getLogger(__name__)
 
 
 class HostError(RuntimeError):
-    """p2pd did not start; `port_taken` tells the commonest cause apart."""
+    """p2pd did not start. `port_taken`: the commonest cause; `killed`: what may be better at another try."""
 
-    def __init__(self, message: str, port_taken: bool = False) -> None:
+    def __init__(self, message: str, port_taken: bool = False, killed: bool = False) -> None:
         super().__init__(message)
         self.port_taken = port_taken
+        self.killed = killed
+
+
+GONE = (HostError, P2PDaemonError, OSError, EOFError, TimeoutError)
+"""What is raised by whatever speaks to a p2pd that has ended, or does not start."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +260,9 @@ async def _until_up(process: asyncio.subprocess.Process) -> None:
         if text.startswith("Peer ID:"):
             return
         said = text or said
+    status = await process.wait()
+    if status < 0:
+        raise HostError(f"p2pd was killed at its start (signal {-status})", killed=True)
     taken = "address already in use" in said or "failed to listen on any addresses" in said
     raise HostError(f"p2pd ended at its start: {said[-300:]}", port_taken=taken)
 
@@ -264,8 +273,9 @@ async def _attach(folder: Path, control: str) -> P2P:
 
     try:
         return await Attached.replicate(Multiaddr(control))
-    except OSError as error:
-        raise HostError(f"p2pd does not answer on its socket: {error}") from error
+    except GONE as error:
+        why = str(error) or type(error).__name__
+        raise HostError(f"p2pd does not answer on its socket: {why}", killed=True) from error
 
 
 async def _drain(process: asyncio.subprocess.Process) -> None:
