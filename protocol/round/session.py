@@ -176,7 +176,7 @@ class Session:
         if reason:
             return [Dropped(self._me, reason)]  # before a restart, this node signed another one
         return [
-            StoreResult(self.id, event.chunk, event.payload),
+            StoreResult(self.id, event.chunk, event.payload, event.payload_digest),
             SendResult(self.others, self.id, event.chunk, signed),
             *self._results_changed(now),
         ]
@@ -190,7 +190,9 @@ class Session:
             return [Dropped(event.sender, reason)]
         if known:
             return []  # it was asked for and came twice
-        return [StoreResult(self.id, event.message.chunk, event.payload), *self._results_changed(now)]
+        message = event.message
+        stored = StoreResult(self.id, message.chunk, event.payload, message.payload_digest)
+        return [stored, *self._results_changed(now)]
 
     def want(self, event: WantReceived, now: float) -> list[Effect]:
         if event.sender not in self.exchange.members:

@@ -274,11 +274,12 @@ class Reduce:
 
 @dataclass(frozen=True)
 class StoreResult:
-    """Keep the payload of a reduced chunk until the session ends."""
+    """Keep the payload of a reduced chunk, which has this SHA-256, until the session ends."""
 
     session: pb.SessionId
     chunk: int
     payload: Payload
+    payload_digest: bytes
 
 
 @dataclass(frozen=True)
