@@ -15,7 +15,7 @@ DEFAULT_PORT = 31337
 
 
 async def start_host(folder: DataDir, settings: Settings) -> Host:
-    """The host, its port remembered for the next start. Raises AtollError; HostError: p2pd was killed."""
+    """The host, its port remembered for the next start. Raises AtollError, or a transient HostError."""
     remembered = int(folder.node_facts().get("port", DEFAULT_PORT))
     ports = [settings.port] if settings.port else [remembered, 0]
     family = "ip6" if ":" in settings.host else "ip4"
@@ -29,7 +29,7 @@ async def start_host(folder: DataDir, settings: Settings) -> Host:
                 nat_port_map=settings.nat_port_map,
             )
         except HostError as error:
-            if error.killed:
+            if error.transient:
                 raise  # another try may do better
             if not error.port_taken:
                 raise AtollError(Exit.TEMPORARY, "host", f"{error}.", "See the log.") from error

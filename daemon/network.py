@@ -30,7 +30,7 @@ from atoll.protocol.signing import Keyring
 from atoll.protocol.text import plain
 
 STARTS = 3
-"""A p2pd that ends while the node starts is started so often."""
+"""A p2pd that ends or hangs while the node starts is started so often."""
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 STEADY_S = 60.0
@@ -80,7 +80,7 @@ class Network:
                 why = str(error) or type(error).__name__
                 if turn == STARTS:
                     raise AtollError(Exit.TEMPORARY, "host", f"{why}.", "See the log.") from error
-                self._events.emit("p2pd", f"The libp2p process ended at its start ({why}); it starts again.")
+                self._events.emit("p2pd", f"The libp2p process does not run ({why}); it starts again.")
                 await asyncio.sleep(FIRST_PAUSE_S)
         self._tell_of_another_port(before, settings)
         rng = random.Random(secrets.randbits(64))

@@ -38,12 +38,12 @@ log = logging.getLogger(__name__)
 
 
 class HostError(RuntimeError):
-    """p2pd did not start. `port_taken`: the commonest cause; `killed`: what may be better at another try."""
+    """p2pd did not start. `port_taken`: the commonest cause; `transient`: what another try may mend."""
 
-    def __init__(self, message: str, port_taken: bool = False, killed: bool = False) -> None:
+    def __init__(self, message: str, port_taken: bool = False, transient: bool = False) -> None:
         super().__init__(message)
         self.port_taken = port_taken
-        self.killed = killed
+        self.transient = transient
 
 
 GONE = (HostError, P2PDaemonError, OSError, EOFError, TimeoutError)
@@ -171,7 +171,8 @@ async def _run_claimed(launch: _Launch, claims: ExitStack) -> _Running:
         p2p = await _attach(folder, control)
     except TimeoutError as error:
         await _end(process, folder)
-        raise HostError(f"p2pd was not up after {START_TIMEOUT_S:.0f} s") from error
+        # The machine may have slept meanwhile.
+        raise HostError(f"p2pd was not up after {START_TIMEOUT_S:.0f} s", transient=True) from error
     except BaseException:
         # Cancelled, too: no process is left behind.
         await _end(process, folder)
@@ -262,7 +263,7 @@ async def _until_up(process: asyncio.subprocess.Process) -> None:
         said = text or said
     status = await process.wait()
     if status < 0:
-        raise HostError(f"p2pd was killed at its start (signal {-status})", killed=True)
+        raise HostError(f"p2pd was killed at its start (signal {-status})", transient=True)
     taken = "address already in use" in said or "failed to listen on any addresses" in said
     raise HostError(f"p2pd ended at its start: {said[-300:]}", port_taken=taken)
 
@@ -275,7 +276,7 @@ async def _attach(folder: Path, control: str) -> P2P:
         return await Attached.replicate(Multiaddr(control))
     except GONE as error:
         why = str(error) or type(error).__name__
-        raise HostError(f"p2pd does not answer on its socket: {why}", killed=True) from error
+        raise HostError(f"p2pd does not answer on its socket: {why}", transient=True) from error
 
 
 async def _drain(process: asyncio.subprocess.Process) -> None:
