@@ -117,6 +117,14 @@ class Node:
         """How late the event loop came back at its worst, of late."""
         return self._pulse.lag_s if self._pulse is not None else 0.0
 
+    @property
+    def round_lag_p99_s(self) -> float | None:
+        """What 99 of 100 delays of the event loop in recent rounds stayed below."""
+        return self._pulse.round_lag_p99_s if self._pulse is not None else None
+
+    def _in_round(self) -> bool:
+        return self.driver is not None and self.driver.machine.session is not None
+
     # ---- life
 
     def stop(self, reason: str = "you asked for it", status: Exit = Exit.OK) -> None:
@@ -173,7 +181,7 @@ class Node:
         self.outer = await self.recovery.state(memory)
         self.enter(State.PREPARING, "the trainer is starting")
         await self._start_rounds(undo, memory)
-        self._pulse = Pulse(time.monotonic, time.time, self._stalled, self._clock_jumped)
+        self._pulse = Pulse(time.monotonic, time.time, self._stalled, self._clock_jumped, self._in_round)
         undo.callback(self._pulse.close)
         self._spawn(self._pulse.beats(asyncio.sleep), "pulse")
         self._spawn(self._watch(), "watch")
