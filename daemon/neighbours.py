@@ -149,6 +149,7 @@ class Neighbours:
                 int(entry.status.upload_bps),
                 ahead=peer in ahead,
                 direct=entry.direct,
+                since=entry.since,
             )
             for peer, entry in self.roster.entries.items()
         }

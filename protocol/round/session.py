@@ -273,6 +273,20 @@ class Session:
             effects += self._ask(now)
         return effects + self._salvaged(now)
 
+    def renewed(self, peers: Collection[bytes]) -> list[Effect]:
+        """The way to these members is another one: what was on the old one goes again, it may be lost."""
+        if self.report is not None or self.commit is not None:
+            return []  # whoever lacks a result of a commit asks for it
+        missing = self.exchange.missing_results()
+        contributes = self.exchange.me is not None
+        again = [c for c in missing if contributes and self.exchange.owner(c) in peers]
+        members = tuple(sorted(self.exchange.members & set(peers)))
+        mine = [c for c, (_, signed) in sorted(self.exchange.results.items()) if signed.signer == self._me]
+        effects: list[Effect] = [Scatter(self.plan, tuple(again))] if again else []
+        if members:
+            effects += [SendResult(members, self.id, c, self.exchange.results[c][1]) for c in mine]
+        return effects
+
     def declined(self, peer: bytes, now: float) -> list[Effect]:
         """A member says that it takes no part: nobody waits for it."""
         self._declined.add(peer)

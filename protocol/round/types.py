@@ -56,6 +56,8 @@ class PeerView:
     ahead: bool = False
     direct: bool = True
     """Whether this node has a link to it; else others forward."""
+    since: float = 0.0
+    """When the present way to it was found, whatever the clock: what was on another one may be lost."""
 
 
 @dataclass(frozen=True)
