@@ -299,7 +299,9 @@ class Node:
             between_rounds=self._between_rounds,
         )
         lanes = await self.network.open_lanes(undo, self.settings)
-        self.neighbours = Neighbours(host, self.keyring, self.manifest, SOFTWARE, self.events, hooks, lanes)
+        self.neighbours = Neighbours(
+            host, self.keyring, self.manifest, SOFTWARE, self.events, hooks, lanes, self.settings.pack
+        )
         self.recovery = Recovery(
             self.folder, self.manifest, host, self.neighbours, self.events, self.alerts, self.enter
         )
