@@ -29,6 +29,8 @@ MAX_URLS = 8
 MAX_URL_BYTES = 256
 CODEC_NAMES = ("fp32", "bf16", "int8", "int4", "e3m0", "2bit", "topk")
 """Names of the codecs; kept here so that reading a manifest needs no torch (a test compares the two)."""
+RANDOM_CODECS = ("int8", "int4")
+"""Those that can round at random."""
 CODEC_BLOCKS = {"topk": 4096}
 """Values that a codec looks at together, where they are more than the usual block."""
 SCHEDULES = ("cosine", "constant", "wsd")
@@ -161,6 +163,8 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
     for name in (rounds.codec, rounds.result_codec):
         if name not in CODEC_NAMES:
             raise ManifestError(f"codec {name!r} is not known here ({', '.join(CODEC_NAMES)} are)")
+    if rounds.random_rounding and rounds.codec not in RANDOM_CODECS:
+        raise ManifestError(f"{rounds.codec} does not round at random ({' and '.join(RANDOM_CODECS)} do)")
     if block_of(rounds.result_codec) > BLOCK:
         raise ManifestError(f"{rounds.result_codec} drops most of what many have sent: not for results")
 
