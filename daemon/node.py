@@ -312,6 +312,9 @@ class Node:
         """What this node says of itself."""
         island, outer = self.island, self.outer
         status = pb.NodeStatus(state=pb.JOINING, label=self.settings.label, reason=str(self.state))
+        if self.neighbours is not None:
+            line = self.neighbours.line
+            status.upload_bps, status.download_bps = line.upload_bps, line.download_bps
         if outer is None:
             return status
         here = outer.position
@@ -328,6 +331,12 @@ class Node:
             status.step, status.steps = island.phase.step, island.phase.steps
             status.accepted_tokens = island.account.summary()["accepted"]
         return status
+
+    def _speeds(self) -> tuple[int, int, bool]:
+        """What a plan may ask of this node's line."""
+        assert self.neighbours is not None
+        line = self.neighbours.line
+        return line.upload_bps, line.likely_download_bps, self.neighbours.links.relayed
 
     def _chain(self) -> forks.Chain:
         return self.outer.chain if self.outer is not None else ()
@@ -385,6 +394,7 @@ class Node:
         )
         undo.push_async_callback(self.driver.close)
         self.island = island
+        island.speeds = self._speeds
         island.driver = self.driver
         self._book = book
         undo.push_async_callback(self._save_all)

@@ -65,6 +65,11 @@ class BulkTraffic:
         self._ack_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
+    @property
+    def idle(self) -> bool:
+        """Whether the peer has acknowledged all frames."""
+        return not self._unacked
+
     # ---- sending
 
     async def post(self, frame: pb.Frame, payload: wire.Payload) -> Bulk:

@@ -23,6 +23,7 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
 from atoll.peers.bulk import BulkTraffic
 from atoll.peers.lanes import Lanes, is_offer
+from atoll.peers.line import Line
 from atoll.peers.link import Link, LinkLost, read_frame
 from atoll.peers.p2pd import Host
 from atoll.protocol import messages_pb2 as pb
@@ -69,7 +70,15 @@ class Callbacks:
 class Links:
     """All links of this node."""
 
-    def __init__(self, host: Host, me: bytes, callbacks: Callbacks, lanes: Lanes | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        me: bytes,
+        callbacks: Callbacks,
+        lanes: Lanes | None = None,
+        line: Line | None = None,
+    ) -> None:
+        self.line = line or Line()
         self._host = host
         self._lanes = lanes
         self.me = me
@@ -90,6 +99,11 @@ class Links:
     @property
     def peers(self) -> tuple[bytes, ...]:
         return tuple(self._links)
+
+    @property
+    def relayed(self) -> bool:
+        """Whether others reach this node over relays only."""
+        return bool(self._links) and all(link.relayed for link in self._links.values())
 
     @property
     def traffic(self) -> Traffic:
@@ -187,7 +201,8 @@ class Links:
             await writer.drain()
         address = str(info.addr)
         numbered = self._lanes is not None and is_offer(frame.hello.lane)
-        link = Link(peer, frame.hello, reader, writer, dialled, "/p2p-circuit" in address, numbered)
+        relayed = "/p2p-circuit" in address
+        link = Link(peer, frame.hello, reader, writer, dialled, relayed, numbered, self.line)
         if self._establish(link) and self._lanes is not None and numbered:
             self._lanes.keep(link, mine.lane, address)
 
@@ -230,9 +245,14 @@ class Links:
                 if frame.WhichOneof("message") == "goodbye":
                     reason = f"it left: {plain(frame.goodbye.reason)}"
                     break
+                if frame.HasField("received"):
+                    link.use.confirmed(frame.received.bytes)
+                    continue
                 if link.bulk is not None:
                     if frame.HasField("bulk_ack"):
                         link.bulk.acknowledged(frame.bulk_ack)
+                        if link.bulk.idle:
+                            link.use.settled()
                         continue
                     if not link.bulk.first_time(frame):
                         continue

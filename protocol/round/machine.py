@@ -289,6 +289,7 @@ class RoundMachine:
 
     def _ready(self) -> pb.Ready:
         assert self._local is not None
+        line = self._company.me_trains
         return pb.Ready(
             parent=self.head.digest,
             version=self.head.version,
@@ -296,7 +297,9 @@ class RoundMachine:
             steps=self._local.steps,
             offer=self._local.offer,
             shard=self._local.shard,
-            upload_bps=self._company.me_trains.upload_bps,
+            upload_bps=line.upload_bps,
+            download_bps=line.download_bps,
+            relayed=line.relayed,
             codecs=[self._config.codec],
             unreachable=self._company.unreachable(),
             next_view=self._next_view,

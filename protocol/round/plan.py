@@ -109,9 +109,10 @@ def make_plan(
     """The leader's plan for one session with all who are `ready`; `durations` of scatter, reduce, vote."""
     members = sorted(ready)
     shares = weights([ready[m].tokens for m in members])
-    # What forwarders would have to carry twice is better owned by those whom everybody reaches.
+    # What forwarders and relays would have to carry is better owned by those whom everybody reaches.
     unreachable = {bytes(peer) for m in members for peer in ready[m].unreachable}
-    excluded = [i for i, m in enumerate(members) if m in no_owners or m in unreachable]
+    kept = {m for m in members if m in no_owners or ready[m].relayed} | unreachable
+    excluded = [i for i, m in enumerate(members) if m in kept]
     return pb.Plan(
         swarm_id=config.swarm_id,
         session=pb.SessionId(parent=head.digest, fragment=0, view=view, leader=leader, life=life),
@@ -149,13 +150,15 @@ def continue_plan(
 ) -> pb.Plan:
     """The plan that goes on with the session of `plan`: same contributors and weights, other owners.
 
-    `open_chunks`, which nobody can be expected to deliver, go to the `able` contributors, evenly.
+    `open_chunks`, which nobody can be expected to deliver, go to the `able` contributors, evenly: to those
+    that own some in `plan`, if there are any; whoever owns nothing is slow, or hard to reach.
     """
     new = pb.Plan()
     new.CopyFrom(plan)
     new.session.view, new.session.leader, new.session.life = view, leader, life
     new.continues.CopyFrom(plan.session)
     places = [i for i, c in enumerate(plan.contributors) if c.peer in able]
+    places = [i for i in places if i in plan.owners] or places
     for turn, chunk in enumerate(sorted(open_chunks)):
         new.owners[chunk] = places[turn % len(places)]
     new.scatter_s, new.reduce_s, new.vote_s = durations

@@ -67,10 +67,15 @@ class RosterChanged:
 
 @dataclass(frozen=True)
 class TrainingChanged:
-    """Whether this node trains (and so may lead and is expected), and its upload speed."""
+    """Whether this node trains (and so may lead and is expected), and how fast its line is, bits per second.
+
+    0: not known. `relayed`: all its links run over relays.
+    """
 
     training: bool
     upload_bps: int = 0
+    download_bps: int = 0
+    relayed: bool = False
 
 
 @dataclass(frozen=True)
