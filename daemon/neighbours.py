@@ -20,7 +20,6 @@ from atoll.peers.files import FileServer, Provider
 from atoll.peers.following import Following
 from atoll.peers.identity import readable_name
 from atoll.peers.lanes import Lanes
-from atoll.peers.line import Line
 from atoll.peers.links import Callbacks, Link, LinkLost, Links
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import EVICT_S, HEARTBEAT_S, Roster
@@ -65,7 +64,6 @@ class Neighbours:
         events: Events,
         hooks: Hooks,
         lanes: Lanes | None = None,
-        line: Line | None = None,
     ) -> None:
         self._manifest = manifest
         self._software = software
@@ -80,8 +78,7 @@ class Neighbours:
         self.following = Following(self.roster, KEEP, self._doubted)
         self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
-        self.line = line or Line()
-        self.links = Links(host, keyring.peer_id, callbacks, lanes, self.line)
+        self.links = Links(host, keyring.peer_id, callbacks, lanes)
         self.files = FileServer(host, manifest.swarm_id, hooks.provide, between_rounds=hooks.between_rounds)
 
     async def listen(self) -> None:

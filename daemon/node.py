@@ -313,7 +313,7 @@ class Node:
         island, outer = self.island, self.outer
         status = pb.NodeStatus(state=pb.JOINING, label=self.settings.label, reason=str(self.state))
         if self.neighbours is not None:
-            line = self.neighbours.line
+            line = self.neighbours.links.line
             status.upload_bps, status.download_bps = line.upload_bps, line.download_bps
         if outer is None:
             return status
@@ -335,7 +335,7 @@ class Node:
     def _speeds(self) -> tuple[int, int, bool]:
         """What a plan may ask of this node's line."""
         assert self.neighbours is not None
-        line = self.neighbours.line
+        line = self.neighbours.links.line
         return line.upload_bps, line.likely_download_bps, self.neighbours.links.relayed
 
     def _chain(self) -> forks.Chain:

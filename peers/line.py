@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from atoll.peers.meter import HEADROOM, Download, Upload
-from atoll.peers.shaper import Shaper
+from atoll.peers.shaper import Rank, Shaper
 
 FRAMING = 1.06
 """Bytes on the wire for one that is counted here: libp2p's and TLS's records, TCP, IP, acknowledgements."""
+PATIENCE_S = 5.0
+"""What a slice of a file waits for the bulk of rounds."""
 REPORT_S = 0.1
 """A receiver tells how much has come so often: the sender's windows are ten times as long."""
 
@@ -31,10 +33,6 @@ class Kind(StrEnum):
     CONTROL = "control"
     ROUNDS = "rounds"
     STATE = "state"
-
-
-STATE_RANK = 1
-"""Files wait for their turn after the bulk of rounds, which has 0."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,25 @@ class Line:
     def likely_download_bps(self) -> int:
         """What may be asked of the download: others may not have sent as fast as the line would take."""
         return _bounded(HEADROOM * self.download.bps, self.caps.down_bps)
+
+    async def send_state(self, size_bytes: int) -> None:
+        """Returns when so many bytes of a file may be written; they are counted."""
+        await _patiently(self.up, size_bytes)
+        self.sent[Kind.STATE] += size_bytes
+
+    async def read_state(self, size_bytes: int) -> None:
+        """So many bytes of a file were read; returns when more may be."""
+        self.received[Kind.STATE] += size_bytes
+        await _patiently(self.down, size_bytes)
+
+
+async def _patiently(shaper: Shaper, size_bytes: int) -> None:
+    """After the bulk of rounds, but not for ever: whoever fetches the file must see that it goes on."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await shaper.take(size_bytes, shaper.turn(Rank.STATE))
+    except TimeoutError:
+        await shaper.take(size_bytes, shaper.turn(Rank.LATE))
 
 
 def _bounded(bps: float, cap_bps: float) -> int:

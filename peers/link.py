@@ -78,7 +78,7 @@ class Link:
         self.reason = ""
         self.bulk: BulkTraffic | None = None
         if numbered:
-            self.bulk = BulkTraffic(Uplink(self.send, self._over_libp2p, self._moved_over_lane))
+            self.bulk = BulkTraffic(Uplink(self.send, self._over_libp2p, self._moved_over_lane), line=line)
         self.lane_reason = "" if numbered else "one of the two offers no lane"
         """Why no lane is tried; where one is, its own reason tells why there is none."""
 

@@ -23,7 +23,6 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
 from atoll.peers.bulk import BulkTraffic
 from atoll.peers.lanes import Lanes, is_offer
-from atoll.peers.line import Line
 from atoll.peers.link import Link, LinkLost, read_frame
 from atoll.peers.p2pd import Host
 from atoll.protocol import messages_pb2 as pb
@@ -70,15 +69,8 @@ class Callbacks:
 class Links:
     """All links of this node."""
 
-    def __init__(
-        self,
-        host: Host,
-        me: bytes,
-        callbacks: Callbacks,
-        lanes: Lanes | None = None,
-        line: Line | None = None,
-    ) -> None:
-        self.line = line or Line()
+    def __init__(self, host: Host, me: bytes, callbacks: Callbacks, lanes: Lanes | None = None) -> None:
+        self.line = host.line
         self._host = host
         self._lanes = lanes
         self.me = me

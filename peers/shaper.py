@@ -14,6 +14,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 
 from atoll.peers.pacing import RateCap
 
@@ -25,11 +26,20 @@ SLICE_S = 0.01
 MIN_SLICE_BYTES, MAX_SLICE_BYTES = 4 * 1024, 32 * 1024
 
 
+class Rank(IntEnum):
+    """Who goes first."""
+
+    LATE = 0
+    """A file that has waited long."""
+    ROUNDS = 1
+    STATE = 2
+
+
 @dataclass(frozen=True, order=True)
 class Turn:
-    """Who goes first: of a lower class, then who came first."""
+    """A place in the queue: of one rank, whoever came first."""
 
-    rank: int
+    rank: Rank
     number: int
 
 
@@ -53,7 +63,7 @@ class Shaper:
             return otherwise
         return int(min(max(MIN_SLICE_BYTES, SLICE_S * self._cap.bytes_per_s), MAX_SLICE_BYTES))
 
-    def turn(self, rank: int = 0) -> Turn:
+    def turn(self, rank: Rank = Rank.ROUNDS) -> Turn:
         """A place in the queue, for one frame or one file."""
         return Turn(rank, next(self._numbers))
 

@@ -77,6 +77,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, help="CPU threads for training (0: one for each core)")
     group.add_argument("--shard", metavar="INDEX/COUNT", help="part of the text to train on")
     group.add_argument("--rounds", type=int, metavar="N", help="pause at version N")
+    group.add_argument("--up", metavar="RATE", help="send at most so much, such as 20Mbit")
+    group.add_argument("--down", metavar="RATE", help="receive at most so much, such as 50Mbit")
     group.add_argument("--log-format", choices=["text", "json"])
     group.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
 
