@@ -15,11 +15,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
-
 from atoll.dht.discovery import Discovery
 from atoll.peers.links import LinkRefused, Links
-from atoll.peers.p2pd import Host
+from atoll.peers.p2pd import GONE, Host
 from atoll.protocol.signing import Keyring, peer_bytes, peer_text
 
 DIAL_TIMEOUT_S = 15.0
@@ -120,7 +118,7 @@ class Finder:
                     self._announce_at = time.monotonic() + ANNOUNCE_S
                 if swarm:
                     await self._look()
-            except (P2PDaemonError, OSError, EOFError, TimeoutError) as error:
+            except GONE as error:
                 # The DHT asks strangers; what one of them breaks is tried again with the others.
                 log.warning("the DHT did not answer: %s", _cause(error))
             linked = self.links is not None and bool(self.links.peers)
@@ -158,7 +156,7 @@ class Finder:
                 await self._discovery.greet(peer)
             address.state, address.cause = "connected", None
             self.connected.add(peer)
-        except (P2PDaemonError, OSError, TimeoutError, ValueError, IndexError) as error:
+        except (*GONE, ValueError, IndexError) as error:
             address.state, address.cause = "failed", _cause(error)
             return
         await self._link(peer)
@@ -174,7 +172,7 @@ class Finder:
             async with asyncio.timeout(DIAL_TIMEOUT_S):
                 await self._host.connect(peer, addresses)
             self.connected.add(peer)
-        except (P2PDaemonError, OSError, TimeoutError, ValueError) as error:
+        except (*GONE, ValueError) as error:
             log.debug("a peer found in the DHT can't be reached: %s", _cause(error))
             return
         await self._link(peer)
@@ -187,7 +185,7 @@ class Finder:
             self._refused.pop(peer, None)
         except LinkRefused as error:
             self._refused[peer] = (str(error), time.monotonic())
-        except (P2PDaemonError, OSError, EOFError, TimeoutError) as error:
+        except GONE as error:
             # A stock DHT node knows no links; that is no fault of it.
             log.debug("no link to a connected peer: %s", _cause(error))
 

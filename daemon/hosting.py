@@ -16,7 +16,7 @@ DEFAULT_PORT = 31337
 
 
 async def start_host(folder: DataDir, settings: Settings) -> Host:
-    """The host, its port remembered for the next start. Raises AtollError."""
+    """The host, its port remembered for the next start. Raises AtollError, or a transient HostError."""
     remembered = int(folder.node_facts().get("port", DEFAULT_PORT))
     ports = [settings.port] if settings.port else [remembered, 0]
     family = "ip6" if ":" in settings.host else "ip4"
@@ -30,6 +30,8 @@ async def start_host(folder: DataDir, settings: Settings) -> Host:
                 nat_port_map=settings.nat_port_map,
             )
         except HostError as error:
+            if error.transient:
+                raise  # another try may do better
             if not error.port_taken:
                 raise AtollError(Exit.TEMPORARY, "host", f"{error}.", "See the log.") from error
             if port != ports[-1]:

@@ -64,6 +64,7 @@ class Neighbours:
         events: Events,
         hooks: Hooks,
         lanes: Lanes | None = None,
+        packs: bool = True,
     ) -> None:
         self._manifest = manifest
         self._software = software
@@ -78,7 +79,7 @@ class Neighbours:
         self.following = Following(self.roster, KEEP, self._doubted)
         self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
-        self.links = Links(host, keyring.peer_id, callbacks, lanes)
+        self.links = Links(host, keyring.peer_id, callbacks, lanes, packs)
         self.files = FileServer(host, manifest.swarm_id, hooks.provide, between_rounds=hooks.between_rounds)
 
     async def listen(self) -> None:
@@ -149,6 +150,7 @@ class Neighbours:
                 int(entry.status.upload_bps),
                 ahead=peer in ahead,
                 direct=entry.direct,
+                since=entry.since,
             )
             for peer, entry in self.roster.entries.items()
         }

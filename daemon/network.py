@@ -14,11 +14,9 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
-
 from atoll.daemon.alerts import Alerts
 from atoll.daemon.config import Settings, is_multiaddr
-from atoll.daemon.errors import AtollError
+from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.finder import Finder
 from atoll.daemon.hosting import start_host, start_lanes
@@ -27,10 +25,12 @@ from atoll.daemon.status import duration
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.dht.discovery import Discovery
 from atoll.peers.lanes import Lanes
-from atoll.peers.p2pd import HostError
+from atoll.peers.p2pd import GONE
 from atoll.protocol.signing import Keyring
 from atoll.protocol.text import plain
 
+STARTS = 3
+"""A p2pd that ends or hangs while the node starts is started so often."""
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 STEADY_S = 60.0
@@ -44,8 +44,6 @@ MAX_PEER_ADDRESSES = 32
 TELL_FIRST_S, TELL_AGAIN_S = 3.0, 30.0
 TOLD, MAX_TOLD_CHARS = 4, 1000
 """So many of the addresses that are tried are named."""
-
-RESTART_ERRORS = (HostError, P2PDaemonError, OSError, EOFError, TimeoutError)
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +70,42 @@ class Network:
     ) -> None:
         """Starts everything; `known` are addresses to dial. Raises AtollError."""
         before = self._folder.node_facts().get("port")
-        self.host = await start_host(self._folder, settings)
-        undo.push_async_callback(self.host.close)
+        for turn in range(1, STARTS + 1):
+            try:
+                async with AsyncExitStack() as so_far:
+                    await self._start(so_far, settings)
+                    undo.push_async_exit(so_far.pop_all())
+                break
+            except GONE as error:
+                why = str(error) or type(error).__name__
+                if turn == STARTS:
+                    raise AtollError(Exit.TEMPORARY, "host", f"{why}.", "See the log.") from error
+                self._events.emit("p2pd", f"The libp2p process does not run ({why}); it starts again.")
+                await asyncio.sleep(FIRST_PAUSE_S)
         self._tell_of_another_port(before, settings)
+        rng = random.Random(secrets.randbits(64))
+        self.finder = Finder(self.host, self._discovery, keyring, known, lambda: self.addresses, changed, rng)
+
+    async def _start(self, undo: AsyncExitStack, settings: Settings) -> None:
+        """Raises AtollError, or GONE where p2pd ends meanwhile."""
+        self.host = await start_host(self._folder, settings)
+        undo.push_async_callback(self._close_host)
         self._discovery = await Discovery.create(self.host.p2p, self._swarm_id)
         undo.push_async_callback(self._close_discovery)
         self.addresses = await self.host.addresses()
-        rng = random.Random(secrets.randbits(64))
-        self.finder = Finder(self.host, self._discovery, keyring, known, lambda: self.addresses, changed, rng)
+
+    async def _close_host(self) -> None:
+        await self.host.close()
+
+    async def serve(self, neighbours: Neighbours) -> None:
+        """Listens for links and file requests, now and whenever p2pd was started again."""
+        self.neighbours = neighbours
+        try:
+            await neighbours.listen()
+        except GONE:
+            # If p2pd has ended, whoever starts it again listens, too.
+            async with asyncio.timeout(CLOSE_S):
+                await self.host.process.wait()
 
     async def open_lanes(self, undo: AsyncExitStack, settings: Settings) -> Lanes | None:
         """Listens for direct lanes, which links then offer; None where they are off. Raises AtollError."""
@@ -160,7 +186,7 @@ class Network:
                 try:
                     await self._restart()
                     break
-                except RESTART_ERRORS as error:
+                except GONE as error:
                     # It may have ended again meanwhile: whatever speaks to it then fails in its own way.
                     why = str(error) or type(error).__name__
                     self._events.emit(
@@ -169,7 +195,7 @@ class Network:
             self._alerts.clear("p2pd_ended")
 
     async def _restart(self) -> None:
-        """Raises RESTART_ERRORS."""
+        """Raises GONE."""
         await self._close_discovery()
         await self.host.restart()
         async with asyncio.timeout(RESTART_S):

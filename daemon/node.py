@@ -117,6 +117,14 @@ class Node:
         """How late the event loop came back at its worst, of late."""
         return self._pulse.lag_s if self._pulse is not None else 0.0
 
+    @property
+    def round_lag_p99_s(self) -> float | None:
+        """What 99 of 100 delays of the event loop in recent rounds stayed below."""
+        return self._pulse.round_lag_p99_s if self._pulse is not None else None
+
+    def _in_round(self) -> bool:
+        return self.driver is not None and self.driver.machine.session is not None
+
     # ---- life
 
     def stop(self, reason: str = "you asked for it", status: Exit = Exit.OK) -> None:
@@ -173,7 +181,7 @@ class Node:
         self.outer = await self.recovery.state(memory)
         self.enter(State.PREPARING, "the trainer is starting")
         await self._start_rounds(undo, memory)
-        self._pulse = Pulse(time.monotonic, time.time, self._stalled, self._clock_jumped)
+        self._pulse = Pulse(time.monotonic, time.time, self._stalled, self._clock_jumped, self._in_round)
         undo.callback(self._pulse.close)
         self._spawn(self._pulse.beats(asyncio.sleep), "pulse")
         self._spawn(self._watch(), "watch")
@@ -291,16 +299,17 @@ class Node:
             between_rounds=self._between_rounds,
         )
         lanes = await self.network.open_lanes(undo, self.settings)
-        self.neighbours = Neighbours(host, self.keyring, self.manifest, SOFTWARE, self.events, hooks, lanes)
+        self.neighbours = Neighbours(
+            host, self.keyring, self.manifest, SOFTWARE, self.events, hooks, lanes, self.settings.pack
+        )
         self.recovery = Recovery(
             self.folder, self.manifest, host, self.neighbours, self.events, self.alerts, self.enter
         )
         self.recovery.limit(self.settings.state_rate)
         self.reader = await asyncio.to_thread(reader_of, self, self.manifest, self.neighbours, self.recovery)
         undo.push_async_callback(self._say_goodbye)
-        await self.neighbours.listen()
         finder.links = self.neighbours.links
-        self.network.neighbours = self.neighbours
+        await self.network.serve(self.neighbours)
         finder.look_now()
         self._spawn(self.neighbours.heartbeats(), "heartbeats")
 

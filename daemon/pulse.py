@@ -11,9 +11,14 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 BEAT_S = 0.1
+ROUND_BEAT_S = 0.01
+"""Rounds are short, and what holds up the loop then holds up others: it is looked at more closely."""
+ROUND_BEATS = 2000
+"""So many of the last ones in rounds are kept."""
 STALL_S = 2.0
 JUMP_S = 5.0
 FRAMES = 3
@@ -21,7 +26,10 @@ FRAMES = 3
 
 
 class Pulse:
-    """`beats` runs in the loop; times are those of the clocks given. `lag_s`: how late the loop came back."""
+    """`beats` runs in the loop; times are those of the clocks given. `lag_s`: how late the loop came back.
+
+    `in_round`: whether a round is under way.
+    """
 
     def __init__(
         self,
@@ -29,12 +37,15 @@ class Pulse:
         wall: Callable[[], float],
         stalled: Callable[[float, str], None],
         jumped: Callable[[float], None],
+        in_round: Callable[[], bool] = lambda: False,
     ) -> None:
         self._monotonic = monotonic
         self._wall = wall
         self._stalled = stalled
         self._jumped = jumped
+        self._in_round = in_round
         self.lag_s = 0.0
+        self._round_lags_s: deque[float] = deque(maxlen=ROUND_BEATS)
         self._last = monotonic()
         self._offset = wall() - monotonic()
         self._where = ""
@@ -57,10 +68,20 @@ class Pulse:
     async def beats(self, sleep: Callable[[float], Awaitable[None]]) -> None:
         """Beats, and measures how late the loop comes back. Runs until cancelled."""
         while True:
-            before = self._monotonic()
-            await sleep(BEAT_S)
+            before, in_round = self._monotonic(), self._in_round()
+            pause = ROUND_BEAT_S if in_round else BEAT_S
+            await sleep(pause)
             self.beat()
-            self.lag_s = max(0.98 * self.lag_s, self._monotonic() - before - BEAT_S)
+            late = self._monotonic() - before - pause
+            self.lag_s = max((1 - 0.2 * pause) * self.lag_s, late)
+            if in_round:
+                self._round_lags_s.append(late)
+
+    @property
+    def round_lag_p99_s(self) -> float | None:
+        """What 99 of 100 recent delays of the loop in rounds stayed below, seconds; None: not known yet."""
+        lags = sorted(self._round_lags_s)
+        return lags[int(0.99 * (len(lags) - 1))] if lags else None
 
     def look(self) -> None:
         """Notes where the loop is, once it has been silent for too long. Called by the thread."""

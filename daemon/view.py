@@ -329,6 +329,8 @@ class View:
         gauge("validation_loss", "Validation loss of the outer parameters", state["val_loss"])
         gauge("tokens_per_second", "Tokens trained on per second, this node", state["tokens_per_s"])
         gauge("event_loop_lag_seconds", "Recent worst delay of the event loop", node.loop_lag_s)
+        p99 = node.round_lag_p99_s
+        gauge("event_loop_lag_in_rounds_p99_seconds", "99 % of delays in recent rounds were below it", p99)
         gauge("alerts", "Alerts that are on", len(state["alerts"]))
         tokens = Counter("atoll_tokens", "Tokens by what became of them", ["category"], registry=registry)
         for category, count in state["token_account"].items():

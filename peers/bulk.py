@@ -75,7 +75,7 @@ class BulkTraffic:
 
     # ---- sending
 
-    async def post(self, frame: pb.Frame, payload: wire.Payload) -> Bulk:
+    async def post(self, frame: pb.Frame, payload: wire.Payload, unpacked_size: int = 0) -> Bulk:
         """Sends a frame with a number over the better way. Raises TimeoutError, WireError."""
         size = wire.LENGTH_BYTES + wire.MAX_FRAME_BYTES // 64 + len(payload)
         way = self.ways.choose(self._clock()) if self.lane.open else Way.LIBP2P
@@ -84,7 +84,7 @@ class BulkTraffic:
                 self._space.clear()
                 await self._space.wait()
         number = self._next
-        head = wire.encode_frame(frame, len(payload), number)
+        head = wire.encode_frame(frame, len(payload), number, unpacked_size)
         self._next += 1
         self._unacked.add(number)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

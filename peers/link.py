@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
+from atoll.peers import packing
 from atoll.peers.bulk import BulkTraffic, Uplink
 from atoll.peers.lane import Bulk
 from atoll.peers.line import Line, LinkUse
@@ -40,7 +41,7 @@ class LinkLost(ConnectionError):
 class Link:
     """One established stream to `peer`. `dialled`: this node opened it; `relayed`: over a third node.
 
-    `numbered`: both sides offered a lane.
+    `numbered`: both sides offered a lane. `packs`: both can undo what packing.py does.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Link:
         dialled: bool,
         relayed: bool = False,
         numbered: bool = False,
+        packs: bool = False,
         line: Line | None = None,
     ) -> None:
         self.peer = peer
@@ -61,6 +63,7 @@ class Link:
         self.use = LinkUse(line or Line(), self._report)
         self.sent = 0
         self.received = 0
+        self._packs = packs
         self._written_bps = 0.0
         self._reader = reader
         self._writer = writer
@@ -139,17 +142,23 @@ class Link:
     async def send_bulk(self, frame: pb.Frame, payload: wire.Payload) -> None:
         """Sends a frame with its payload; returns when it is written. Raises LinkLost."""
         async with self._room:
+            unpacked_size = 0
+            if self._packs and packing.pays(self.upload_bps):
+                packed = await asyncio.to_thread(packing.pack, payload)
+                if packed is not None:
+                    payload, unpacked_size = packed, len(payload)
             if self.closed.is_set():
                 raise LinkLost(self.reason)
             if self.bulk is not None:
                 try:
-                    bulk = await self.bulk.post(frame, payload)
+                    bulk = await self.bulk.post(frame, payload, unpacked_size)
                 except TimeoutError:
                     self.close("it does not acknowledge what it is sent")
                     raise LinkLost(self.reason) from None
             else:
                 done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                bulk = Bulk(0, wire.encode_frame(frame, len(payload)), memoryview(payload), done)
+                head = wire.encode_frame(frame, len(payload), unpacked_size=unpacked_size)
+                bulk = Bulk(0, head, memoryview(payload), done)
                 self._over_libp2p(bulk)
             await bulk.done
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
+from atoll.peers import packing
 from atoll.peers.bulk import BulkTraffic
 from atoll.peers.lanes import Lanes, is_offer
 from atoll.peers.link import Link, LinkLost, read_frame
@@ -69,10 +70,14 @@ class Callbacks:
 class Links:
     """All links of this node."""
 
-    def __init__(self, host: Host, me: bytes, callbacks: Callbacks, lanes: Lanes | None = None) -> None:
+    def __init__(
+        self, host: Host, me: bytes, callbacks: Callbacks, lanes: Lanes | None = None, packs: bool = True
+    ) -> None:
+        """`packs`: payloads are packed where lines are slow and the peer can undo it."""
         self.line = host.line
         self._host = host
         self._lanes = lanes
+        self._packs = packs
         self.me = me
         self._on = callbacks
         self._links: dict[bytes, Link] = {}
@@ -174,6 +179,7 @@ class Links:
         mine = self._on.hello()
         if self._lanes is not None:
             mine.lane.CopyFrom(self._lanes.offer())
+        mine.packing.append(packing.NAME)
         async with asyncio.timeout(HELLO_TIMEOUT_S):
             if dialled:
                 writer.write(wire.encode_frame(pb.Frame(hello=mine)))
@@ -193,8 +199,9 @@ class Links:
             await writer.drain()
         address = str(info.addr)
         numbered = self._lanes is not None and is_offer(frame.hello.lane)
+        packs = self._packs and packing.NAME in frame.hello.packing
         relayed = "/p2p-circuit" in address
-        link = Link(peer, frame.hello, reader, writer, dialled, relayed, numbered, self.line)
+        link = Link(peer, frame.hello, reader, writer, dialled, relayed, numbered, packs, self.line)
         if self._establish(link) and self._lanes is not None and numbered:
             self._lanes.keep(link, mine.lane, address)
 
@@ -248,7 +255,7 @@ class Links:
                         continue
                     if not link.bulk.first_time(frame):
                         continue
-                await self._on.frame(link.peer, frame, payload)
+                await self._handed_on(link, frame, payload)
         except wire.WireError as error:
             reason = str(error)
         except (OSError, EOFError) as error:
@@ -261,9 +268,19 @@ class Links:
 
     async def _read_lane(self, link: Link, bulk: BulkTraffic) -> None:
         try:
-            await bulk.deliver(lambda frame, payload: self._on.frame(link.peer, frame, payload))
+            await bulk.deliver(lambda frame, payload: self._handed_on(link, frame, payload))
+        except wire.WireError as error:
+            link.close(str(error))
         finally:
             link.close("what came over its lane was not handled")
+
+    async def _handed_on(self, link: Link, frame: pb.Frame, payload: wire.Payload) -> None:
+        """A frame as its sender meant it. Raises WireError."""
+        if frame.unpacked_size:
+            payload = await asyncio.to_thread(packing.unpack, payload, frame.unpacked_size)
+            # Whoever passes it on, or compares it with a signed envelope, knows it as it was.
+            frame.payload_size, frame.unpacked_size = len(payload), 0
+        await self._on.frame(link.peer, frame, payload)
 
     def _retire(self, link: Link, reason: str) -> None:
         self._past[0] += link.sent

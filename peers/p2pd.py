@@ -24,6 +24,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 from hivemind.utils.multiaddr import Multiaddr
 
 from atoll.peers.line import Line
@@ -38,11 +39,16 @@ log = logging.getLogger(__name__)
 
 
 class HostError(RuntimeError):
-    """p2pd did not start; `port_taken` tells the commonest cause apart."""
+    """p2pd did not start. `port_taken`: the commonest cause; `transient`: what another try may mend."""
 
-    def __init__(self, message: str, port_taken: bool = False) -> None:
+    def __init__(self, message: str, port_taken: bool = False, transient: bool = False) -> None:
         super().__init__(message)
         self.port_taken = port_taken
+        self.transient = transient
+
+
+GONE = (HostError, P2PDaemonError, OSError, EOFError, TimeoutError)
+"""What is raised by whatever speaks to a p2pd that has ended, or does not start."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,8 @@ async def _run_claimed(launch: _Launch, claims: ExitStack) -> _Running:
         p2p = await _attach(folder, control)
     except TimeoutError as error:
         await _end(process, folder)
-        raise HostError(f"p2pd was not up after {START_TIMEOUT_S:.0f} s") from error
+        # The machine may have slept meanwhile.
+        raise HostError(f"p2pd was not up after {START_TIMEOUT_S:.0f} s", transient=True) from error
     except BaseException:
         # Cancelled, too: no process is left behind.
         await _end(process, folder)
@@ -257,6 +264,9 @@ async def _until_up(process: asyncio.subprocess.Process) -> None:
         if text.startswith("Peer ID:"):
             return
         said = text or said
+    status = await process.wait()
+    if status < 0:
+        raise HostError(f"p2pd was killed at its start (signal {-status})", transient=True)
     taken = "address already in use" in said or "failed to listen on any addresses" in said
     raise HostError(f"p2pd ended at its start: {said[-300:]}", port_taken=taken)
 
@@ -267,8 +277,9 @@ async def _attach(folder: Path, control: str) -> P2P:
 
     try:
         return await Attached.replicate(Multiaddr(control))
-    except OSError as error:
-        raise HostError(f"p2pd does not answer on its socket: {error}") from error
+    except GONE as error:
+        why = str(error) or type(error).__name__
+        raise HostError(f"p2pd does not answer on its socket: {why}", transient=True) from error
 
 
 async def _drain(process: asyncio.subprocess.Process) -> None:

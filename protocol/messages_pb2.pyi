@@ -277,7 +277,7 @@ class LaneOffer(_message.Message):
     def __init__(self, token: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., port: _Optional[int] = ..., connections: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("swarm_id", "protocol", "software", "schema_digest", "data_digest", "status", "addresses", "lane")
+    __slots__ = ("swarm_id", "protocol", "software", "schema_digest", "data_digest", "status", "addresses", "lane", "packing")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
@@ -286,6 +286,7 @@ class Hello(_message.Message):
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
+    PACKING_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     protocol: ProtocolRange
     software: str
@@ -294,7 +295,8 @@ class Hello(_message.Message):
     status: NodeStatus
     addresses: _containers.RepeatedScalarFieldContainer[str]
     lane: LaneOffer
-    def __init__(self, swarm_id: _Optional[bytes] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., software: _Optional[str] = ..., schema_digest: _Optional[bytes] = ..., data_digest: _Optional[bytes] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., addresses: _Optional[_Iterable[str]] = ..., lane: _Optional[_Union[LaneOffer, _Mapping]] = ...) -> None: ...
+    packing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, swarm_id: _Optional[bytes] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., software: _Optional[str] = ..., schema_digest: _Optional[bytes] = ..., data_digest: _Optional[bytes] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., addresses: _Optional[_Iterable[str]] = ..., lane: _Optional[_Union[LaneOffer, _Mapping]] = ..., packing: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("status", "nonce", "echo")
@@ -521,7 +523,7 @@ class Received(_message.Message):
     def __init__(self, bytes: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding", "inquiry", "bulk_ack", "received", "number")
+    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding", "inquiry", "bulk_ack", "received", "number", "unpacked_size")
     PAYLOAD_SIZE_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
@@ -540,6 +542,7 @@ class Frame(_message.Message):
     BULK_ACK_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
+    UNPACKED_SIZE_FIELD_NUMBER: _ClassVar[int]
     payload_size: int
     hello: Hello
     heartbeat: Heartbeat
@@ -558,7 +561,8 @@ class Frame(_message.Message):
     bulk_ack: BulkAck
     received: Received
     number: int
-    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., bulk_ack: _Optional[_Union[BulkAck, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
+    unpacked_size: int
+    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., bulk_ack: _Optional[_Union[BulkAck, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., number: _Optional[int] = ..., unpacked_size: _Optional[int] = ...) -> None: ...
 
 class FileRequest(_message.Message):
     __slots__ = ("swarm_id", "kind", "version", "offset", "pieces", "content", "header_only")

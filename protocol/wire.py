@@ -47,11 +47,11 @@ def prefixed(body: bytes) -> bytes:
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-def encode_frame(frame: pb.Frame, payload_size: int = 0, number: int = 0) -> bytes:
+def encode_frame(frame: pb.Frame, payload_size: int = 0, number: int = 0, unpacked_size: int = 0) -> bytes:
     """Length and frame; the payload goes after it. Raises WireError where it is over the limits."""
     if payload_size > MAX_PAYLOAD_BYTES:
         raise WireError(f"payload of {payload_size} bytes, at most {MAX_PAYLOAD_BYTES} are allowed")
-    frame.payload_size, frame.number = payload_size, number
+    frame.payload_size, frame.number, frame.unpacked_size = payload_size, number, unpacked_size
     body = frame.SerializeToString()
     frame_length(len(body).to_bytes(LENGTH_BYTES, "big"))
     return prefixed(body)
@@ -70,6 +70,8 @@ def decode_frame(body: bytes) -> pb.Frame:
         raise WireError(f"payload of {frame.payload_size} bytes, at most {MAX_PAYLOAD_BYTES} are allowed")
     if frame.payload_size and kind not in WITH_PAYLOAD:
         raise WireError(f"payload after a {kind} message")
+    if frame.unpacked_size > (MAX_PAYLOAD_BYTES if frame.payload_size else 0):
+        raise WireError(f"packed payload of {frame.unpacked_size} bytes, of which {frame.payload_size} came")
     return frame
 
 

@@ -203,9 +203,9 @@ class Node:
 async def run(args: argparse.Namespace, channel: Channel) -> None:
     key = Path(args.folder) / "identity.key"
     keyring = identity.create(key)
-    host = await Host.start(key, ["/ip4/127.0.0.1/tcp/0"], Path(args.folder) / "run")
+    host = await Host.start(key, [f"/ip4/{args.host}/tcp/0"], Path(args.folder) / "run")
     loop = asyncio.get_running_loop()
-    lanes = await Lanes.start(keyring.private_key, "127.0.0.1") if args.lane else None
+    lanes = await Lanes.start(keyring.private_key, args.host) if args.lane else None
     node = Node(args, host, keyring, lanes)
     await node.links.listen()
     channel.say(id=keyring.peer_id.hex(), addresses=await host.addresses())
@@ -258,6 +258,7 @@ def main() -> None:
     for name in ("rank", "peers", "values", "chunk"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--lane", action="store_true")
+    parser.add_argument("--host", default="127.0.0.1")
     for name in ("folder", "codec", "result-codec"):
         parser.add_argument(f"--{name}", required=True)
     channel = Channel()

@@ -234,7 +234,8 @@ class RoundDriver:
 
     async def _store(self, effect: t.StoreResult) -> None:
         version = self.state.head.version + 1
-        await self.on_disk(self.state.rounds.put, version, effect.chunk, effect.payload)
+        chunk, payload, digest = effect.chunk, effect.payload, effect.payload_digest
+        await self.on_disk(self.state.rounds.put, version, chunk, payload, digest)
 
     async def _send_result(self, effect: t.SendResult) -> None:
         message = pb.ChunkResult.FromString(effect.signed.body)

@@ -136,7 +136,8 @@ class Driver:
                 node.later(node.work_s(), self._reduce, effect)
             case t.StoreResult():
                 version = node.store.head.version + 1
-                self.on_disk(lambda: node.store.log.put(version, effect.chunk, effect.payload))
+                kept = (version, effect.chunk, effect.payload, effect.payload_digest)
+                self.on_disk(lambda: node.store.log.put(*kept))
             case t.SendResult():
                 self._send_result(effect)
             case t.Persist():

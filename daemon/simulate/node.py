@@ -353,6 +353,7 @@ class SimNode:
                 int(entry.status.upload_bps),
                 peer in ahead,
                 entry.direct,
+                entry.since,
             )
             for peer, entry in self.roster.entries.items()
         }

@@ -65,6 +65,8 @@ class RoundLog:
         self._codec = CODECS[result_codec]()
         self._bound = self._codec.bound
         self._disk = RealDisk() if disk is None else disk
+        self._written: dict[tuple[int, int], bytes] = {}
+        """Digests of what this object has put, by version and chunk, until somebody else may have written."""
 
     def path(self, version: int, kind: str) -> Path:
         return self.folder / f"{version:010d}.{kind}"
@@ -78,15 +80,22 @@ class RoundLog:
         last = len(self._chunks) - 1
         return self._offset(last) + self._bound(self._chunks.size(last))
 
-    def put(self, version: int, chunk: int, payload: Payload) -> None:
-        """Keeps the encoded result of a chunk. Raises AtollError when the disk refuses."""
+    def put(self, version: int, chunk: int, payload: Payload, digest: bytes | None = None) -> None:
+        """Keeps the encoded result of a chunk. Raises AtollError when the disk refuses.
+
+        `digest`: its SHA-256, where the caller has judged it: then a vote does not read it again.
+        """
+        self._written.pop((version, chunk), None)
         expected = self._bound(self._chunks.size(chunk))
         if payload and len(payload) != expected:
             raise RoundLogError(f"chunk {chunk}: {len(payload)} bytes, not {expected}")
         self._disk.pwrite(self.path(version, "payload"), payload, self._offset(chunk))
+        if digest is not None:
+            self._written[version, chunk] = digest
 
     def release(self) -> None:
         """Lets go of the payload file that was used last: it may be replaced."""
+        self._written.clear()
         self._disk.release()
 
     def get(self, version: int, chunk: int) -> bytes:
@@ -111,7 +120,7 @@ class RoundLog:
         path = self.path(version, "payload")
         self._disk.truncate(path, self.payload_bytes)
         self._disk.fsync(path)
-        self.check_payload(version, pb.Commit.FromString(commit.body))
+        self._check_chunks(version, pb.Commit.FromString(commit.body), self._written)
         parent, digest = _named(commit)
         voted = self._promised(version, "vote")
         promises = {**self._promised(version, "commit"), **voted, **self._promises()}
@@ -159,7 +168,12 @@ class RoundLog:
 
     def check_payload(self, version: int, commit: pb.Commit) -> None:
         """Raises RoundLogError unless the kept results are those that the commit names and can be applied."""
+        self._check_chunks(version, commit, {})
+
+    def _check_chunks(self, version: int, commit: pb.Commit, judged: Mapping[tuple[int, int], bytes]) -> None:
         for chunk, committed in enumerate(commit.chunks):
+            if judged.get((version, chunk)) == committed.payload_digest:
+                continue
             payload = self.get(version, chunk) if committed.contributors else b""
             if hashlib.sha256(payload).digest() != committed.payload_digest:
                 raise RoundLogError(f"chunk {chunk} of version {version} does not have its digest")

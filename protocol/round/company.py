@@ -47,6 +47,11 @@ class Company:
         """Everyone who holds this head, training or not."""
         return {self.me} | {peer for peer, view in self.peers.items() if view.digest == head.digest}
 
+    def renewed(self, peers: Mapping[bytes, PeerView]) -> set[bytes]:
+        """Those of `peers` that came back, or are reached another way than before."""
+        known = self.peers
+        return {p for p, view in peers.items() if p not in known or known[p].since != view.since}
+
     def unreachable(self) -> list[bytes]:
         """Peers that others have to forward to."""
         return sorted(peer for peer, view in self.peers.items() if not view.direct)

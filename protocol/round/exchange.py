@@ -79,8 +79,8 @@ class Exchange:
         if index is None or owned is None:
             return "contribution to a chunk that is not owned here"
         if index in owned.arrived:
-            # A member that did not know the session before this one can't know what has come.
-            return None if self.plan.HasField("continues") else "contribution sent twice"
+            # Whose link broke, or who did not know the session before this one, can't know what has come.
+            return None
         if index not in owned.waiting:
             self.late.add(sender)
             return "late contribution"

@@ -94,11 +94,14 @@ class RoundMachine:
     def _dispatch(self, event: t.Event, now: float) -> list[t.Effect]:
         match event:
             case t.RosterChanged():
+                renewed = self._company.renewed(event.peers)
                 self._company.peers = event.peers
                 self._door.keep({self._me, *event.peers})
                 if self._behind_since is None and self._company.is_ahead():
                     self._behind_since = now
-                return self.session.roster(event.peers, now) if self.session else []
+                if self.session is None:
+                    return []
+                return self.session.roster(event.peers, now) + self.session.renewed(renewed)
             case t.TrainingChanged():
                 self._company.me_trains = event
                 return []

@@ -176,7 +176,7 @@ class Session:
         if reason:
             return [Dropped(self._me, reason)]  # before a restart, this node signed another one
         return [
-            StoreResult(self.id, event.chunk, event.payload),
+            StoreResult(self.id, event.chunk, event.payload, event.payload_digest),
             SendResult(self.others, self.id, event.chunk, signed),
             *self._results_changed(now),
         ]
@@ -190,7 +190,9 @@ class Session:
             return [Dropped(event.sender, reason)]
         if known:
             return []  # it was asked for and came twice
-        return [StoreResult(self.id, event.message.chunk, event.payload), *self._results_changed(now)]
+        message = event.message
+        stored = StoreResult(self.id, message.chunk, event.payload, message.payload_digest)
+        return [stored, *self._results_changed(now)]
 
     def want(self, event: WantReceived, now: float) -> list[Effect]:
         if event.sender not in self.exchange.members:
@@ -270,6 +272,20 @@ class Session:
             self.trouble = self.trouble or "an owner of chunks left"
             effects += self._ask(now)
         return effects + self._salvaged(now)
+
+    def renewed(self, peers: Collection[bytes]) -> list[Effect]:
+        """The way to these members is another one: what was on the old one goes again, it may be lost."""
+        if self.report is not None or self.commit is not None:
+            return []  # whoever lacks a result of a commit asks for it
+        missing = self.exchange.missing_results()
+        contributes = self.exchange.me is not None
+        again = [c for c in missing if contributes and self.exchange.owner(c) in peers]
+        members = tuple(sorted(self.exchange.members & set(peers)))
+        mine = [c for c, (_, signed) in sorted(self.exchange.results.items()) if signed.signer == self._me]
+        effects: list[Effect] = [Scatter(self.plan, tuple(again))] if again else []
+        if members:
+            effects += [SendResult(members, self.id, c, self.exchange.results[c][1]) for c in mine]
+        return effects
 
     def declined(self, peer: bytes, now: float) -> list[Effect]:
         """A member says that it takes no part: nobody waits for it."""

@@ -56,6 +56,8 @@ class PeerView:
     ahead: bool = False
     direct: bool = True
     """Whether this node has a link to it; else others forward."""
+    since: float = 0.0
+    """When the present way to it was found, whatever the clock: what was on another one may be lost."""
 
 
 @dataclass(frozen=True)
@@ -279,11 +281,12 @@ class Reduce:
 
 @dataclass(frozen=True)
 class StoreResult:
-    """Keep the payload of a reduced chunk until the session ends."""
+    """Keep the payload of a reduced chunk, which has this SHA-256, until the session ends."""
 
     session: pb.SessionId
     chunk: int
     payload: Payload
+    payload_digest: bytes
 
 
 @dataclass(frozen=True)

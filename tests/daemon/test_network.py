@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,10 @@ import pytest
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
 from atoll.daemon import network as module
+from atoll.daemon.config import Settings
 from atoll.daemon.network import Network
+from atoll.daemon.storage.data_dir import DataDir
+from atoll.peers import p2pd
 from atoll.peers.p2pd import HostError
 
 FAILURES = (
@@ -44,6 +49,41 @@ class Host:
 
     async def addresses(self) -> list[str]:
         return ["/ip4/127.0.0.1/tcp/1"]
+
+
+async def test_a_p2pd_that_is_killed_at_its_start_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before it is up, then when it has just come up; the third one lives."""
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.0)
+    until_up, attach, turns = p2pd._until_up, p2pd._attach, []
+
+    async def killed_first(process: asyncio.subprocess.Process) -> None:
+        turns.append(process)
+        if len(turns) == 1:
+            process.kill()
+        await until_up(process)
+
+    async def killed_second(folder: Path, control: str) -> Any:
+        if len(turns) == 2:
+            turns[-1].kill()
+            await turns[-1].wait()
+        return await attach(folder, control)
+
+    monkeypatch.setattr(p2pd, "_until_up", killed_first)
+    monkeypatch.setattr(p2pd, "_attach", killed_second)
+    folder = DataDir(tmp_path / "node")
+    folder.create()
+    keyring = folder.keyring(folder.identity)
+    told: list[str] = []
+    events: Any = SimpleNamespace(emit=lambda kind, text: told.append(text))
+    alerts: Any = SimpleNamespace()
+    async with asyncio.timeout(60), AsyncExitStack() as undo:
+        network = Network(folder, events, alerts, None)
+        await network.open(undo, Settings(host="127.0.0.1"), keyring, [], lambda: None)
+        assert network.host.process.returncode is None and network.addresses
+        assert len(turns) == 3 and len(told) == 2 and "signal 9" in told[0]
+    assert all(process.returncode is not None for process in turns)
 
 
 async def test_whatever_fails_while_p2pd_starts_again_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

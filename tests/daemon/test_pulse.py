@@ -78,3 +78,29 @@ def test_a_clock_that_jumps_is_told(clocks: Clocks, made: Pulse, jump: float):
     clocks.wall += JUMP_S / 2
     made.beat()
     assert clocks.jumps == [jump]
+
+
+async def test_delays_in_rounds_are_measured_by_themselves(clocks: Clocks) -> None:
+    """Outside rounds a late loop says nothing; in rounds 99 of 100 beats do."""
+    rounds = iter([False] * 50 + [True] * 200)
+    beats = 0
+
+    async def sleep(pause: float) -> None:
+        nonlocal beats
+        beats += 1
+        # Very late outside; in rounds 1 ms, and now and then 40 ms.
+        late = 1.0 if pause == pulse.BEAT_S else 0.04 if beats % 40 == 0 else 0.001
+        clocks.pass_(pause + late)
+
+    made = Pulse(
+        lambda: clocks.monotonic,
+        lambda: clocks.wall,
+        lambda *_: None,
+        clocks.jumps.append,
+        lambda: next(rounds),
+    )
+    assert made.round_lag_p99_s is None
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await made.beats(sleep)
+    made.close()
+    assert made.round_lag_p99_s == pytest.approx(0.04) and made.lag_s > 0.5

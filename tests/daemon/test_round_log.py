@@ -300,3 +300,31 @@ def test_a_disk_that_is_full_keeps_what_it_would_forget(
     monkeypatch.undo()
     log.clear()
     assert log.read(1) is None
+
+
+def test_a_vote_reads_again_what_nobody_has_judged(tmp_path: Path) -> None:
+    """What was put with its digest counts as it is, until the file may have been replaced."""
+    log = RoundLog(tmp_path, CHUNKS, "int8")
+    payloads = [payload(1), payload(2)]
+    digests = [hashlib.sha256(p).digest() for p in payloads]
+    commit = signed_commit(3, payloads)
+
+    def put_all() -> None:
+        for chunk in (0, 1):
+            log.put(3, chunk, payloads[chunk], digests[chunk])
+
+    put_all()
+    log.put(3, 1, payload(4), hashlib.sha256(payload(4)).digest())
+    with pytest.raises(RoundLogError, match=r"chunk 1 .* digest"):
+        log.vote(3, commit)
+    put_all()
+    log.release()
+    damage(log.path(3, "payload"))
+    with pytest.raises(RoundLogError, match=r"chunk 0 .* digest"):
+        log.vote(3, commit)
+    log.put(3, 0, payload(5))  # written without a digest: nothing is known of it
+    with pytest.raises(RoundLogError, match=r"chunk 0 .* digest"):
+        log.vote(3, commit)
+    put_all()
+    log.vote(3, commit)
+    assert log.voted(3) is not None

@@ -95,7 +95,9 @@ class Chaos:
         self.undo = undo
         self.members = [self._member(k) for k in range(peers)]
         self.faults: Counter[str] = Counter()
-        self.commits: dict[int, float] = {}
+        self.commits: dict[str, float] = {}
+        """When a commit was first held by two nodes, by digest: what one has for itself is no round."""
+        self._holders: dict[str, set[int]] = {}
         self.certified: dict[str, set[str]] = {}
         """Certified commits by their parent: there must never be two."""
         self.recoveries: list[float] = []
@@ -175,10 +177,9 @@ class Chaos:
                 continue
             seen = Seen(state["version"], state["digest"], state["certified"], now)
             member.seen = seen
-            if seen.version not in self.commits and seen.version > 0:
-                self.commits[seen.version] = now
-                self.recoveries += [now - at for at in self._kills]
-                self._kills.clear()
+            for link in state["chain"]:
+                if link["version"] > 0:
+                    self._held(link["digest"], member.index, now)
             for link, parent in zip(state["chain"], state["chain"][1:], strict=False):
                 if link["certified"]:
                     self.certified.setdefault(parent["digest"], set()).add(link["digest"])
@@ -187,6 +188,14 @@ class Chaos:
             if process is not None and process.poll() not in (None, -signal.SIGKILL):
                 status = process.returncode
                 raise ChaosFailed(f"node {member.index} ended by itself with {status}: {self._last(member)}")
+
+    def _held(self, digest: str, index: int, now: float) -> None:
+        holders = self._holders.setdefault(digest, set())
+        holders.add(index)
+        if len(holders) == 2 and digest not in self.commits:
+            self.commits[digest] = now
+            self.recoveries += [now - at for at in self._kills]
+            self._kills.clear()
 
     # ---- faults
 
@@ -357,9 +366,9 @@ class Chaos:
         self._later, due = [], self._later
         for _, work in due:
             work()
-        last = max(self.commits)
+        before = set(self._holders)
         self.until(
-            lambda: self._one_head() and self.members[0].seen.version > last,
+            lambda: self._one_head() and self.members[0].seen.digest not in before,
             "all nodes at one digest after the faults",
             SETTLE_S,
         )
@@ -394,7 +403,7 @@ class Chaos:
         booked = sum(ledger.account.accepted for ledger in ledgers) // len(manifest.chunks)
         gone = sum(ledger.account.orphaned for ledger in ledgers) // len(manifest.chunks)
         return {
-            "rounds": max(self.commits),
+            "rounds": head.version,
             "faults": dict(self.faults),
             "kills": len(self.recoveries) + len(self._kills),
             "kills_without_a_commit_after": len(self._kills),

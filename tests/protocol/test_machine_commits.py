@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
+
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import commit_digest
 from atoll.protocol.round import types as t
@@ -61,6 +63,34 @@ def test_a_result_that_differs_from_one_of_an_earlier_life_is_not_sent(member: B
     effects = member.own(chunk)
     assert reasons(effects) == ["second, different result of a chunk"]
     assert not of(t.SendResult, effects)
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_what_was_under_way_goes_again_when_the_link_is_another(member: Bench, noticed: bool):
+    """Bytes that the old link had taken may be lost, whether or not this node noticed that it was gone."""
+    exchange = member.session.exchange
+    theirs = [c for c in range(3) if exchange.owner(c) == THIRD]
+    mine = next(iter(exchange.owned))
+    assert theirs and member.own(mine)
+    if noticed:
+        view = member.peers[THIRD]
+        assert member.lose(THIRD) == []
+        member.peers[THIRD] = view
+    else:
+        member.peers[THIRD] = replace(member.peers[THIRD], since=7.0)
+    effects = member.roster()
+    (scatter,) = of(t.Scatter, effects)
+    assert list(scatter.chunks) == theirs and scatter.plan == member.session.plan
+    (send,) = of(t.SendResult, effects)
+    assert send.peers == (THIRD,) and send.chunk == mine
+    assert member.roster() == [], "once"
+    member.result(theirs[0])
+    member.peers[THIRD] = replace(member.peers[THIRD], since=9.0)
+    assert not of(t.Scatter, member.roster()), "it has all of this node's contributions"
+    member.results()
+    member.commit()
+    member.peers[THIRD] = replace(member.peers[THIRD], since=11.0)
+    assert not of(t.SendResult, member.roster()), "whoever lacks a result of a commit asks for it"
 
 
 def test_results_are_sent_again_to_members_that_want_them(member: Bench):

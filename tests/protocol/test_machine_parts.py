@@ -320,7 +320,7 @@ def test_an_owner_reduces_when_everyone_came_was_refused_or_is_lost():
     ex = exchange(A, made)
     chunk = next(iter(ex.owned))
     assert ex.contribute(B, chunk, b"b") is None
-    assert ex.contribute(B, chunk, b"b") == "contribution sent twice"
+    assert ex.contribute(B, chunk, b"b") is None, "its link may have broken"
     assert ex.contribute(D, chunk, b"d") == "contribution to a chunk that is not owned here"
     foreign = next(c for c in range(5) if c not in ex.owned)
     assert ex.contribute(B, foreign, b"b") == "contribution to a chunk that is not owned here"
