@@ -40,6 +40,7 @@ from atoll.daemon.status import State, duration
 from atoll.daemon.storage import files as disk
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.files import TROUBLE_CODES
+from atoll.daemon.traffic import TrafficBook
 from atoll.daemon.trainers import Trainer, WarmTrainer
 from atoll.daemon.training.errors import DeviceError
 from atoll.daemon.training.memory import SharedMemory
@@ -95,6 +96,7 @@ class Node:
         self.driver: RoundDriver | None = None
         self.outer: OuterState | None = None
         self.network: Network | None = None
+        self.traffic: TrafficBook | None = None
         self.neighbours: Neighbours | None = None
         self.recovery: Recovery | None = None
         self.reader: Reader | None = None
@@ -265,6 +267,11 @@ class Node:
         network = Network(self.folder, self.events, self.alerts, self.swarm_id)
         await network.open(undo, self.settings, self.keyring, addresses, self.events.changed)
         self.network = network
+        self.traffic = TrafficBook(
+            self.folder.traffic, network.host.line, lambda: network.host.process.pid, self.events
+        )
+        undo.push_async_callback(self.traffic.save)
+        self._spawn(self.traffic.keep(), "traffic")
         self._spawn(network.keep_up(time.monotonic), "p2pd-watch")
         self._spawn(network.finder.run(swarm=self.swarm_id is not None), "finder")
 

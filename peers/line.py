@@ -54,6 +54,8 @@ class Line:
         """Bytes of each class since the start,"""
         self.received: Counter[Kind] = Counter()
         """and those that came."""
+        self.over_lanes = 0
+        """Those of them, both ways, that went over direct lanes and not through the libp2p process."""
         self.clock = clock
         self.upload = Upload()
         self.download = Download()

@@ -173,6 +173,7 @@ class Link:
         self.sent += sent
         self.received += received
         self.use.moved_bulk(sent, received)
+        self.use.line.over_lanes += sent + received
         self._moved()
 
     def _report(self, size_bytes: int) -> None:

@@ -94,11 +94,25 @@ class Phase(TypedDict):
     """Inner steps of the round (H); 0 where steps mean nothing."""
 
 
+class ClassTraffic(TypedDict):
+    """Bytes of one class since the daemon started, and in the last seven days."""
+
+    sent_bytes: int
+    received_bytes: int
+    week_sent_bytes: int
+    week_received_bytes: int
+
+
 class Traffic(TypedDict):
     """Bytes of Atoll's own streams since the daemon started."""
 
     sent_bytes: int
     received_bytes: int
+    upload_bps: int
+    download_bps: int
+    """What the line carried while something was under way; 0: not known yet."""
+    classes: dict[str, ClassTraffic]
+    """By class: rounds, state (files), control, libp2p (DHT, handshakes, encryption)."""
 
 
 class Peer(TypedDict):

@@ -2,9 +2,9 @@
 
     python -m benchmarks.links.caps [--mbit 5 20 100] [--seconds 20]        as root, in network namespaces
 
-For each cap a table row: bytes of frames as counted by the node, bytes on its network device in the same time,
-both as a part of the cap, what framing adds, and the fullest 100 ms on the device. The first 3 s are left out:
-buffers on the way fill without anybody reading.
+For each cap a table row: bytes of frames as the node counts them, and bytes on its network device in the same
+time, both as a part of the cap; what framing adds; the fullest 100 ms on the device. The first 3 s are left
+out: buffers on the way fill without anybody reading.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.averaging.arms import ROOT
+from benchmarks.links.lines import shaped
+
 from atoll.peers import identity
 from atoll.peers.line import Caps, Line
 from atoll.peers.links import Callbacks, Link, Links
 from atoll.peers.p2pd import Host
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
-from benchmarks.averaging.arms import ROOT
-from benchmarks.links.lines import shaped
 
 FAST_MBIT = 2000.0
 PEERS = 3

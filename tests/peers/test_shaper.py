@@ -1,4 +1,4 @@
-"""The caps: what goes stays at the rate, in small bursts, in order of begin; control never waits. Virtual time."""
+"""The caps: what goes stays at the rate, in small bursts, and control never waits. In virtual time."""
 
 from __future__ import annotations
 

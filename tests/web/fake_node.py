@@ -158,7 +158,21 @@ def make_state(version: int, *, seed: int = 7) -> State:
         "memory_bytes": 612_000_000,
         "api": "http://127.0.0.1:8787",
         "paused": False,
-        "traffic": {"sent_bytes": 1_214_000 * version, "received_bytes": 1_198_000 * version},
+        "traffic": {
+            "sent_bytes": 1_214_000 * version,
+            "received_bytes": 1_198_000 * version,
+            "upload_bps": 20_000_000,
+            "download_bps": 0,
+            "classes": {
+                kind: {
+                    "sent_bytes": 400_000 * version,
+                    "received_bytes": 399_000 * version,
+                    "week_sent_bytes": 800_000 * version,
+                    "week_received_bytes": 799_000 * version,
+                }
+                for kind in ("rounds", "state", "control", "libp2p")
+            },
+        },
         "peers": peers,
         "rounds": rounds,
         "alerts": [],
