@@ -58,6 +58,7 @@ class Network:
         self._swarm_id = swarm_id
         self.addresses: list[str] = []
         self.neighbours: Neighbours | None = None
+        self.lanes: Lanes | None = None
         self._learned: list[str] = []
 
     async def open(
@@ -109,10 +110,10 @@ class Network:
 
     async def open_lanes(self, undo: AsyncExitStack, settings: Settings) -> Lanes | None:
         """Listens for direct lanes, which links then offer; None where they are off. Raises AtollError."""
-        lanes = await start_lanes(self._folder, settings)
-        if lanes is not None:
-            undo.push_async_callback(lanes.close)
-        return lanes
+        self.lanes = await start_lanes(self._folder, settings)
+        if self.lanes is not None:
+            undo.push_async_callback(self.lanes.close)
+        return self.lanes
 
     def _tell_of_another_port(self, before: int | None, settings: Settings) -> None:
         now = self._folder.node_facts().get("port")

@@ -358,6 +358,12 @@ class View:
         )
         for reason, count in (node.driver.dropped.reasons if node.driver else {}).items():
             dropped.labels(reason).inc(count)
+        refused = Counter(
+            "atoll_refused_lanes", "Direct connections not let in, by reason", ["reason"], registry=registry
+        )
+        lanes = node.network.lanes if node.network else None
+        for reason, count in (lanes.refused if lanes else {}).items():
+            refused.labels(reason).inc(count)
         return generate_latest(registry).decode()
 
 

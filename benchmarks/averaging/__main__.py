@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.averaging.arms import Arm, Arms, hivemind_python
+from benchmarks.plot import bars
 
 from atoll.protocol.codecs import CODECS
 
@@ -104,7 +105,22 @@ def table(measured: Sequence[tuple[int, int, list[Arm]]], repeats: int) -> str:
         if phases:
             said = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
             lines += ["", f"Phases of {arms[0].name} as the first peer saw them, median seconds: {said}."]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", "![CPU-seconds per peer](averaging.svg)", ""])
+
+
+def plot(measured: Sequence[tuple[int, int, list[Arm]]]) -> str:
+    """CPU-seconds per peer of every arm."""
+    rows: list[tuple[str, float, float | None]] = [
+        (
+            f"{arm.name}, {peers} peers, {values / 1e6:g} M",
+            statistics.median(op.cpu_s for op in arm.operations) * 25e6 / values,
+            None,
+        )
+        for peers, values, arms in measured
+        for arm in arms
+    ]
+    full = max(value for _, value, _ in rows)
+    return bars("CPU-seconds per peer and 25 M values", rows, full, "{:.3f}".format)
 
 
 def main() -> None:
@@ -129,6 +145,7 @@ def main() -> None:
             text = table(measured, args.repeats)
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(text)
+            args.out.with_suffix(".svg").write_text(plot(measured))
     print(text)
 
 

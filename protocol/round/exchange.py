@@ -76,10 +76,12 @@ class Exchange:
     def contribute(self, sender: bytes, chunk: int, payload: Payload) -> str | None:
         """Notes an encoded chunk. The reason if it can't be used."""
         index, owned = self.index.get(sender), self.owned.get(chunk)
+        # Whose link broke, or who did not know the session before this one, can't know what has come.
+        if index is not None and chunk in self.results and self.plan.owners[chunk] == self.me:
+            return None
         if index is None or owned is None:
             return "contribution to a chunk that is not owned here"
         if index in owned.arrived:
-            # Whose link broke, or who did not know the session before this one, can't know what has come.
             return None
         if index not in owned.waiting:
             self.late.add(sender)

@@ -461,6 +461,7 @@ class RoundMachine:
         else:
             leader, phase = self._leader(), "waiting"
             because, until = self._waiting(leader, now)
+        until = until if until is not None and math.isfinite(until) else None
         return t.Situation(phase, because, leader, until, ready, len(expected))
 
     def _waiting(self, leader: bytes | None, now: float) -> tuple[str, float | None]:

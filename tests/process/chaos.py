@@ -411,6 +411,7 @@ class Chaos:
             "kill_to_commit_p95_s": round(_p95(slowest), 2),
             "resyncs": caught_up,
             "divergences": len(bits) - 1,
+            "newest_checkpoints": sorted(f"{name} {digest[:12]}" for name, digest in bits),
             "certified_forks": sum(len(digests) > 1 for digests in self.certified.values()),
             "tokens_in_chain": head.cumulative_tokens,
             "tokens_booked_as_accepted": booked,
@@ -439,7 +440,7 @@ def _command(folder: DataDir, name: str) -> None:
 
 
 def run(minutes: float, peers: int, seed: int, network: bool, keep: Path | None = None) -> dict[str, Any]:
-    """One run from start to report. Raises ChaosFailed; the folder is kept then, if `keep` names one."""
+    """One run from start to report. Raises ChaosFailed. What failed is kept where `keep` says."""
     with ExitStack() as undo:
         root = Path(tempfile.mkdtemp(prefix="atoll-chaos-"))
         undo.callback(shutil.rmtree, root, ignore_errors=True)
@@ -458,12 +459,21 @@ def run(minutes: float, peers: int, seed: int, network: bool, keep: Path | None 
             chaos.torment(60 * minutes)
             chaos.settle()
             chaos.finish()
+            said = chaos.report()
         except ChaosFailed:
-            if keep is not None:
-                unwanted = shutil.ignore_patterns("filler", "*.sock", "run")
-                shutil.copytree(root, keep, dirs_exist_ok=True, ignore=unwanted)
+            _keep(root, keep)
             raise
-        return {"seed": seed, "peers": peers, "minutes": minutes, "network": network, **chaos.report()}
+        report = {"seed": seed, "peers": peers, "minutes": minutes, "network": network, **said}
+        if not is_good(report):
+            _keep(root, keep)
+        return report
+
+
+def _keep(root: Path, keep: Path | None) -> None:
+    """The nodes' folders, for whoever wants to know why."""
+    if keep is not None:
+        unwanted = shutil.ignore_patterns("filler", "*.sock", "run")
+        shutil.copytree(root, keep, dirs_exist_ok=True, ignore=unwanted)
 
 
 def main() -> int:

@@ -39,10 +39,10 @@ def bf16(values: Float32) -> bytes:
     return nearest_bf16(values).astype("<u2").tobytes()
 
 
-def scales(values: Float32, top: int) -> tuple[Float32, bytes]:
+def scales(values: Float32, reach: float) -> tuple[Float32, bytes]:
     """Each block's scale, and all of them as bytes."""
     absmax = np.abs(values.reshape(-1, 256)).max(axis=1)
-    bits = (np.minimum(absmax / F(top), F(2.0**120)).view(np.uint32) + 0xFFFF) & 0xFFFF0000
+    bits = (np.minimum(absmax / F(reach), F(2.0**120)).view(np.uint32) + 0xFFFF) & 0xFFFF0000
     scale = bits.view(np.float32)
     scale = np.where(scale < F(2.0**-100), F(0), scale)
     return scale, (scale.view(np.uint32) >> 16).astype("<u2").tobytes()
@@ -65,7 +65,7 @@ def nibbles(levels: NDArray[np.int64]) -> bytes:
 
 
 def int4(values: Float32) -> bytes:
-    scale, head = scales(values, 7)
+    scale, head = scales(values, 7 + 127 / 256)
     return head + nibbles(np.clip(np.rint(ratios(values, scale)), -7, 7).astype(np.int64))
 
 

@@ -326,6 +326,14 @@ def test_every_phase_says_what_it_waits_for(member: Bench, leader: Bench):
     assert few.machine.situation(100.0).because == "3 of 4 peers needed"
 
 
+def test_what_waits_without_a_limit_names_no_time():
+    """Before the first round everybody waits for the genesis node for as long as it takes."""
+    bench = Bench(SECOND, replace(HEAD, version=0), replace(CONFIG, genesis_node=FIRST))
+    bench.local()
+    said = bench.machine.situation(100.0)
+    assert said.because == "the node that leads this round has not begun it" and said.until is None
+
+
 def test_a_leader_that_withdrew_leads_no_less():
     bench = Bench(FIRST)
     bench.local()
