@@ -456,7 +456,8 @@ class Node:
         )
         names = ", ".join(identity.readable_name(p) for p in report.missing)
         text = f"Round {report.version} ended {report.outcome}: {report.reason}"
-        self.events.emit("round", f"{text}; missing: {names}." if names else f"{text}.", round=entry)
+        text = f"{text}; missing: {names}." if names else f"{text}."
+        self.events.emit("round", f"{text} {report.codec_reason}".rstrip(), round=entry)
 
     def _trouble(self, code: str, text: str) -> None:
         self.alerts.raise_(code, text, "See the log.")

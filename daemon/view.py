@@ -155,6 +155,8 @@ class View:
             "val_loss_before": island.val_losses.get(0) if island else None,
             "tokens_per_s": self._tokens_per_s(),
             "swarm_tokens_per_s": sum(p["tokens_per_s"] for p in peers),
+            "codec": manifest.body.rounds.codec if manifest else "",
+            "codec_reason": rounds[-1]["codec_reason"] if rounds else "",
             "accepted_tokens": account.get("accepted", 0),
             "swarm_accepted_tokens": head.cumulative_tokens if head else 0,
             "token_account": account,

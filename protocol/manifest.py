@@ -29,6 +29,8 @@ MAX_URLS = 8
 MAX_URL_BYTES = 256
 CODEC_NAMES = ("fp32", "bf16", "int8", "int4", "e3m0", "2bit", "topk")
 """Names of the codecs; kept here so that reading a manifest needs no torch (a test compares the two)."""
+AUTO_CODEC = "auto"
+"""Of contributions: each plan says which (round/codec_choice.py)."""
 CODEC_BLOCKS = {"topk": 4096}
 """Values that a codec looks at together, where they are more than the usual block."""
 SCHEDULES = ("cosine", "constant", "wsd")
@@ -159,7 +161,7 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
     if outer.missed not in MISSED:
         raise ManifestError(f"outer.missed {outer.missed!r} is not one of {', '.join(MISSED)}")
     for name in (rounds.codec, rounds.result_codec):
-        if name not in CODEC_NAMES:
+        if name not in CODEC_NAMES and (name is rounds.result_codec or rounds.codec != AUTO_CODEC):
             raise ManifestError(f"codec {name!r} is not known here ({', '.join(CODEC_NAMES)} are)")
     if block_of(rounds.result_codec) > BLOCK:
         raise ManifestError(f"{rounds.result_codec} drops most of what many have sent: not for results")

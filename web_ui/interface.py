@@ -191,6 +191,10 @@ class Round(TypedDict):
     """Validation loss of the outer parameters after the round, nats per byte."""
     digest: str
     outer_lr: float
+    codec: str
+    """Of contributions."""
+    codec_reason: str
+    """A sentence on why, where the manifest leaves it to each round; else empty."""
 
 
 class Alert(TypedDict):
@@ -277,6 +281,10 @@ class State(TypedDict):
     """This node's, mean over its last inner phase."""
     swarm_tokens_per_s: float
     """Sum of the members' last announced rates."""
+    codec: str
+    """Of contributions, as the manifest says; "auto": each plan chooses."""
+    codec_reason: str
+    """Why the last round had its codec: a sentence, or empty."""
     accepted_tokens: int
     swarm_accepted_tokens: int
     """Tokens in accepted updates, since the run's start."""

@@ -26,6 +26,8 @@ class RoundConfig:
     result_codec: str
     outer_lr: Callable[[int], float]
     genesis_node: bytes
+    values: int = 0
+    """Of the whole vector; for the choice of a codec where `codec` is "auto"."""
     min_peers_to_start: int = 1
     grace_floor_s: float = 1.0
     grace_cap_s: float = 60.0
@@ -333,6 +335,9 @@ class SessionReport:
     missing: tuple[bytes, ...] = ()
     tokens: int = 0
     outer_lr: float = 0.0
+    codec: str = ""
+    codec_reason: str = ""
+    """A sentence, where the plan chose the codec."""
     phases: Mapping[str, float] = field(default_factory=dict)
 
 
