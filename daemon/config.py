@@ -22,6 +22,9 @@ from atoll.daemon.errors import AtollError, Exit
 ENVIRONMENT = "ATOLL_"
 MIN_STATE_RATE = 64 * 1024
 """Slower than this, peers would believe that a transfer has stalled."""
+MIN_CAP_BPS = 500_000.0
+"""Rounds do not wait for a slower line (rounds/config.py)."""
+_RATES = "a rate of 500kbit or more, such as 20Mbit or 1Gbit"
 _MULTIADDRS = "multiaddrs such as /ip4/203.0.113.7/tcp/31337"
 OTHER_VARIABLES = ("HOME", "TICKET", "TICKET_FILE", "TRAINER_FD")
 """ATOLL_… variables that are not settings: the data dir, the ticket, and the trainer's socket."""
@@ -52,6 +55,8 @@ class Settings:
     data: str = setting("", "where shards of the text, or the text itself, are on this machine")
     data_cap: int = setting(0, "bytes on disk for shards of the text; 0: no cap")
     state_rate: int = setting(0, "bytes per second for state and text, to peers and from them; 0: no cap")
+    up: str = setting("", "most that this node sends, such as 20Mbit (bits per second); empty: no cap")
+    down: str = setting("", "most that it receives, such as 50Mbit; empty: no cap")
     log_format: str = setting("text", "text or json")
     log_level: str = setting("info", "debug, info, warning or error")
     lane: bool = setting(False, "direct TLS connections for the bulk of a round, beside libp2p")
@@ -142,6 +147,8 @@ def _check(s: Settings) -> None:
             "state_rate",
             f"0, or {MIN_STATE_RATE} or more",
         ),
+        (_may_cap(s.up), "up", _RATES),
+        (_may_cap(s.down), "down", _RATES),
         (s.data_cap >= 0, "data_cap", "0 or more"),
         (len(s.label.encode()) <= 64, "label", "at most 64 bytes"),
         (s.log_format in ("text", "json"), "log_format", "text or json"),
@@ -161,6 +168,19 @@ def _check(s: Settings) -> None:
 def _device_is_named(text: str) -> bool:
     """Whether it is a name; only the trainer knows whether this machine has such a device."""
     return text in ("auto", "cpu") or re.fullmatch(r"cuda(:\d{1,3})?", text) is not None
+
+
+def rate_of(text: str) -> float | None:
+    """Bits per second of 20Mbit, 2.5 Mbit/s or 800kbit; 0.0 for an empty text or 0, None for others."""
+    if text.strip() in ("", "0"):
+        return 0.0
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?) ?([kmg])(?:bit|bps)(?:/s)?", text.strip(), re.IGNORECASE)
+    return float(found[1]) * {"k": 1e3, "m": 1e6, "g": 1e9}[found[2].lower()] if found else None
+
+
+def _may_cap(text: str) -> bool:
+    rate = rate_of(text)
+    return rate is not None and (rate == 0 or rate >= MIN_CAP_BPS)
 
 
 def shard_of(text: str) -> tuple[int, int] | None:

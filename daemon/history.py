@@ -47,6 +47,8 @@ class History:
             "val_loss": None,
             "digest": "",
             "outer_lr": report.outer_lr,
+            "codec": report.codec,
+            "codec_reason": report.codec_reason,
         }
         self.rounds.append(entry)
         self.outcomes[report.outcome] += 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 
-from atoll.daemon.config import Settings
+from atoll.daemon.config import Settings, rate_of
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.peers.lanes import Lanes
+from atoll.peers.line import Caps, Line
 from atoll.peers.p2pd import Host, HostError
 
 DEFAULT_PORT = 31337
@@ -47,6 +48,7 @@ async def start_host(folder: DataDir, settings: Settings) -> Host:
             # What is announced may be the port of a router; only one that is listened on is worth keeping.
             port = int(listening.split("/tcp/")[1].split("/")[0])
         folder.remember(addresses=addresses, port=port)
+        host.line = Line(Caps(rate_of(settings.up) or 0.0, rate_of(settings.down) or 0.0))
         return host
     raise AssertionError("the last port either works or raises")
 

@@ -88,6 +88,9 @@ class Island:
         self.val_losses: dict[int, float] = {}
         self.first_accepted = False
         self.driver: RoundDriver | None = None
+        self.speeds: Callable[[], tuple[int, int, bool]] = lambda: (0, 0, False)
+        """Upload, download (bits per second; 0: not known), and whether all links are relayed."""
+        self._standing = t.TrainingChanged(False)
         self._steps = steps
         self._validate_every = validate_every
         self._events = events
@@ -305,9 +308,10 @@ class Island:
             self.driver.feed(t.LocalWithdrawn())
 
     def _set_training(self, training: bool) -> None:
-        if training != self.training and self.driver is not None:
-            self.training = training
-            self.driver.feed(t.TrainingChanged(training))
+        standing = t.TrainingChanged(training, *self.speeds()) if training else t.TrainingChanged(False)
+        if standing != self._standing and self.driver is not None:
+            self.training, self._standing = training, standing
+            self.driver.feed(standing)
             self._changed()
 
     def _merged(self, message: ch.Merged) -> None:

@@ -40,6 +40,7 @@ from atoll.daemon.status import State, duration
 from atoll.daemon.storage import files as disk
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.files import TROUBLE_CODES
+from atoll.daemon.traffic import TrafficBook
 from atoll.daemon.trainers import Trainer, WarmTrainer
 from atoll.daemon.training.errors import DeviceError
 from atoll.daemon.training.memory import SharedMemory
@@ -95,6 +96,7 @@ class Node:
         self.driver: RoundDriver | None = None
         self.outer: OuterState | None = None
         self.network: Network | None = None
+        self.traffic: TrafficBook | None = None
         self.neighbours: Neighbours | None = None
         self.recovery: Recovery | None = None
         self.reader: Reader | None = None
@@ -265,6 +267,11 @@ class Node:
         network = Network(self.folder, self.events, self.alerts, self.swarm_id)
         await network.open(undo, self.settings, self.keyring, addresses, self.events.changed)
         self.network = network
+        self.traffic = TrafficBook(
+            self.folder.traffic, network.host.line, lambda: network.host.process.pid, self.events
+        )
+        undo.push_async_callback(self.traffic.save)
+        self._spawn(self.traffic.keep(), "traffic")
         self._spawn(network.keep_up(time.monotonic), "p2pd-watch")
         self._spawn(network.finder.run(swarm=self.swarm_id is not None), "finder")
 
@@ -321,6 +328,9 @@ class Node:
         """What this node says of itself."""
         island, outer = self.island, self.outer
         status = pb.NodeStatus(state=pb.JOINING, label=self.settings.label, reason=str(self.state))
+        if self.neighbours is not None:
+            line = self.neighbours.links.line
+            status.upload_bps, status.download_bps = line.upload_bps, line.download_bps
         if outer is None:
             return status
         here = outer.position
@@ -337,6 +347,12 @@ class Node:
             status.step, status.steps = island.phase.step, island.phase.steps
             status.accepted_tokens = island.account.summary()["accepted"]
         return status
+
+    def _speeds(self) -> tuple[int, int, bool]:
+        """What a plan may ask of this node's line."""
+        assert self.neighbours is not None
+        line = self.neighbours.links.line
+        return line.upload_bps, line.likely_download_bps, self.neighbours.links.relayed
 
     def _chain(self) -> forks.Chain:
         return self.outer.chain if self.outer is not None else ()
@@ -394,6 +410,7 @@ class Node:
         )
         undo.push_async_callback(self.driver.close)
         self.island = island
+        island.speeds = self._speeds
         island.driver = self.driver
         self._book = book
         undo.push_async_callback(self._save_all)
@@ -439,7 +456,8 @@ class Node:
         )
         names = ", ".join(identity.readable_name(p) for p in report.missing)
         text = f"Round {report.version} ended {report.outcome}: {report.reason}"
-        self.events.emit("round", f"{text}; missing: {names}." if names else f"{text}.", round=entry)
+        text = f"{text}; missing: {names}." if names else f"{text}."
+        self.events.emit("round", f"{text} {report.codec_reason}".rstrip(), round=entry)
 
     def _trouble(self, code: str, text: str) -> None:
         self.alerts.raise_(code, text, "See the log.")

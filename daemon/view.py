@@ -123,6 +123,7 @@ class View:
             entry["val_loss"] = island.val_losses.get(entry["version"]) if island else None
         measured = max(island.val_losses, default=None) if island else None
         traffic = node.neighbours.links.traffic if node.neighbours else None
+        line = node.network.host.line if node.network else None
         peers = self._peers()
         return {
             "sequence": node.events.last,
@@ -154,6 +155,8 @@ class View:
             "val_loss_before": island.val_losses.get(0) if island else None,
             "tokens_per_s": self._tokens_per_s(),
             "swarm_tokens_per_s": sum(p["tokens_per_s"] for p in peers),
+            "codec": manifest.body.rounds.codec if manifest else "",
+            "codec_reason": rounds[-1]["codec_reason"] if rounds else "",
             "accepted_tokens": account.get("accepted", 0),
             "swarm_accepted_tokens": head.cumulative_tokens if head else 0,
             "token_account": account,
@@ -167,6 +170,9 @@ class View:
             "traffic": {
                 "sent_bytes": traffic.sent if traffic else 0,
                 "received_bytes": traffic.received if traffic else 0,
+                "upload_bps": line.upload_bps if line else 0,
+                "download_bps": line.download_bps if line else 0,
+                "classes": node.traffic.summary() if node.traffic else {},
             },
             "loop_lag_s": round(node.loop_lag_s, 4),
             "peers": peers,
@@ -338,6 +344,14 @@ class View:
         traffic = Counter("atoll_traffic_bytes", "Bytes over links", ["direction"], registry=registry)
         traffic.labels("sent").inc(state["traffic"]["sent_bytes"])
         traffic.labels("received").inc(state["traffic"]["received_bytes"])
+        by_class = Counter(
+            "atoll_class_bytes", "Bytes by class of traffic", ["kind", "direction"], registry=registry
+        )
+        for kind, moved in state["traffic"]["classes"].items():
+            by_class.labels(kind, "sent").inc(moved["sent_bytes"])
+            by_class.labels(kind, "received").inc(moved["received_bytes"])
+        gauge("upload_bits_per_second", "What receivers took of late", state["traffic"]["upload_bps"])
+        gauge("download_bits_per_second", "What came of late", state["traffic"]["download_bps"])
         sessions = Counter("atoll_sessions", "Sessions by outcome", ["outcome"], registry=registry)
         for outcome, count in node.history.outcomes.items():
             sessions.labels(outcome).inc(count)

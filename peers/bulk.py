@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from atoll.peers.lane import Bulk, Lane
+from atoll.peers.line import Line
 from atoll.peers.ways import Way, Ways
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
@@ -48,10 +49,12 @@ class Uplink:
 class BulkTraffic:
     """Bulk frames of one link, both ways."""
 
-    def __init__(self, uplink: Uplink, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, uplink: Uplink, clock: Callable[[], float] = time.monotonic, line: Line | None = None
+    ) -> None:
         self.inbox = Inbox()
         self.ways = Ways()
-        self.lane = Lane(self.inbox, self, clock)
+        self.lane = Lane(self.inbox, self, clock, line)
         self.lane_changed = asyncio.Event()
         """Set when the lane has got or lost a connection."""
         self._uplink = uplink
@@ -64,6 +67,11 @@ class BulkTraffic:
         self._to_acknowledge: list[int] = []
         self._ack_timer: asyncio.TimerHandle | None = None
         self._closed = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether the peer has acknowledged all frames."""
+        return not self._unacked
 
     # ---- sending
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,9 +34,11 @@ from atoll.peers.files import (
     announced,
     asked,
     read_header,
+    read_paced,
     replace_durably,
 )
 from atoll.peers.identity import readable_name
+from atoll.peers.p2pd import Host
 from atoll.peers.pacing import RateCap
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
@@ -44,7 +47,6 @@ MAX_ASKED = 16
 HEADERS_S = 2.0
 """Holders that need longer to answer are not waited for, if another one has."""
 LOOK_S = 0.5
-_READ_BYTES = 128 * 1024
 _NOT_NOW = ("busy", "unreachable")
 ERRORS = (FileRefused, FileDamaged, wire.WireError, OSError, EOFError, TimeoutError)
 """How a request to a peer can fail; this disk's refusals are none of them."""
@@ -165,7 +167,7 @@ class Options:
 
 
 async def fetch_content(
-    p2p: P2P, wanted: Wanted, offer: Offer, target: Path, options: Options | None = None
+    host: Host, wanted: Wanted, offer: Offer, target: Path, options: Options | None = None
 ) -> None:
     """Fetches the offered content into `target`. Raises TransferFailed, DiskRefused."""
     part = target.with_name(target.name + ".part")
@@ -173,7 +175,7 @@ async def fetch_content(
         file, good = await asyncio.to_thread(_open_part, part, offer.content)
     try:
         with file:
-            await _Fetch(p2p, wanted, offer, part, file, good, options or Options()).run()
+            await _Fetch(host, wanted, offer, part, file, good, options or Options()).run()
             with this_disk(target):
                 await asyncio.to_thread(replace_durably, file, part, target)
     except DiskRefused as refused:
@@ -209,7 +211,7 @@ class _Fetch:
 
     def __init__(
         self,
-        p2p: P2P,
+        host: Host,
         wanted: Wanted,
         offer: Offer,
         part: Path,
@@ -217,7 +219,7 @@ class _Fetch:
         good: Sequence[int],
         options: Options,
     ) -> None:
-        self._p2p = p2p
+        self._host = host
         self._wanted = wanted
         self._content = offer.content
         self._known = {*offer.holders, *offer.lacking}
@@ -315,28 +317,23 @@ class _Fetch:
             pieces=ask.count,
             content=content.id,
         )
-        async with asked(self._p2p, ask.holder, request) as (reader, writer):
+        async with asked(self._host.p2p, ask.holder, request) as (reader, writer):
             header = await read_header(reader)
             if header.size_bytes != content.size_bytes or header.piece_digests:
                 raise FileDamaged("it answered with another content")
             self._feed(tr.Received(ask.request, 0))
             for piece in range(ask.first, ask.first + ask.count):
-                data = await self._read_piece(reader, ask.request, content.size(piece))
+                data = await read_paced(
+                    reader, content.size(piece), self._host.line, partial(self._came, ask.request)
+                )
                 digest = await asyncio.to_thread(_sha256, data)
                 effects = self._feed(tr.PieceCame(ask.request, digest))
                 if tr.Keep(piece) in effects:
                     await self._write(piece, data)
             writer.write(b"\0")
 
-    async def _read_piece(self, reader: asyncio.StreamReader, request: int, size: int) -> bytearray:
-        data = bytearray()
-        while len(data) < size:
-            part = await reader.read(min(_READ_BYTES, size - len(data)))
-            if not part:
-                raise EOFError
-            data += part
-            self._feed(tr.Received(request, len(part)))
-        return data
+    def _came(self, request: int, size_bytes: int) -> None:
+        self._feed(tr.Received(request, size_bytes))
 
     async def _write(self, piece: int, data: bytearray) -> None:
         """Writes a good piece; a request that is cancelled meanwhile does not stop it."""

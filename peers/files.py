@@ -29,6 +29,7 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
 from atoll.peers.disk import this_disk
+from atoll.peers.line import Line
 from atoll.peers.p2pd import Host
 from atoll.peers.pacing import RateCap
 from atoll.peers.transfer_types import PIECE_BYTES, Content
@@ -48,6 +49,7 @@ MAX_SHELF = 16
 KEEP_OPEN_S = 60.0
 _SLICE = 64 * 1024
 _LARGE_SLICE = 256 * 1024
+_READ_BYTES = 128 * 1024
 YIELD_S = 1.5
 """A large file waits so long with each slice for a round to end: rounds go first, and bytes keep coming."""
 
@@ -262,7 +264,7 @@ class FileServer:
         first, end = request.offset // PIECE_BYTES, len(content.digests)
         large = request.kind in PACED
         paced = large and bool(self.cap.bytes_per_s)
-        step = _SLICE if paced else _LARGE_SLICE
+        step = self._host.line.up.slice_bytes(_SLICE if paced else _LARGE_SLICE)
         for piece in range(first, min(end, first + request.pieces) if request.pieces else end):
             data = memoryview(await asyncio.to_thread(held.read, piece, content))
             for start in range(0, len(data), step):
@@ -271,6 +273,7 @@ class FileServer:
                     await self._pace(len(part))
                 if large:
                     await self._let_rounds_go_first()
+                await self._host.line.send_state(len(part))
                 writer.write(part)
                 self.sent_bytes += len(part)
                 async with asyncio.timeout(STALL_S):
@@ -366,8 +369,25 @@ def announced(header: pb.FileHeader, max_bytes: int) -> Content:
         raise FileDamaged(f"file header with {error}") from error
 
 
+async def read_paced(
+    reader: asyncio.StreamReader, size: int, line: Line, came: Callable[[int], None] = lambda size: None
+) -> bytearray:
+    """`size` bytes of a file, as fast as the line may be taken. Raises EOFError, TimeoutError, OSError."""
+    data = bytearray()
+    step = line.down.slice_bytes(_READ_BYTES)
+    while len(data) < size:
+        async with asyncio.timeout(STALL_S):
+            part = await reader.read(min(step, size - len(data)))
+        if not part:
+            raise asyncio.IncompleteReadError(bytes(data), size)
+        data += part
+        came(len(part))
+        await line.read_state(len(part))
+    return data
+
+
 async def fetch(
-    p2p: P2P, peer: bytes, swarm_id: bytes, kind: str, target: Path, *, version: int = 0, max_bytes: int
+    host: Host, peer: bytes, swarm_id: bytes, kind: str, target: Path, *, version: int = 0, max_bytes: int
 ) -> int:
     """Fetches a small file from `peer` into `target` in one stream and returns its version.
 
@@ -377,15 +397,14 @@ async def fetch(
     part = target.with_name(target.name + ".part")
     request = pb.FileRequest(swarm_id=swarm_id, kind=kind, version=version)
     try:
-        async with asked(p2p, peer, request) as (reader, writer):
+        async with asked(host.p2p, peer, request) as (reader, writer):
             header = await read_header(reader)
             content = announced(header, max_bytes)
             with this_disk(part):
                 file = await asyncio.to_thread(part.open, "wb")
             try:
                 for piece, digest in enumerate(content.digests):
-                    async with asyncio.timeout(STALL_S):
-                        data = await reader.readexactly(content.size(piece))
+                    data = await read_paced(reader, content.size(piece), host.line)
                     if hashlib.sha256(data).digest() != digest:
                         raise FileDamaged("a piece of the file does not have its digest")
                     with this_disk(part):

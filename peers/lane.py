@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from atoll.peers.line import Line
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.stripes import HEAD_BYTES, STRIPE_BYTES, Inbox, Slot, encode_head
 from atoll.protocol.wire import Payload, WireError
@@ -32,6 +33,7 @@ STALL_S = 8.0
 """A lane that takes nothing for so long, with something under way, is given up."""
 _RECORD_BYTES = 16 * 1024
 _READS_AT_ONCE = 32
+_READS_CAPPED = 2
 _WANT = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -78,7 +80,13 @@ class _Outgoing:
 class Lane:
     """All connections to one peer. `open` while there is at least one."""
 
-    def __init__(self, inbox: Inbox, owner: Owner, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        owner: Owner,
+        clock: Callable[[], float] = time.monotonic,
+        line: Line | None = None,
+    ) -> None:
         self.connections: set[Connection] = set()
         self.reason = ""
         """Why there is none, or none any more."""
@@ -91,6 +99,9 @@ class Lane:
         self._due: deque[_Outgoing] = deque()
         self._bytes = 0
         self._paused = False
+        self._line = line or Line()
+        self._rests: asyncio.TimerHandle | None = None
+        self._waits: asyncio.TimerHandle | None = None
         self._moved_at = 0.0
         self._watch: asyncio.TimerHandle | None = None
 
@@ -106,7 +117,7 @@ class Lane:
         connection = Connection(sock, self)
         self.connections.add(connection)
         self.reason = ""
-        connection.start(self._paused, bool(self._due))
+        connection.start(self._paused or self._rests is not None, bool(self._due))
         self._owner.changed()
         return True
 
@@ -148,6 +159,14 @@ class Lane:
     def resume(self) -> None:
         if self._paused:
             self._paused = False
+            self._go_on()
+
+    def _rested(self) -> None:
+        self._rests = None
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._paused and self._rests is None:
             for connection in list(self.connections):
                 connection.resume()
 
@@ -161,15 +180,30 @@ class Lane:
     # ---- for the connections
 
     def take(self, connection: Connection) -> tuple[_Outgoing, int] | None:
-        """The next stripe to send: its frame and offset."""
+        """The next stripe to send: its frame and offset; None, too, where a cap makes it wait."""
         while self._due:
             outgoing = self._due[0]
             if outgoing.due:
+                if (wait_s := self._line.up.wait_s) > 0:
+                    if self._waits is None:
+                        self._waits = asyncio.get_running_loop().call_later(wait_s, self._waited)
+                    return None
+                self._line.up.spend(STRIPE_BYTES)
                 offset = outgoing.due.popleft()
                 outgoing.by.setdefault(connection, []).append(offset)
                 return outgoing, offset
             self._due.popleft()
         return None
+
+    def _waited(self) -> None:
+        self._waits = None
+        if self._due:
+            self._wake()
+
+    @property
+    def reads_at_once(self) -> int:
+        """Records that a connection reads in one turn of the loop."""
+        return _READS_CAPPED if self._line.down.active else _READS_AT_ONCE
 
     def sent(self, outgoing: _Outgoing) -> None:
         """A stripe was given to the kernel whole."""
@@ -187,6 +221,11 @@ class Lane:
         if sent:  # what the peer sends says nothing about what it takes
             self._moved_at = self._clock()
         self._owner.moved(sent, received)
+        self._line.down.spend(received)
+        if (wait_s := self._line.down.wait_s) > 0 and received and self._rests is None:
+            self._rests = asyncio.get_running_loop().call_later(wait_s, self._rested)
+            for connection in self.connections:
+                connection.pause()
 
     def broke(self, connection: Connection, reason: str) -> None:
         """A connection ended. What went over it and was not acknowledged goes over the others."""
@@ -230,9 +269,10 @@ class Lane:
         self._under_way.clear()
         self._due.clear()
         self._bytes = 0
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        for timer in (self._watch, self._rests, self._waits):
+            if timer is not None:
+                timer.cancel()
+        self._watch = self._rests = self._waits = None
         self._owner.given_back(back, reason)
         self._owner.changed()
 
@@ -314,7 +354,7 @@ class Connection:
             return  # its turn comes
         count = 0
         try:
-            for _ in range(_READS_AT_ONCE):
+            for _ in range(self._lane.reads_at_once):
                 if self._closed or self._paused:
                     return
                 size = self._sock.recv_into(self._into)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from atoll.peers import packing
 from atoll.peers.bulk import BulkTraffic, Uplink
 from atoll.peers.lane import Bulk
+from atoll.peers.line import Line, LinkUse
 from atoll.peers.ways import Way
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
@@ -53,11 +54,13 @@ class Link:
         relayed: bool = False,
         numbered: bool = False,
         packs: bool = False,
+        line: Line | None = None,
     ) -> None:
         self.peer = peer
         self.hello = hello
         self.dialled = dialled
         self.relayed = relayed
+        self.use = LinkUse(line or Line(), self._report)
         self.sent = 0
         self.received = 0
         self._packs = packs
@@ -78,7 +81,7 @@ class Link:
         self.reason = ""
         self.bulk: BulkTraffic | None = None
         if numbered:
-            self.bulk = BulkTraffic(Uplink(self.send, self._over_libp2p, self._moved_over_lane))
+            self.bulk = BulkTraffic(Uplink(self.send, self._over_libp2p, self._moved_over_lane), line=line)
         self.lane_reason = "" if numbered else "one of the two offers no lane"
         """Why no lane is tried; where one is, its own reason tells why there is none."""
 
@@ -169,7 +172,13 @@ class Link:
     def _moved_over_lane(self, sent: int, received: int) -> None:
         self.sent += sent
         self.received += received
+        self.use.moved_bulk(sent, received)
+        self.use.line.over_lanes += sent + received
         self._moved()
+
+    def _report(self, size_bytes: int) -> None:
+        if not self.closed.is_set():
+            self.send(pb.Frame(received=pb.Received(bytes=size_bytes)))
 
     def close(self, reason: str) -> None:
         """Ends the link, once."""
@@ -183,11 +192,12 @@ class Link:
         self._bulk.clear()
         if self.bulk is not None:
             self.bulk.close(reason)
+        self.use.close()
         self._writer.close()
 
     async def read(self) -> tuple[pb.Frame, wire.Payload]:
         """The next frame and its payload. Raises WireError, or an OSError/EOFError at the end."""
-        frame, payload = await read_frame(self._reader, self._moved)
+        frame, payload = await read_frame(self._reader, self._moved, self.use)
         self.received += wire.LENGTH_BYTES + frame.ByteSize() + len(payload)
         return frame, payload
 
@@ -199,7 +209,9 @@ class Link:
         try:
             while not self.closed.is_set():
                 while self._control:
-                    await self._put(self._next_control())
+                    data = self._next_control()
+                    self.use.sent_control(len(data))
+                    await self._put(data)
                 if self._bulk:
                     await self._put_bulk(self._bulk.popleft())
                 elif not self._control:
@@ -227,9 +239,14 @@ class Link:
         if self.bulk is not None:
             self.bulk.began_over_libp2p(bulk)
         try:
+            self.use.sent_control(len(bulk.head))
             await self._put(bulk.head)
-            for start in range(0, len(bulk.payload), _SLICE):
-                await self._put(bulk.payload[start : start + _SLICE])
+            turn, step = self.use.line.up.turn(), self.use.line.up.slice_bytes(_SLICE)
+            for start in range(0, len(bulk.payload), step):
+                part = bulk.payload[start : start + step]
+                await self.use.line.up.take(len(part), turn)
+                await self._put(part)
+                self.use.moved_bulk(len(part), 0)
         except BaseException:
             _fail(bulk, "the connection broke")
             raise
@@ -250,26 +267,35 @@ def _unnoted() -> None:
 
 
 async def read_frame(
-    reader: asyncio.StreamReader, moved: Callable[[], None] = _unnoted
+    reader: asyncio.StreamReader, moved: Callable[[], None] = _unnoted, use: LinkUse | None = None
 ) -> tuple[pb.Frame, wire.Payload]:
     """One frame from a stream, with every length checked before it is read. Raises WireError.
 
-    `moved` is called whenever bytes came.
+    `moved` is called whenever bytes came; `use` counts them, and paces what is bulk.
     """
     size = wire.frame_length(await _exactly(reader, wire.LENGTH_BYTES, moved))
     frame = wire.decode_frame(bytes(await _exactly(reader, size, moved)))
-    return frame, await _exactly(reader, frame.payload_size, moved)
+    if use is not None:
+        use.read_control(wire.LENGTH_BYTES + size)
+    return frame, await _exactly(reader, frame.payload_size, moved, use)
 
 
-async def _exactly(reader: asyncio.StreamReader, size: int, moved: Callable[[], None]) -> bytearray:
+async def _exactly(
+    reader: asyncio.StreamReader, size: int, moved: Callable[[], None], use: LinkUse | None = None
+) -> bytearray:
     """`size` bytes in a buffer that is allocated once; the caller has checked the size."""
     data = bytearray(size)
     have = 0
+    down = use.line.down if use is not None and size else None
+    step, turn = (down.slice_bytes(_READ_BYTES), down.turn()) if down is not None else (_READ_BYTES, None)
     while have < size:
-        part = await reader.read(min(_READ_BYTES, size - have))
+        part = await reader.read(min(step, size - have))
         if not part:
             raise asyncio.IncompleteReadError(bytes(data[:have]), size)
         data[have : have + len(part)] = part
         have += len(part)
         moved()
+        if use is not None and down is not None and turn is not None:
+            use.moved_bulk(0, len(part))
+            await down.take(len(part), turn)
     return data

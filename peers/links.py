@@ -74,6 +74,7 @@ class Links:
         self, host: Host, me: bytes, callbacks: Callbacks, lanes: Lanes | None = None, packs: bool = True
     ) -> None:
         """`packs`: payloads are packed where lines are slow and the peer can undo it."""
+        self.line = host.line
         self._host = host
         self._lanes = lanes
         self._packs = packs
@@ -95,6 +96,11 @@ class Links:
     @property
     def peers(self) -> tuple[bytes, ...]:
         return tuple(self._links)
+
+    @property
+    def relayed(self) -> bool:
+        """Whether others reach this node over relays only."""
+        return bool(self._links) and all(link.relayed for link in self._links.values())
 
     @property
     def traffic(self) -> Traffic:
@@ -195,7 +201,7 @@ class Links:
         numbered = self._lanes is not None and is_offer(frame.hello.lane)
         packs = self._packs and packing.NAME in frame.hello.packing
         relayed = "/p2p-circuit" in address
-        link = Link(peer, frame.hello, reader, writer, dialled, relayed, numbered, packs)
+        link = Link(peer, frame.hello, reader, writer, dialled, relayed, numbered, packs, self.line)
         if self._establish(link) and self._lanes is not None and numbered:
             self._lanes.keep(link, mine.lane, address)
 
@@ -238,9 +244,14 @@ class Links:
                 if frame.WhichOneof("message") == "goodbye":
                     reason = f"it left: {plain(frame.goodbye.reason)}"
                     break
+                if frame.HasField("received"):
+                    link.use.confirmed(frame.received.bytes)
+                    continue
                 if link.bulk is not None:
                     if frame.HasField("bulk_ack"):
                         link.bulk.acknowledged(frame.bulk_ack)
+                        if link.bulk.idle:
+                            link.use.settled()
                         continue
                     if not link.bulk.first_time(frame):
                         continue

@@ -27,6 +27,7 @@ from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 from hivemind.utils.multiaddr import Multiaddr
 
+from atoll.peers.line import Line
 from atoll.peers.process import die_with_parent
 
 START_TIMEOUT_S = 20.0
@@ -77,6 +78,8 @@ class Host:
     def __init__(self, launch: _Launch, running: _Running) -> None:
         self._launch = launch
         self._running = running
+        self.line = Line()
+        """What this host's streams may take, and took; to be replaced before there are any."""
 
     @property
     def p2p(self) -> P2P:

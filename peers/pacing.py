@@ -10,10 +10,14 @@ import math
 
 
 class RateCap:
-    """At most `bytes_per_s`, and one unit more in any stretch of time; 0: no cap."""
+    """At most `bytes_per_s`, and one unit and `burst_bytes` more in any stretch of time; 0: no cap.
 
-    def __init__(self, bytes_per_s: float = 0.0) -> None:
+    The burst is what a late timer may catch up with: without one, each wait's lateness is lost.
+    """
+
+    def __init__(self, bytes_per_s: float = 0.0, burst_bytes: float = 0.0) -> None:
         self.bytes_per_s = bytes_per_s
+        self._burst_s = burst_bytes / bytes_per_s if bytes_per_s else 0.0
         self._free_at = -math.inf
 
     def ready_at(self) -> float:
@@ -23,7 +27,7 @@ class RateCap:
     def spend(self, size_bytes: int, now: float) -> None:
         """`size_bytes` go at `now`."""
         if self.bytes_per_s:
-            self._free_at = max(self._free_at, now) + size_bytes / self.bytes_per_s
+            self._free_at = max(self._free_at, now - self._burst_s) + size_bytes / self.bytes_per_s
 
     def refund(self, size_bytes: int) -> None:
         """Bytes that were spent did not go after all; time that has passed meanwhile is no credit."""

@@ -331,7 +331,7 @@ class SessionId(_message.Message):
     def __init__(self, parent: _Optional[bytes] = ..., fragment: _Optional[int] = ..., view: _Optional[int] = ..., leader: _Optional[bytes] = ..., life: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("parent", "version", "tokens", "steps", "upload_bps", "download_bps", "codecs", "unreachable", "next_view", "offer", "shard")
+    __slots__ = ("parent", "version", "tokens", "steps", "upload_bps", "download_bps", "codecs", "unreachable", "next_view", "offer", "shard", "relayed")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -343,6 +343,7 @@ class Ready(_message.Message):
     NEXT_VIEW_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
+    RELAYED_FIELD_NUMBER: _ClassVar[int]
     parent: bytes
     version: int
     tokens: int
@@ -354,7 +355,8 @@ class Ready(_message.Message):
     next_view: int
     offer: int
     shard: int
-    def __init__(self, parent: _Optional[bytes] = ..., version: _Optional[int] = ..., tokens: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., unreachable: _Optional[_Iterable[bytes]] = ..., next_view: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ...) -> None: ...
+    relayed: bool
+    def __init__(self, parent: _Optional[bytes] = ..., version: _Optional[int] = ..., tokens: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., unreachable: _Optional[_Iterable[bytes]] = ..., next_view: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ..., relayed: bool = ...) -> None: ...
 
 class Contributor(_message.Message):
     __slots__ = ("peer", "tokens", "weight", "offer", "shard")
@@ -371,7 +373,7 @@ class Contributor(_message.Message):
     def __init__(self, peer: _Optional[bytes] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s", "continues")
+    __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s", "continues", "exchange_s", "inner_s")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -385,6 +387,8 @@ class Plan(_message.Message):
     REDUCE_S_FIELD_NUMBER: _ClassVar[int]
     VOTE_S_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_S_FIELD_NUMBER: _ClassVar[int]
+    INNER_S_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     session: SessionId
     version: int
@@ -398,7 +402,9 @@ class Plan(_message.Message):
     reduce_s: float
     vote_s: float
     continues: SessionId
-    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., followers: _Optional[_Iterable[bytes]] = ..., owners: _Optional[_Iterable[int]] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., scatter_s: _Optional[float] = ..., reduce_s: _Optional[float] = ..., vote_s: _Optional[float] = ..., continues: _Optional[_Union[SessionId, _Mapping]] = ...) -> None: ...
+    exchange_s: float
+    inner_s: float
+    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., followers: _Optional[_Iterable[bytes]] = ..., owners: _Optional[_Iterable[int]] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., scatter_s: _Optional[float] = ..., reduce_s: _Optional[float] = ..., vote_s: _Optional[float] = ..., continues: _Optional[_Union[SessionId, _Mapping]] = ..., exchange_s: _Optional[float] = ..., inner_s: _Optional[float] = ...) -> None: ...
 
 class Contribution(_message.Message):
     __slots__ = ("session", "chunk")
@@ -516,8 +522,14 @@ class BulkAck(_message.Message):
     numbers: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, numbers: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class Received(_message.Message):
+    __slots__ = ("bytes",)
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    def __init__(self, bytes: _Optional[int] = ...) -> None: ...
+
 class Frame(_message.Message):
-    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding", "inquiry", "bulk_ack", "number", "unpacked_size")
+    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding", "inquiry", "bulk_ack", "received", "number", "unpacked_size")
     PAYLOAD_SIZE_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
@@ -534,6 +546,7 @@ class Frame(_message.Message):
     HOLDING_FIELD_NUMBER: _ClassVar[int]
     INQUIRY_FIELD_NUMBER: _ClassVar[int]
     BULK_ACK_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     UNPACKED_SIZE_FIELD_NUMBER: _ClassVar[int]
     payload_size: int
@@ -552,9 +565,10 @@ class Frame(_message.Message):
     holding: Holding
     inquiry: Inquiry
     bulk_ack: BulkAck
+    received: Received
     number: int
     unpacked_size: int
-    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., bulk_ack: _Optional[_Union[BulkAck, _Mapping]] = ..., number: _Optional[int] = ..., unpacked_size: _Optional[int] = ...) -> None: ...
+    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., bulk_ack: _Optional[_Union[BulkAck, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., number: _Optional[int] = ..., unpacked_size: _Optional[int] = ...) -> None: ...
 
 class FileRequest(_message.Message):
     __slots__ = ("swarm_id", "kind", "version", "offset", "pieces", "content", "header_only")

@@ -94,11 +94,25 @@ class Phase(TypedDict):
     """Inner steps of the round (H); 0 where steps mean nothing."""
 
 
+class ClassTraffic(TypedDict):
+    """Bytes of one class since the daemon started, and in the last seven days."""
+
+    sent_bytes: int
+    received_bytes: int
+    week_sent_bytes: int
+    week_received_bytes: int
+
+
 class Traffic(TypedDict):
     """Bytes of Atoll's own streams since the daemon started."""
 
     sent_bytes: int
     received_bytes: int
+    upload_bps: int
+    download_bps: int
+    """What the line carried while something was under way; 0: not known yet."""
+    classes: dict[str, ClassTraffic]
+    """By class: rounds, state (files), control, libp2p (DHT, handshakes, encryption)."""
 
 
 class Peer(TypedDict):
@@ -177,6 +191,10 @@ class Round(TypedDict):
     """Validation loss of the outer parameters after the round, nats per byte."""
     digest: str
     outer_lr: float
+    codec: str
+    """Of contributions."""
+    codec_reason: str
+    """A sentence on why, where the manifest leaves it to each round; else empty."""
 
 
 class Alert(TypedDict):
@@ -263,6 +281,10 @@ class State(TypedDict):
     """This node's, mean over its last inner phase."""
     swarm_tokens_per_s: float
     """Sum of the members' last announced rates."""
+    codec: str
+    """Of contributions, as the manifest says; "auto": each plan chooses."""
+    codec_reason: str
+    """Why the last round had its codec: a sentence, or empty."""
     accepted_tokens: int
     swarm_accepted_tokens: int
     """Tokens in accepted updates, since the run's start."""

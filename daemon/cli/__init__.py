@@ -77,6 +77,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, help="CPU threads for training (0: one for each core)")
     group.add_argument("--shard", metavar="INDEX/COUNT", help="part of the text to train on")
     group.add_argument("--rounds", type=int, metavar="N", help="pause at version N")
+    group.add_argument("--up", metavar="RATE", help="send at most so much, such as 20Mbit")
+    group.add_argument("--down", metavar="RATE", help="receive at most so much, such as 50Mbit")
     group.add_argument("--log-format", choices=["text", "json"])
     group.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
 
@@ -118,7 +120,7 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument("--batch", type=int, help="sequences per inner step")
     init.add_argument("--lr", type=float, help="inner learning rate")
     init.add_argument("--total-steps", type=int, help="inner steps of the whole schedule")
-    init.add_argument("--codec", default="int8", help="how contributions are encoded (int8)")
+    init.add_argument("--codec", default="int8", help="how contributions are encoded, or auto (int8)")
     init.add_argument("--result-codec", default="int8", help="how their mean is encoded (int8)")
     init.add_argument("--random-rounding", action="store_true", help="of contributions; int8 and int4 only")
     init.add_argument("--feedback", type=float, metavar="DECAY", help="of error feedback; 0: none (by codec)")

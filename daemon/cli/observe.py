@@ -26,7 +26,7 @@ _STATUS_FIELDS = (
     "state", "because", "next", "sentence", "since_s", "node_id", "name", "label", "swarm_id", "swarm_name",
     "version", "digest", "certified", "loss", "val_loss", "val_loss_version", "tokens_per_s",
     "swarm_tokens_per_s", "accepted_tokens", "token_account", "phase", "device", "parameters", "traffic",
-    "api", "alerts", "bootstrap", "paused", "loop_lag_s",
+    "api", "alerts", "bootstrap", "paused", "loop_lag_s", "codec_reason",
 )  # fmt: skip
 
 
@@ -85,6 +85,9 @@ def status(arguments: argparse.Namespace) -> int:
         print(f"Node {known['name']} of swarm {known['swarm_name'] or '?'}, {known['peers']} peers.")
         print(f"Version {known['version']} ({known['digest'][:12]}){_validation(known)}.")
         print(f"{known['tokens_per_s']:.0f} tokens/s; {known['accepted_tokens']} tokens accepted.")
+        print(_traffic(known["traffic"]))
+        if known["codec_reason"]:
+            print(known["codec_reason"])
         for alert in known["alerts"]:
             print(plain(f"! {alert['text']} {alert['fix']}", _LINE))
         print(f"Page and API: {known['api']}; open it with {_login_link(folder)} (works once).")
@@ -98,6 +101,16 @@ def _validation(known: dict[str, Any]) -> str:
     loss = f"validation loss {known['val_loss']:.4f}"
     of = known["val_loss_version"]
     return f", {loss}" if of == known["version"] else f"; {loss} of version {of}"
+
+
+def _traffic(traffic: dict[str, Any]) -> str:
+    """One line: what each class took in seven days, and what the line was measured to carry."""
+    rows = [(n, c["week_sent_bytes"], c["week_received_bytes"]) for n, c in traffic["classes"].items()]
+    moved = [f"{name} {size(up)} up, {size(down)} down" for name, up, down in rows if up + down]
+    ways = {"up": traffic["upload_bps"], "down": traffic["download_bps"]}
+    speeds = [f"{bps / 1e6:.3g} Mbit/s {way}" for way, bps in ways.items() if bps]
+    carries = f" The line was seen to carry {', '.join(speeds)}." if speeds else ""
+    return f"Traffic in seven days: {'; '.join(moved) or 'nothing yet'}.{carries}"
 
 
 def _login_link(folder: DataDir) -> str:

@@ -148,9 +148,11 @@ def consent_card(manifest: SwarmManifest) -> str:
     """What a volunteer accepts, in words."""
     from atoll.daemon.status import size
     from atoll.protocol.codecs import CODECS
+    from atoll.protocol.round.codec_choice import allowed
 
     body = manifest.body
-    names = (body.rounds.codec, body.rounds.result_codec)
+    widest = allowed(body.rounds.codec)[0]
+    names = (widest, body.rounds.result_codec)
     payload = sum(CODECS[name].bound(body.total_values) for name in names) / 2
     memory = 4 * body.total_values * 8
     text = f", and up to {size(body.data.size_bytes)} for text (data_cap)" if body.data.shards else ""

@@ -119,7 +119,7 @@ class Ahead:
                     path = self._path(version, kind)
                     with refusals_told():
                         await files.fetch(
-                            host.p2p, entry.peer, self._swarm_id, kind, path, version=version, max_bytes=limit
+                            host, entry.peer, self._swarm_id, kind, path, version=version, max_bytes=limit
                         )
                 return True
             except fetching.ERRORS:

@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from atoll.protocol import wire
-from atoll.protocol.codecs import CODECS, aggregate
+from atoll.protocol.codecs import CODECS, Codec, aggregate
 from atoll.protocol.outer import Float32
+from atoll.protocol.round.codec_choice import allowed
 from atoll.protocol.schema import ChunkTable
 
 
 class CodecWorker:
     """One codec instance for each use, and scratch that is kept. For one thread.
 
-    `feedback`: the decay of what was lost; 0: it is forgotten. `seed`: contributions are rounded at random,
-    one that is encoded again to the same bytes; None: to the nearest.
+    `codec`: of contributions, "auto" where plans choose it. `feedback`: the decay of what was lost; 0: it is
+    forgotten. `seed`: contributions are rounded at random, one that is encoded again to the same bytes; None:
+    to the nearest.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class CodecWorker:
         feedback: float = 0.0,
         seed: bytes | None = None,
     ) -> None:
-        self._out = CODECS[codec]()
-        self._in = CODECS[codec]()
+        self._names = allowed(codec)
+        self._outs = {name: CODECS[name]() for name in self._names}
+        self._ins = {name: CODECS[name]() for name in self._names}
         self._result = CODECS[result_codec]()
         self._chunks = chunks
         self._delta = np.empty(chunks.values, dtype=np.float32)
@@ -49,14 +52,20 @@ class CodecWorker:
         self._sent: dict[int, bytes] = {}
         self._offer: int | None = None
 
-    def encode(self, anchor: Float32, local: Float32, chunk: int, offer: int = 0) -> bytes:
-        """Encoded pseudo-gradient anchor − local of one chunk, of whole vectors. Raises NonFinite."""
+    def encode(
+        self, anchor: Float32, local: Float32, chunk: int, offer: int = 0, codec: str | None = None
+    ) -> bytes:
+        """Encoded pseudo-gradient anchor − local of one chunk, of whole vectors. Raises NonFinite.
+
+        `codec`: the plan's; None: the only one, or the widest.
+        """
+        encoder = self._outs[codec or self._names[0]]
         delta = torch.from_numpy(self._measure(anchor, local, chunk))
-        out = torch.empty(self._out.bound(delta.numel()), dtype=torch.uint8)
+        out = torch.empty(encoder.bound(delta.numel()), dtype=torch.uint8)
         if self._noise is not None:
             drawn = hashlib.sha256(self._seed + struct.pack(">QI", offer, chunk)).digest()
             self._noise.manual_seed(int.from_bytes(drawn[:8], "big"))
-        payload = self._out.encode(delta, out, self._noise).numpy().tobytes()
+        payload = encoder.encode(delta, out, self._noise).numpy().tobytes()
         if self._feedback:
             if offer != self._offer:
                 self._offer, self._sent = offer, {}
@@ -79,21 +88,31 @@ class CodecWorker:
             if payload is None:
                 continue  # sent by another life of this process
             delta = torch.from_numpy(self._measure(anchor, local, chunk))
-            self._out.decode_add(_tensor(payload), -1.0, delta)
+            self._one_of(self._outs, payload, delta.numel()).decode_add(_tensor(payload), -1.0, delta)
             self._lost[self._chunks.span(chunk)] = delta.numpy()
 
-    def check(self, payload: wire.Payload, n: int) -> None:
-        """Raises CodecError unless `payload` is an encoded chunk of n values."""
-        self._in.check(_tensor(payload), n)
+    def check(self, payload: wire.Payload, n: int, codec: str | None = None) -> None:
+        """Raises CodecError unless `payload` is an encoded chunk of n values, by `codec` if it is known."""
+        decoder = self._one_of(self._ins, payload, n) if codec is None else self._ins[codec]
+        decoder.check(_tensor(payload), n)
+
+    def _one_of(self, codecs: Mapping[str, Codec], payload: wire.Payload, n: int) -> Codec:
+        """The codec that makes so many bytes of n values; the first one where none does."""
+        fits = (codec for codec in codecs.values() if codec.bound(n) == len(payload))
+        return next(fits, codecs[self._names[0]])
 
     def check_result(self, payload: wire.Payload, n: int) -> None:
         """The same for an encoded result."""
         self._result.check(_tensor(payload), n)
 
     def reduce(self, payloads: Sequence[wire.Payload], weights: Sequence[int], n: int) -> bytes:
-        """The encoded weighted mean."""
+        """The encoded weighted mean.
+
+        A contribution that came before its plan may be of another codec than the plan's: its length tells.
+        """
         mean = torch.from_numpy(self._delta[:n])
-        aggregate(self._in, [_tensor(p) for p in payloads], weights, mean)
+        decoders = [self._one_of(self._ins, payload, n) for payload in payloads]
+        aggregate(decoders, [_tensor(p) for p in payloads], weights, mean)
         out = torch.empty(self._result.bound(n), dtype=torch.uint8)
         return self._result.encode(mean, out).numpy().tobytes()
 

@@ -20,6 +20,7 @@ def round_config(manifest: SwarmManifest) -> RoundConfig:
         chunks=len(manifest.chunks),
         codec=body.rounds.codec,
         result_codec=body.rounds.result_codec,
+        values=body.total_values,
         outer_lr=manifest.outer_lr,
         genesis_node=bytes(body.genesis_node),
         min_peers_to_start=body.rounds.min_peers_to_start,

@@ -177,7 +177,7 @@ class RoundDriver:
                     continue
                 await places.acquire()
                 payload = await self.on_codec(
-                    self._codec.encode, self.state.parameters, self._snapshot, chunk, offer
+                    self._codec.encode, self.state.parameters, self._snapshot, chunk, offer, plan.codec
                 )
                 if offer != self.offer:
                     return  # it may have changed while it was read
@@ -363,7 +363,10 @@ class RoundDriver:
         if message.chunk >= len(self._chunks):
             raise ValueError("contribution to a chunk that does not exist")
         try:
-            await self.on_codec(self._codec.check, payload, self._chunks.size(message.chunk))
+            session = self.machine.session
+            known = session is not None and session.exchange.knows(message.session)
+            codec = session.plan.codec if session is not None and known else None
+            await self.on_codec(self._codec.check, payload, self._chunks.size(message.chunk), codec)
         except CodecError as error:
             reason = "contribution that the codec refuses"
             log.info("chunk %d of %s: %s", message.chunk, readable_name(sender), error)

@@ -57,7 +57,7 @@ async def fetch_manifest(host: Host, peers: Sequence[bytes], swarm_id: bytes, ta
     for peer in peers:
         try:
             with refusals_told():
-                await files.fetch(host.p2p, peer, swarm_id, "manifest", target, max_bytes=MAX_MANIFEST_BYTES)
+                await files.fetch(host, peer, swarm_id, "manifest", target, max_bytes=MAX_MANIFEST_BYTES)
             return load(target.read_bytes(), expect_swarm=swarm_id)
         except (*TRANSFER_ERRORS, ManifestError) as error:
             failures.append(str(error) or type(error).__name__)
@@ -87,7 +87,7 @@ async def _fetch_large(
     for offer in found:
         try:
             with refusals_told():
-                await fetching.fetch_content(host.p2p, wanted, offer, target, options)
+                await fetching.fetch_content(host, wanted, offer, target, options)
             await asyncio.to_thread(check, target)
             return
         except TransferFailed as error:
@@ -164,7 +164,7 @@ async def fetch_record(host: Host, peer: bytes, state: OuterState, version: int)
     try:
         async with asyncio.timeout(PROOF_S):
             await files.fetch(
-                host.p2p,
+                host,
                 peer,
                 state.manifest.swarm_id,
                 "commit",
@@ -246,7 +246,7 @@ async def _fetch_commit(
         for kind, path, limit in wanted:
             with refusals_told():
                 await files.fetch(
-                    host.p2p, source, state.manifest.swarm_id, kind, path, version=version, max_bytes=limit
+                    host, source, state.manifest.swarm_id, kind, path, version=version, max_bytes=limit
                 )
     with refusals_told(), this_disk(record):
         return parse_record(record.read_bytes())

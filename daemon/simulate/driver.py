@@ -73,9 +73,9 @@ class Driver:
             return
         node.oracle.offered(node.id, offer)
         node.engine.say("{} is ready with {} tokens", node.name, offer.tokens)
+        node.feed(t.TrainingChanged(True, int(node.upload_bps), int(node.download_bps)))
         if not node.training:
             node.training = True
-            node.feed(t.TrainingChanged(True, int(node.upload_bps)))
             node.tell_everyone()
         node.feed(t.LocalReady(offer.tokens, STEPS, offer.number))
 

@@ -7,6 +7,7 @@ config.toml    settings by hand                    node.json      ports, label, 
 checkpoints/   outer state of some versions        rounds/        commits since then, with payloads
 account.json   token account                       events.jsonl   what happened
 account.damaged.json  one that could not be read, kept aside
+traffic.json   bytes of the last seven days, by class
 trainer/       inner optimizer state               data/shards/   shards of the text, by digest
 """
 
@@ -43,6 +44,7 @@ class DataDir:
         self.token_file = root / "api.token"
         self.node = root / "node.json"
         self.account = root / "account.json"
+        self.traffic = root / "traffic.json"
         self.events = root / "events.jsonl"
         self.checkpoints = root / "checkpoints"
         self.rounds = root / "rounds"

@@ -136,9 +136,12 @@ def require_finite(absmax: Tensor, values: Tensor) -> float:
     return largest
 
 
-def aggregate(codec: Codec, payloads: Sequence[Tensor], weights: Sequence[int], out: Tensor) -> None:
+def aggregate(
+    codec: Codec | Sequence[Codec], payloads: Sequence[Tensor], weights: Sequence[int], out: Tensor
+) -> None:
     """Weighted mean of decoded `payloads` into `out` [n] fp32, in the given (member) order.
 
+    `codec`: of all payloads, or of each.
     `weights` are positive integers; w_i = fp32(weight_i / sum). The result is a function of the bytes and the
     order alone (SPEC.md, section 4).
     """
@@ -146,5 +149,6 @@ def aggregate(codec: Codec, payloads: Sequence[Tensor], weights: Sequence[int], 
     if len(payloads) != len(weights) or not payloads or min(weights) <= 0:
         raise CodecError("a mean needs payloads, each with a positive weight")
     out.zero_()
-    for payload, weight in zip(payloads, weights, strict=True):
-        codec.decode_add(payload, float(torch.tensor(weight / total, dtype=torch.float32)), out)
+    codecs = [codec] * len(payloads) if isinstance(codec, Codec) else codec
+    for one, payload, weight in zip(codecs, payloads, weights, strict=True):
+        one.decode_add(payload, float(torch.tensor(weight / total, dtype=torch.float32)), out)

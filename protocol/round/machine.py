@@ -18,6 +18,7 @@ from collections.abc import Mapping
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
+from atoll.protocol.round import codec_choice
 from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 from atoll.protocol.round.company import PAST_HEADS, Company
@@ -57,6 +58,8 @@ class RoundMachine:
         self._company = Company(self._me, config.genesis_node)
         self._local: t.LocalReady | None = None
         self._ready_since = math.inf
+        self._phase_since: float | None = None  # when the inner phase began, where that was seen
+        self._inner_s = 0.0
         self._told: tuple[bytes | None, float] = (None, -math.inf)  # whom we told Ready, and when
         self._next_view = 0
         self._behind_since: float | None = None
@@ -109,12 +112,15 @@ class RoundMachine:
                 self._catching_up = event.active
                 return []
             case t.LocalReady():
+                if self._phase_since is not None:
+                    # The first one after a commit: a later one is the same phase, offered again.
+                    self._inner_s, self._phase_since = now - self._phase_since, None
                 self._local, self._ready_since = event, now
                 self._told = (None, -math.inf)
                 self._door.put(self._me, self._ready(), now)
                 return []
             case t.LocalWithdrawn():
-                self._local = None
+                self._local, self._phase_since = None, None
                 self._door.remove(self._me)
                 return []
             case t.ReadyReceived():
@@ -267,6 +273,7 @@ class RoundMachine:
             self._legs.durations(),
             self._company.no_owners,
             self._life,
+            self._inner_s,
         )
         self._door.closed(self.head.digest, ready)
         return [*self._announce(plan), *self._accept(plan, now)]
@@ -292,6 +299,7 @@ class RoundMachine:
 
     def _ready(self) -> pb.Ready:
         assert self._local is not None
+        line = self._company.me_trains
         return pb.Ready(
             parent=self.head.digest,
             version=self.head.version,
@@ -299,8 +307,10 @@ class RoundMachine:
             steps=self._local.steps,
             offer=self._local.offer,
             shard=self._local.shard,
-            upload_bps=self._company.me_trains.upload_bps,
-            codecs=[self._config.codec],
+            upload_bps=line.upload_bps,
+            download_bps=line.download_bps,
+            relayed=line.relayed,
+            codecs=codec_choice.allowed(self._config.codec),
             unreachable=self._company.unreachable(),
             next_view=self._next_view,
         )
@@ -423,7 +433,7 @@ class RoundMachine:
         self.head = head
         self.session, self.applying = None, False
         self._next_view = self._views.pop(head.digest, 0)
-        self._local = None
+        self._local, self._phase_since = None, now
         self._behind_since = None
         self._door.remove(self._me)
         return effects + self._replay(now)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head, leader_rank
+from atoll.protocol.round import codec_choice
 from atoll.protocol.round.types import RoundConfig
 
 MAX_MEMBERS = 1024
@@ -105,13 +106,26 @@ def make_plan(
     durations: tuple[float, float, float],
     no_owners: Collection[bytes] = (),
     life: int = 0,
+    inner_s: float = 0.0,
 ) -> pb.Plan:
-    """The leader's plan for one session with all who are `ready`; `durations` of scatter, reduce, vote."""
+    """The leader's plan for one session with all who are `ready`; `durations` of scatter, reduce, vote.
+
+    `inner_s`: how long an inner phase takes; 0.0: not known.
+    """
     members = sorted(ready)
     shares = weights([ready[m].tokens for m in members])
-    # What forwarders would have to carry twice is better owned by those whom everybody reaches.
+    # What forwarders and relays would have to carry is better owned by those whom everybody reaches.
     unreachable = {bytes(peer) for m in members for peer in ready[m].unreachable}
-    excluded = [i for i, m in enumerate(members) if m in no_owners or m in unreachable]
+    kept = {m for m in members if m in no_owners or ready[m].relayed} | unreachable
+    excluded = [i for i, m in enumerate(members) if m in kept]
+    table = owners(config.chunks, [_speed(ready[m]) for m in members], excluded)
+    receive_only = sorted(set(followers) - set(members))
+    choice = codec_choice.Choice(config.codec)
+    if config.codec == codec_choice.AUTO:
+        said = [ready[m] for m in members]
+        choice = codec_choice.choose(
+            said, table, len(receive_only), config.values, config.result_codec, inner_s
+        )
     return pb.Plan(
         swarm_id=config.swarm_id,
         session=pb.SessionId(parent=head.digest, fragment=0, view=view, leader=leader, life=life),
@@ -122,9 +136,11 @@ def make_plan(
             )
             for m, w in zip(members, shares, strict=True)
         ],
-        followers=sorted(set(followers) - set(members)),
-        owners=owners(config.chunks, [_speed(ready[m]) for m in members], excluded),
-        codec=config.codec,
+        followers=receive_only,
+        owners=table,
+        codec=choice.codec,
+        exchange_s=choice.exchange_s,
+        inner_s=choice.inner_s,
         result_codec=config.result_codec,
         outer_lr=config.outer_lr(len(members)),
         scatter_s=durations[0],
@@ -149,13 +165,15 @@ def continue_plan(
 ) -> pb.Plan:
     """The plan that goes on with the session of `plan`: same contributors and weights, other owners.
 
-    `open_chunks`, which nobody can be expected to deliver, go to the `able` contributors, evenly.
+    `open_chunks`, which nobody can be expected to deliver, go to the `able` contributors, evenly: to those
+    that own some in `plan`, if there are any; whoever owns nothing is slow, or hard to reach.
     """
     new = pb.Plan()
     new.CopyFrom(plan)
     new.session.view, new.session.leader, new.session.life = view, leader, life
     new.continues.CopyFrom(plan.session)
     places = [i for i, c in enumerate(plan.contributors) if c.peer in able]
+    places = [i for i in places if i in plan.owners] or places
     for turn, chunk in enumerate(sorted(open_chunks)):
         new.owners[chunk] = places[turn % len(places)]
     new.scatter_s, new.reduce_s, new.vote_s = durations
@@ -163,9 +181,11 @@ def continue_plan(
 
 
 def check_continuation(previous: pb.Plan, plan: pb.Plan) -> None:
-    """Raises PlanError unless `plan` has the contributors of `previous`: sums of both would mix otherwise."""
+    """Raises PlanError unless `plan` has contributors and codec of `previous`: sums of both would mix."""
     if list(plan.contributors) != list(previous.contributors):
         raise PlanError("plan that continues one with other contributors")
+    if plan.codec != previous.codec:
+        raise PlanError("plan that continues one with another codec")
 
 
 def check_plan(
@@ -186,7 +206,7 @@ def check_plan(
     _check_members(plan, me, offered)
     if len(plan.owners) != config.chunks or any(o >= len(plan.contributors) for o in plan.owners):
         raise PlanError("plan with a wrong table of owners")
-    if (plan.codec, plan.result_codec) != (config.codec, config.result_codec):
+    if plan.result_codec != config.result_codec or not codec_choice.is_sound(plan, config.codec):
         raise PlanError("plan with another codec than the manifest's")
     if plan.outer_lr != config.outer_lr(len(plan.contributors)):
         raise PlanError("plan with another learning rate than the manifest's")

@@ -22,6 +22,7 @@ from collections.abc import Collection, Mapping
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
+from atoll.protocol.round import codec_choice
 from atoll.protocol.round.agreement import Agreement
 from atoll.protocol.round.ballot import Ballot
 from atoll.protocol.round.commit import accepted_tokens, make_commit
@@ -420,6 +421,8 @@ class Session:
             missing=tuple(sorted(lost)),
             tokens=accepted_tokens(self.commit[0]) if self.commit else 0,
             outer_lr=self.plan.outer_lr,
+            codec=self.plan.codec,
+            codec_reason=codec_choice.reason(self.plan, self._config.codec),
             phases={name: at - self._began for name, at in self._marks.items()},
         )
         return [Ended(self.report)]

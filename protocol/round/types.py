@@ -26,6 +26,8 @@ class RoundConfig:
     result_codec: str
     outer_lr: Callable[[int], float]
     genesis_node: bytes
+    values: int = 0
+    """Of the whole vector; for the choice of a codec where `codec` is "auto"."""
     min_peers_to_start: int = 1
     grace_floor_s: float = 1.0
     grace_cap_s: float = 60.0
@@ -69,10 +71,15 @@ class RosterChanged:
 
 @dataclass(frozen=True)
 class TrainingChanged:
-    """Whether this node trains (and so may lead and is expected), and its upload speed."""
+    """Whether this node trains (and so may lead and is expected), and how fast its line is, bits per second.
+
+    0: not known. `relayed`: all its links run over relays.
+    """
 
     training: bool
     upload_bps: int = 0
+    download_bps: int = 0
+    relayed: bool = False
 
 
 @dataclass(frozen=True)
@@ -328,6 +335,9 @@ class SessionReport:
     missing: tuple[bytes, ...] = ()
     tokens: int = 0
     outer_lr: float = 0.0
+    codec: str = ""
+    codec_reason: str = ""
+    """A sentence, where the plan chose the codec."""
     phases: Mapping[str, float] = field(default_factory=dict)
 
 

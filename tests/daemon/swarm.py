@@ -100,6 +100,8 @@ class Wire:
         other = self._swarm.reachable(self._me, peer)
         if other is None:
             raise LinkLost("cut")
+        if frame.HasField("contribution"):
+            self._swarm.sizes.append(len(payload))
         await other.driver.received(self._me, frame, self._swarm.spoil(self._me, payload))
         self._swarm.news.set()
 
@@ -135,6 +137,7 @@ class Member:
             chunks=len(manifest.chunks),
             codec=manifest.body.rounds.codec,
             result_codec=manifest.body.rounds.result_codec,
+            values=manifest.body.total_values,
             outer_lr=manifest.outer_lr,
             genesis_node=bytes(manifest.body.genesis_node),
             min_peers_to_start=manifest.body.rounds.min_peers_to_start,
@@ -195,6 +198,8 @@ class Swarm:
         self.manifest = make_manifest(self._keys[0], min_peers or count, sizes, codecs)
         self.cut: set[frozenset[bytes]] = set()
         self.spoiled: set[bytes] = set()
+        self.sizes: list[int] = []
+        """Of contributions that were sent."""
         self.news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._folder = folder

@@ -8,7 +8,7 @@ import torch
 
 from atoll.daemon.rounds.codec_worker import CodecWorker
 from atoll.protocol import manifest
-from atoll.protocol.codecs import CODECS
+from atoll.protocol.codecs import CODECS, CodecError
 from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ChunkTable
 
@@ -32,6 +32,26 @@ def decoded(codec: str, payloads: list[bytes]) -> Float32:
 
 def encoded(worker: CodecWorker, local: Float32, offer: int) -> list[bytes]:
     return [worker.encode(ZEROS, local, chunk, offer) for chunk in range(len(TABLE))]
+
+
+def test_payloads_of_several_codecs_are_told_apart_by_their_length():
+    worker, size = CodecWorker("auto", "fp32", TABLE, feedback=0.5), TABLE.size(0)
+    wide = worker.encode(ZEROS, -values(1), 0, 1)
+    narrow = worker.encode(ZEROS, -values(2), 0, 2, "int4")
+    assert len(narrow) < 0.6 * len(wide)
+    for payload, codec in ((wide, "int8"), (narrow, "int4")):
+        worker.check(payload, size)
+        worker.check(payload, size, codec)
+    for payload, codec in ((wide, "int4"), (narrow, "int8"), (wide[:-1], None)):
+        with pytest.raises(CodecError):
+            worker.check(payload, size, codec)
+    mean = np.frombuffer(worker.reduce([wide, narrow], [1, 3], size), np.float32)
+    expected = (values(1)[:size] + 3 * values(2)[:size]) / 4
+    assert np.linalg.norm(mean - expected) < 0.15 * np.linalg.norm(expected)
+    worker.settle(ZEROS, -values(2), (0,), 2)  # what int4 lost, with the feedback of int8's own loss
+    again = worker.encode(ZEROS, ZEROS, 0, 3, "int8")
+    worker.check(again, size, "int8")
+    assert np.frombuffer(worker.reduce([again], [1], size), np.float32).any()
 
 
 @CODED

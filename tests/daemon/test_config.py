@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from atoll.daemon.config import Settings, data_dir_of, load, shard_of, where
+from atoll.daemon.config import Settings, data_dir_of, load, rate_of, shard_of, where
 from atoll.daemon.errors import AtollError, Exit
 
 
@@ -41,6 +41,8 @@ def test_every_setting_is_documented() -> None:
         ({"ATOLL_ANNOUNCE": "here"}, "", "announce is 'here'"),
         ({"ATOLL_DEVICE": "abacus"}, "", "cuda:N"),
         ({"ATOLL_SHARD": "3/3"}, "", "INDEX/COUNT"),
+        ({"ATOLL_UP": "fast"}, "", "20Mbit"),
+        ({}, 'down = "100kbit"', "500kbit"),
         ({"ATOLL_DATA_CAP": "-1"}, "", "data_cap"),
         ({}, "port = true", "port"),
         ({}, "log_format = 3", "log_format"),
@@ -61,6 +63,12 @@ def test_refused(tmp_path: Path, environ: dict[str, str], text: str, word: str) 
 def test_shards() -> None:
     assert shard_of("2/3") == (2, 3)
     assert [shard_of(t) for t in ("3/3", "-1/3", "1", "a/b", "1/")] == [None] * 5
+
+
+def test_rates() -> None:
+    given = {"20Mbit": 2e7, "2.5 mbit/s": 2.5e6, "800kbps": 8e5, "1Gbit": 1e9, "": 0.0, " 0 ": 0.0}
+    assert {text: rate_of(text) for text in given} == given
+    assert [rate_of(text) for text in ("20", "20MB", "-1Mbit", "Mbit", "1e3Mbit", "infMbit")] == [None] * 6
 
 
 def test_the_data_dir() -> None:

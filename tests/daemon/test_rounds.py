@@ -60,6 +60,30 @@ async def one_round(swarm: Swarm, seed: int) -> None:
     await swarm.version(target)
 
 
+async def test_a_codec_that_changes_from_plan_to_plan(make: Make) -> None:
+    swarm = make(3, codecs=("auto", "int8"))
+    sizes = list[set[int]]()
+    await one_round(swarm, 1)
+    for seed, speed in ((2, 1000), (3, 1000), (4, 10**13)):
+        for member in swarm.members:
+            member.driver.feed(t.TrainingChanged(True, speed, speed))
+        before = swarm.members[0].state.parameters.copy()
+        swarm.sizes.clear()
+        await one_round(swarm, seed)
+        sizes.append(set(swarm.sizes))
+        assert len({m.bits for m in swarm.members}) == 1
+        mean = sum(w * delta(10 * seed + n).astype(np.float64) for n, w in enumerate((100, 200, 300))) / 600
+        step = before - swarm.members[0].state.parameters
+        cosine = np.dot(step, mean) / np.linalg.norm(step) / np.linalg.norm(mean)
+        assert cosine > 0.6, "momentum of other rounds, and the codec's error"
+    reports = swarm.members[1].reports
+    assert [r.codec for r in reports] == ["int8", "int4", "int4", "int8"]
+    assert "no line has been measured" in reports[0].codec_reason
+    assert reports[1].codec_reason.startswith("Contributions go as int4: the exchange takes about")
+    assert sizes[0] == sizes[1] and max(sizes[0]) < 0.6 * max(sizes[2])
+    assert not any(m.trouble or m.driver.dropped.reasons for m in swarm.members)
+
+
 async def test_the_mean_is_right_and_the_bits_are_the_same(make: Make) -> None:
     swarm = make(3)
     before = swarm.members[0].state.parameters.copy()

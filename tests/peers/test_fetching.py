@@ -81,7 +81,7 @@ class Place:
     async def fetch(self, offer: Offer, **options: object) -> None:
         async with asyncio.timeout(DEADLINE_S):
             made = Options(**options)  # type: ignore[arg-type]
-            await fetch_content(self.asker.p2p, WANTED, offer, self.target, made)
+            await fetch_content(self.asker, WANTED, offer, self.target, made)
 
 
 @pytest.fixture

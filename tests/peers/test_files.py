@@ -42,7 +42,7 @@ class Pair:
         options = {"max_bytes": 100 << 20, **options}
         async with asyncio.timeout(DEADLINE_S):
             return await fetch(
-                self.asker.p2p,
+                self.asker,
                 self.holder.peer_id,
                 swarm_id,
                 kind,
@@ -89,7 +89,7 @@ async def test_a_missing_file_and_a_missing_peer_are_refused(two: Pair):
     with pytest.raises(FileRefused):
         await two.fetch()
     with pytest.raises(FileRefused) as caught:
-        await fetch(two.asker.p2p, two.asker.peer_id, SWARM, "data", two.target, max_bytes=1)
+        await fetch(two.asker, two.asker.peer_id, SWARM, "data", two.target, max_bytes=1)
     assert caught.value.code == "unreachable"
 
 
@@ -257,7 +257,7 @@ async def test_a_round_goes_first_and_bytes_keep_coming(
     await server.listen()
     await connect(asker, holder)
     target = tmp_path / "copy"
-    await fetch(asker.p2p, holder.peer_id, SWARM, "checkpoint", target, max_bytes=2 * PIECE_BYTES)
+    await fetch(asker, holder.peer_id, SWARM, "checkpoint", target, max_bytes=2 * PIECE_BYTES)
     assert target.read_bytes() == path.read_bytes()
     assert waits == 4, "once for each slice"
 

@@ -32,6 +32,7 @@ from atoll.protocol.round.plan import (
     PlanError,
     check_plan,
     chunk_shares,
+    continue_plan,
     make_plan,
     members_of,
     owners,
@@ -188,6 +189,27 @@ def test_a_plan_goes_by_the_slower_direction():
     }
     made = make_plan(CONFIG, HEAD, A, offers, set(), 0, (1.0, 1.0, 1.0))
     assert list(made.owners) == owners(CONFIG.chunks, [100, 20, 500])
+
+
+def test_who_is_relayed_or_much_too_slow_owns_nothing():
+    speeds = {A: (50, 60), B: (50, 60), C: (1, 60), D: (900, 900)}
+    offers = {p: pb.Ready(tokens=1, upload_bps=u, download_bps=d) for p, (u, d) in speeds.items()}
+    offers[D].relayed = True
+    made = make_plan(replace(CONFIG, chunks=40), HEAD, A, offers, set(), 0, (1.0, 1.0, 1.0))
+    assert [list(made.owners).count(k) for k in range(4)] == [20, 20, 0, 0]
+    relayed = {p: pb.Ready(tokens=1, relayed=True) for p in (A, B, C)}
+    made = make_plan(CONFIG, HEAD, A, relayed, set(), 0, (1.0, 1.0, 1.0))
+    assert set(made.owners) == {0, 1, 2}, "nobody else is there"
+
+
+def test_what_an_owner_leaves_goes_to_owners():
+    speeds = {A: 50, B: 50, C: 1, D: 50}
+    offers = {p: pb.Ready(tokens=1, upload_bps=speed) for p, speed in speeds.items()}
+    made = make_plan(replace(CONFIG, chunks=12), HEAD, A, offers, set(), 0, (1.0, 1.0, 1.0))
+    of_d = [chunk for chunk, owner in enumerate(made.owners) if owner == 3]
+    again = continue_plan(made, A, 1, {A, B, C}, of_d, (1.0, 1.0, 1.0))
+    assert set(again.owners) == {0, 1}, "the slow one gets nothing"
+    assert set(continue_plan(made, C, 1, {C}, range(12), (1.0, 1.0, 1.0)).owners) == {2}
 
 
 def plan(view: int = 0, leader: bytes = A, **members: int) -> pb.Plan:

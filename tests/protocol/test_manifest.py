@@ -158,6 +158,8 @@ RULES: list[tuple[str, Callable[[pb.Manifest], object]]] = [
         lambda m: m.rounds.MergeFrom(pb.Rounds(codec="bf16", random_rounding=True)),
     ),
     ("codec 'zip'", lambda m: setattr(m.rounds, "codec", "zip")),
+    ("codec 'zip'", lambda m: m.rounds.MergeFrom(pb.Rounds(codec="auto", result_codec="zip"))),
+    ("codec 'auto'", lambda m: setattr(m.rounds, "result_codec", "auto")),
     ("codec ''", lambda m: setattr(m.rounds, "result_codec", "")),
     ("not for results", lambda m: setattr(m.rounds, "result_codec", "topk")),
     ("whole blocks of 4096", lambda m: setattr(m.rounds, "codec", "topk")),

@@ -86,6 +86,8 @@ def make_round(version: int, rng: random.Random) -> Round:
         "val_loss": None if aborted else loss + 0.06,
         "digest": digest_of(version),
         "outer_lr": 0.7,
+        "codec": "int8",
+        "codec_reason": "",
     }
 
 
@@ -142,6 +144,8 @@ def make_state(version: int, *, seed: int = 7) -> State:
         "val_loss_before": 5.56,
         "tokens_per_s": 21_400.0,
         "swarm_tokens_per_s": sum(peer["tokens_per_s"] for peer in peers),
+        "codec": "int8",
+        "codec_reason": "",
         "accepted_tokens": TOKENS_PER_UPDATE * version,
         "swarm_accepted_tokens": sum(peer["accepted_tokens"] for peer in peers),
         "token_account": {
@@ -158,7 +162,21 @@ def make_state(version: int, *, seed: int = 7) -> State:
         "memory_bytes": 612_000_000,
         "api": "http://127.0.0.1:8787",
         "paused": False,
-        "traffic": {"sent_bytes": 1_214_000 * version, "received_bytes": 1_198_000 * version},
+        "traffic": {
+            "sent_bytes": 1_214_000 * version,
+            "received_bytes": 1_198_000 * version,
+            "upload_bps": 20_000_000,
+            "download_bps": 0,
+            "classes": {
+                kind: {
+                    "sent_bytes": 400_000 * version,
+                    "received_bytes": 399_000 * version,
+                    "week_sent_bytes": 800_000 * version,
+                    "week_received_bytes": 799_000 * version,
+                }
+                for kind in ("rounds", "state", "control", "libp2p")
+            },
+        },
         "peers": peers,
         "rounds": rounds,
         "alerts": [],

@@ -79,6 +79,7 @@ function drawReport(state, round) {
     ["Tokens", count(round.tokens)],
     ["Traffic", `↑ ${bytes(round.bytes_sent)}  ↓ ${bytes(round.bytes_received)}`],
     ["Outer rate", String(round.outer_lr)],
+    ["Codec", round.codec, round.codec_reason],
     ["Digest", short(round.digest), round.digest],
   ];
   facts(byId("report-facts"), rows.filter(([, value]) => value !== null));
