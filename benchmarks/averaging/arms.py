@@ -228,7 +228,7 @@ class Arms:
             "--compression",
             compression,
         ]
-        self._start(arm, command, [])
+        self._start(arm, command, [ROOT])
         first = arm.workers[0].hear()["addresses"]
         for worker in arm.workers[1:]:
             worker.tell(peers=first)
