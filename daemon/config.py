@@ -59,7 +59,7 @@ class Settings:
     down: str = setting("", "most that it receives, such as 50Mbit; empty: no cap")
     log_format: str = setting("text", "text or json")
     log_level: str = setting("info", "debug, info, warning or error")
-    lane: bool = setting(False, "direct TLS connections for the bulk of a round, beside libp2p")
+    lane: bool = setting(True, "direct TLS connections for the bulk of a round, beside libp2p")
     lane_port: int = setting(0, "TCP port for them; 0: any")
     pack: bool = setting(True, "pack what goes over slow lines (zstd), which saves 7 to 25 % of it")
     nat_port_map: bool = setting(False, "ask the router to forward the port (UPnP)")

@@ -56,6 +56,7 @@ class NewSwarm:
     codec: str = "int8"
     result_codec: str = "int8"
     feedback: float | None = None
+    random_rounding: bool = False
     missed: str = "reset"
     seed: int = 1
     genesis: Path | None = None
@@ -178,6 +179,7 @@ def _body(
             codec=wanted.codec,
             result_codec=wanted.result_codec,
             feedback=FEEDBACK.get(wanted.codec, 0.0) if wanted.feedback is None else wanted.feedback,
+            random_rounding=wanted.random_rounding,
             min_peers_to_start=wanted.min_peers,
             grace_floor_s=2.0,
             grace_cap_s=60.0,

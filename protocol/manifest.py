@@ -29,6 +29,8 @@ MAX_URLS = 8
 MAX_URL_BYTES = 256
 CODEC_NAMES = ("fp32", "bf16", "int8", "int4", "e3m0", "2bit", "topk")
 """Names of the codecs; kept here so that reading a manifest needs no torch (a test compares the two)."""
+RANDOM_CODECS = ("int8", "int4")
+"""Those that can round at random; among them are all that a plan may choose."""
 AUTO_CODEC = "auto"
 """Of contributions: each plan says which (round/codec_choice.py)."""
 CODEC_BLOCKS = {"topk": 4096}
@@ -160,9 +162,11 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
         raise ManifestError(f"inner.schedule {inner.schedule!r} is not one of {', '.join(SCHEDULES)}")
     if outer.missed not in MISSED:
         raise ManifestError(f"outer.missed {outer.missed!r} is not one of {', '.join(MISSED)}")
-    for name in (rounds.codec, rounds.result_codec):
-        if name not in CODEC_NAMES and (name is rounds.result_codec or rounds.codec != AUTO_CODEC):
+    for name, names in ((rounds.codec, (*CODEC_NAMES, AUTO_CODEC)), (rounds.result_codec, CODEC_NAMES)):
+        if name not in names:
             raise ManifestError(f"codec {name!r} is not known here ({', '.join(CODEC_NAMES)} are)")
+    if rounds.random_rounding and rounds.codec not in (*RANDOM_CODECS, AUTO_CODEC):
+        raise ManifestError(f"{rounds.codec} does not round at random ({' and '.join(RANDOM_CODECS)} do)")
     if block_of(rounds.result_codec) > BLOCK:
         raise ManifestError(f"{rounds.result_codec} drops most of what many have sent: not for results")
 

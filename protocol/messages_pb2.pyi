@@ -109,7 +109,7 @@ class Outer(_message.Message):
     def __init__(self, momentum: _Optional[float] = ..., lr_by_contributors: _Optional[_Iterable[float]] = ..., missed: _Optional[str] = ...) -> None: ...
 
 class Rounds(_message.Message):
-    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback")
+    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding")
     CHUNK_VALUES_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     RESULT_CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +118,7 @@ class Rounds(_message.Message):
     GRACE_CAP_S_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_EVERY_FIELD_NUMBER: _ClassVar[int]
     FEEDBACK_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_ROUNDING_FIELD_NUMBER: _ClassVar[int]
     chunk_values: int
     codec: str
     result_codec: str
@@ -126,7 +127,8 @@ class Rounds(_message.Message):
     grace_cap_s: float
     validate_every: int
     feedback: float
-    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ...) -> None: ...
+    random_rounding: bool
+    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ...) -> None: ...
 
 class Manifest(_message.Message):
     __slots__ = ("format", "name", "organiser", "sequence", "created_unix_s", "protocol", "seed", "model", "data", "inner", "outer", "rounds", "admission", "schema_digest", "total_values", "parameters", "genesis_parameters", "genesis_node", "bootstrap")

@@ -122,6 +122,7 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument("--total-steps", type=int, help="inner steps of the whole schedule")
     init.add_argument("--codec", default="int8", help="how contributions are encoded, or auto (int8)")
     init.add_argument("--result-codec", default="int8", help="how their mean is encoded (int8)")
+    init.add_argument("--random-rounding", action="store_true", help="of contributions; int8 and int4 only")
     init.add_argument("--feedback", type=float, metavar="DECAY", help="of error feedback; 0: none (by codec)")
     init.add_argument(
         "--missed",

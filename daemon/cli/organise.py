@@ -62,6 +62,7 @@ def init(arguments: argparse.Namespace) -> int:
         codec=arguments.codec,
         result_codec=arguments.result_codec,
         feedback=arguments.feedback,
+        random_rounding=arguments.random_rounding,
         missed=arguments.missed,
         min_peers=arguments.min_peers,
         seed=arguments.seed,

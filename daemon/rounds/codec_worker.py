@@ -9,6 +9,8 @@ payload, where the manifest asks for it.
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,16 +27,26 @@ class CodecWorker:
     """One codec instance for each use, and scratch that is kept. For one thread.
 
     `codec`: of contributions, "auto" where plans choose it. `feedback`: the decay of what was lost; 0: it is
-    forgotten.
+    forgotten. `seed`: contributions are rounded at random, one that is encoded again to the same bytes; None:
+    to the nearest.
     """
 
-    def __init__(self, codec: str, result_codec: str, chunks: ChunkTable, feedback: float = 0.0) -> None:
+    def __init__(
+        self,
+        codec: str,
+        result_codec: str,
+        chunks: ChunkTable,
+        feedback: float = 0.0,
+        seed: bytes | None = None,
+    ) -> None:
         self._names = allowed(codec)
         self._outs = {name: CODECS[name]() for name in self._names}
         self._ins = {name: CODECS[name]() for name in self._names}
         self._result = CODECS[result_codec]()
         self._chunks = chunks
         self._delta = np.empty(chunks.values, dtype=np.float32)
+        self._noise = None if seed is None else torch.Generator()
+        self._seed = seed or b""
         self._feedback = feedback
         self._lost = np.zeros(chunks.total if feedback else 0, dtype=np.float32)
         self._sent: dict[int, bytes] = {}
@@ -50,7 +62,10 @@ class CodecWorker:
         encoder = self._outs[codec or self._names[0]]
         delta = torch.from_numpy(self._measure(anchor, local, chunk))
         out = torch.empty(encoder.bound(delta.numel()), dtype=torch.uint8)
-        payload = encoder.encode(delta, out).numpy().tobytes()
+        if self._noise is not None:
+            drawn = hashlib.sha256(self._seed + struct.pack(">QI", offer, chunk)).digest()
+            self._noise.manual_seed(int.from_bytes(drawn[:8], "big"))
+        payload = encoder.encode(delta, out, self._noise).numpy().tobytes()
         if self._feedback:
             if offer != self._offer:
                 self._offer, self._sent = offer, {}

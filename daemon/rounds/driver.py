@@ -74,7 +74,8 @@ class RoundDriver:
         self._trouble = trouble
         rounds = state.manifest.body.rounds
         self._chunks = state.manifest.chunks
-        self._codec = CodecWorker(rounds.codec, rounds.result_codec, self._chunks, rounds.feedback)
+        seed = keyring.peer_id if rounds.random_rounding else None
+        self._codec = CodecWorker(rounds.codec, rounds.result_codec, self._chunks, rounds.feedback, seed)
         self._codec_thread = ThreadPoolExecutor(1, "codec")
         self.disk_thread = ThreadPoolExecutor(1, "disk")
         self._tasks: set[asyncio.Task[None]] = set()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from atoll.daemon.rounds.codec_worker import CodecWorker
+from atoll.protocol import manifest
 from atoll.protocol.codecs import CODECS, CodecError
 from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ChunkTable
@@ -103,3 +104,22 @@ def test_without_feedback_nothing_is_kept():
     worker.settle(ZEROS, -values(1), (0, 1), 1)
     assert encoded(worker, -values(1), 2) == encoded(CodecWorker("2bit", "int8", TABLE), -values(1), 1)
     assert worker._lost.size == 0 and not worker._sent
+
+
+@pytest.mark.parametrize("codec", manifest.RANDOM_CODECS)
+def test_random_rounding_draws_anew_for_each_offer_and_the_same_for_one(codec: str):
+    """What goes again has to be what went before: an owner may have either."""
+    ours, again, theirs, nearest = (
+        CodecWorker(codec, "int8", TABLE, seed=seed) for seed in (b"me", b"me", b"you", None)
+    )
+    first = encoded(ours, -values(1), 1)
+    assert first == encoded(again, -values(1), 1) == encoded(ours, -values(1), 1)
+    others = [encoded(ours, -values(1), 2), encoded(theirs, -values(1), 1), encoded(nearest, -values(1), 1)]
+    assert all(first != other for other in others)
+    step = np.abs(decoded(codec, others[2]) - values(1)).max() * 2
+    draws = [decoded(codec, encoded(ours, -values(1), offer)) for offer in range(100)]
+    assert np.abs(np.mean(draws, axis=0) - values(1)).max() < 0.25 * step
+
+
+def test_codecs_that_round_at_random_are_those_of_the_manifest():
+    assert {name for name, kind in CODECS.items() if kind.stochastic} == set(manifest.RANDOM_CODECS)

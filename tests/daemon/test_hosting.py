@@ -36,5 +36,8 @@ async def test_lanes_listen_where_they_are_told_to(folder: DataDir):
     await again.close()
 
 
-async def test_lanes_are_off_unless_they_are_turned_on(folder: DataDir):
-    assert await start_lanes(folder, Settings()) is None
+async def test_lanes_are_there_unless_they_are_turned_off(folder: DataDir):
+    assert await start_lanes(folder, Settings(lane=False)) is None
+    lanes = await start_lanes(folder, Settings(host="127.0.0.1"))
+    assert lanes is not None
+    await lanes.close()

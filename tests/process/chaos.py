@@ -48,6 +48,7 @@ SETTLE_S = 120.0
 INNER_STEPS = 10
 SMALL_DISK_MIB = 96
 LAST_LINES = 40
+STEADY_S = 2.0
 
 
 class ChaosFailed(AssertionError):
@@ -62,6 +63,8 @@ class Seen:
     digest: str = ""
     certified: bool = False
     at: float = 0.0
+    resting: bool = False
+    """Paused, and in no session."""
 
 
 @dataclass
@@ -79,10 +82,6 @@ class Member:
     @property
     def data_dir(self) -> DataDir:
         return DataDir(self.folder)
-
-    @property
-    def quiet_since(self) -> bool:
-        return not self.troubles
 
 
 class Chaos:
@@ -103,7 +102,7 @@ class Chaos:
         self.recoveries: list[float] = []
         self._kills: list[float] = []
         self._later: list[tuple[float, Callable[[], None]]] = []
-        self._quorum_since = time.monotonic()
+        self._unsteady_at = time.monotonic()
 
     def _member(self, k: int) -> Member:
         folder = self.root / f"node{k}"
@@ -175,7 +174,13 @@ class Chaos:
             state = answer.result()
             if state is None:
                 continue
-            seen = Seen(state["version"], state["digest"], state["certified"], now)
+            seen = Seen(
+                state["version"],
+                state["digest"],
+                state["certified"],
+                now,
+                state["paused"] and state["session"] is None,
+            )
             member.seen = seen
             for link in state["chain"]:
                 if link["version"] > 0:
@@ -374,7 +379,14 @@ class Chaos:
         )
         for member in self.members:
             member.poller.submit(_command, member.data_dir, "pause").result()
-        self.until(self._one_head, "all nodes at one digest when paused", SETTLE_S)
+        self.until(self._steady, "all nodes at one digest when paused", SETTLE_S)
+
+    def _steady(self) -> bool:
+        """One head for a while: a session that was under way may still move those of some."""
+        now = time.monotonic()
+        if not self._one_head() or not all(m.seen.resting for m in self.members):
+            self._unsteady_at = now
+        return now - self._unsteady_at > STEADY_S
 
     def _one_head(self) -> bool:
         now = time.monotonic()

@@ -153,7 +153,13 @@ RULES: list[tuple[str, Callable[[pb.Manifest], object]]] = [
     ("grace_floor_s", lambda m: setattr(m.rounds, "grace_floor_s", -1.0)),
     ("grace_cap_s", lambda m: setattr(m.rounds, "grace_cap_s", 0.5)),
     ("validate_every", lambda m: setattr(m.rounds, "validate_every", 0)),
+    (
+        "bf16 does not round at random",
+        lambda m: m.rounds.MergeFrom(pb.Rounds(codec="bf16", random_rounding=True)),
+    ),
     ("codec 'zip'", lambda m: setattr(m.rounds, "codec", "zip")),
+    ("codec 'zip'", lambda m: m.rounds.MergeFrom(pb.Rounds(codec="auto", result_codec="zip"))),
+    ("codec 'auto'", lambda m: setattr(m.rounds, "result_codec", "auto")),
     ("codec ''", lambda m: setattr(m.rounds, "result_codec", "")),
     ("not for results", lambda m: setattr(m.rounds, "result_codec", "topk")),
     ("whole blocks of 4096", lambda m: setattr(m.rounds, "codec", "topk")),
