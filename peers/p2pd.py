@@ -126,7 +126,7 @@ class Host:
     async def connect(self, peer_id: bytes, addresses: Sequence[str]) -> None:
         """Opens a connection, if there is none. Raises hivemind's P2PDaemonError, or OSError."""
         stripped = [
-            Multiaddr(a.split("/p2p/")[0]) if "/p2p-circuit" not in a else Multiaddr(a) for a in addresses
+            Multiaddr(a.split("/p2p/")[0]) if "/p2p-circuit" not in a else _circuit(a) for a in addresses
         ]
         await self.p2p._client.connect(PeerID(peer_id), stripped)
 
@@ -138,6 +138,15 @@ class Host:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self.p2p.shutdown()
         await _end(self.process, self._running.folder)
+
+
+def _circuit(address: str) -> Multiaddr:
+    """An address by way of a relay; go-libp2p reads peer ids as multihashes, hivemind writes them as CIDs."""
+    return Multiaddr(Multiaddr(address).to_bytes().replace(_ID_AS_CID, _ID_AS_MULTIHASH))
+
+
+_ID_AS_CID, _ID_AS_MULTIHASH = bytes.fromhex("a503280172"), bytes.fromhex("a50326")
+"""Code of /p2p, length, and for a CID its version and codec; then come the 38 bytes of an Ed25519 peer id."""
 
 
 async def _run(launch: _Launch) -> _Running:
