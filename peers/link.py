@@ -143,7 +143,7 @@ class Link:
         """Sends a frame with its payload; returns when it is written. Raises LinkLost."""
         async with self._room:
             unpacked_size = 0
-            if self._packs and packing.pays(self.upload_bps):
+            if self._packs and packing.pays(self.use.line.upload_bps or self.upload_bps):
                 packed = await asyncio.to_thread(packing.pack, payload)
                 if packed is not None:
                     payload, unpacked_size = packed, len(payload)
