@@ -131,5 +131,13 @@ class ChunkTable:
 
 
 def default_chunk_values(total: int, block: int = BLOCK) -> int:
-    """About twelve chunks for a small model, so that a few nodes share them evenly; at most 512 Ki values."""
-    return min(512 * 1024, max(16 * 1024, -(-total // 12 // block) * block))
+    """At most 512 Ki values, and at least twelve chunks, so that a few nodes share them evenly.
+
+    Four times as many where they are no smaller than 64 Ki values: at the end of a round each node still has to
+    send the last mean that it made, and on slow lines that is what all wait for.
+    """
+
+    def of(parts: int) -> int:
+        return -(-total // parts // block) * block
+
+    return min(512 * 1024, max(16 * 1024, min(of(12), max(64 * 1024, of(48)))))
