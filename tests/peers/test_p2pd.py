@@ -209,7 +209,7 @@ def test_a_child_whose_parent_died_before_it_was_tied_to_it_ends_at_once(monkeyp
 
 
 def test_an_address_by_way_of_a_relay_is_written_as_go_reads_it():
-    """The peer id as a multihash (0x0024 and the key), not as a CID around it (multiformats/multiaddr, /p2p)."""
+    """The peer id as a multihash (0x0024 and the key), not as a CID around it (multiformats)."""
     relay = "12D3KooWPMmqKAtJZytrPwREYpc7jXpp1ppxuknbK8GJFPAuYyKK"
     written = p2pd._circuit(f"/ip4/127.0.0.1/tcp/31337/p2p/{relay}/p2p-circuit").to_bytes()
     assert written[:8].hex() == "047f000001067a69" and written[8:11].hex() == "a50326"
