@@ -133,8 +133,8 @@ class ChunkTable:
 def default_chunk_values(total: int, block: int = BLOCK) -> int:
     """At most 512 Ki values, and at least twelve chunks, so that a few nodes share them evenly.
 
-    Four times as many where they are no smaller than 64 Ki values: at the end of a round each node still has to
-    send the last mean that it made, and on slow lines that is what all wait for.
+    Four times as many where they are no smaller than 64 Ki values: at the end of a round each node still has
+    to send the last mean that it made, and on slow lines that is what all wait for.
     """
 
     def of(parts: int) -> int:

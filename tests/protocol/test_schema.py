@@ -96,8 +96,11 @@ def test_default_chunks_are_shared_evenly_and_never_too_large(blocks: int):
     total = blocks * BLOCK
     values = default_chunk_values(total)
     assert values % BLOCK == 0 and 16 * 1024 <= values <= 512 * 1024
-    if 16 * 1024 * 12 < total <= 512 * 1024 * 12:
-        assert 11 <= len(ChunkTable(total, values)) <= 12
+    chunks = len(ChunkTable(total, values))
+    if 16 * 1024 * 12 < total <= 64 * 1024 * 12:
+        assert 11 <= chunks <= 12
+    elif 64 * 1024 * 12 < total <= 512 * 1024 * 48:
+        assert 12 <= chunks <= 48
 
 
 def test_tensors_lie_at_multiples_of_a_larger_block_where_the_codec_wants_it():
