@@ -24,6 +24,7 @@ from atoll.peers.files import (
     read_header,
 )
 from atoll.peers.lanes import TOKEN_BYTES
+from atoll.peers.line import Line
 from atoll.peers.links import Callbacks, Link, Links
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
@@ -100,7 +101,7 @@ def file_server(data: bytes) -> None:
         path = Path(file.name)
         path.write_bytes(b"x" * 1000)
         ticks = itertools.count(0.0, 100.0)  # what it keeps open for a while is closed at once
-        host: Any = None
+        host: Any = SimpleNamespace(line=Line())
         server = FileServer(host, SWARM, lambda kind, version: ServedFile(path), clock=lambda: next(ticks))
         writer: Any = Sink()
         _run(data, lambda reader: server._accept(INFO, reader, writer))
@@ -114,7 +115,7 @@ def handshake(data: bytes) -> None:
         async def frame(peer: bytes, message: pb.Frame, payload: bytes) -> None:
             assert peer == OTHER.peer_id
 
-        host: Any = None
+        host: Any = SimpleNamespace(line=Line())
         writer: Any = Sink()
         on = Callbacks(
             hello=lambda: pb.Hello(swarm_id=SWARM, protocol=pb.ProtocolRange(lowest=1, highest=1)),

@@ -6,13 +6,15 @@ logged no error and asked no other origin.
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from atoll.web_ui.interface import CommandError
 from atoll.web_ui.server import WebServer
 
 from .conftest import TOKEN
@@ -218,7 +220,12 @@ async def test_pause_and_resume(dashboard: Dashboard) -> None:
 
 async def test_a_refused_command_is_answered_in_the_nodes_words(dashboard: Dashboard) -> None:
     await dashboard.open()
-    dashboard.node.snapshot["paused"] = True  # behind the page's back
+
+    async def refuse(name: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
+        """As when it was paused behind the page's back, of which the page has not heard yet."""
+        raise CommandError("already-paused", "The node is paused already.", "Resume it first.")
+
+    dashboard.node.command = refuse  # type: ignore[method-assign]
     await dashboard.page.get_by_role("button", name="Finish").click()
     answer = dashboard.page.locator("#control-answer")
     await expect(answer).to_have_text("The node is paused already. Resume it first.")
