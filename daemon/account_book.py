@@ -42,7 +42,8 @@ class AccountBook:
 
     def catch_up(self, outer: OuterState, me: bytes) -> None:
         """Books what commits on this disk accepted and the last run did not; drops what is in no chain."""
-        self.ledger.reconcile(outer.digests)
+        # Entries beyond the head as well: a chain that was left may have been longer than this one.
+        self.ledger.reconcile(outer.digests, newest=outer.head.version)
         for commit, digest in outer.kept_commits():
             # All of them: the chain may be another one than that whose versions are booked.
             try:

@@ -166,6 +166,9 @@ class Node:
     def prepare(self) -> None:
         """The next snapshot, and where the others are: all go on together."""
         np.subtract(self.state.parameters, self.delta, out=self.snapshot)
+        line = self.links.line
+        speeds = line.upload_bps, line.likely_download_bps
+        self.driver.feed(t.TrainingChanged(True, *speeds))
         digest = self.state.head.digest
         self.driver.feed(t.RosterChanged({peer: t.PeerView(digest, True) for peer in self._up_peers}))
 

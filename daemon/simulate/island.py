@@ -57,13 +57,13 @@ class Island:
         except FileNotFoundError:
             self.ledger = Ledger(facts.COUNT)
         self.ledger.begin_life()  # before anything is booked: what comes back now is of an earlier life
-        self.ledger.reconcile(self._store.window())
+        # A chain that was left may have been longer than what is there now.
+        self.ledger.reconcile(self._store.window(), newest=self._store.head.version)
         # Booking is idempotent; by version alone, commits of a chain just taken over would be missed.
         for link in reversed(self._store.chain):
             commit = self._kept(link)
             if commit is not None:
                 self._book(commit, link.digest)
-        self.ledger.at = self._store.head.version
         self.begin()
         self.save()
 

@@ -16,6 +16,7 @@ from atoll.daemon.alerts import Alerts
 from atoll.daemon.errors import AtollError
 from atoll.daemon.events import Events
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.ledger import Ledger
 
 CHUNKS = 4
@@ -133,6 +134,35 @@ async def test_a_first_start_and_a_restart_are_told_nothing(desk: Desk) -> None:
     assert await book.save()
     again = desk.open()
     assert again.ledger.offer(b"\x02" * 32).number == 2 and desk.said == []
+
+
+async def test_a_start_in_a_shorter_chain_than_the_books_know_gives_its_tokens_back(desk: Desk) -> None:
+    """A node took over a state, was killed before its books said so, and starts from that state."""
+    me, genesis, longer = b"\x07" * 32, b"\x01" * 32, b"\x02" * 32
+    book = desk.open()
+    book.ledger.account.produce(10)
+    number = book.ledger.offer(genesis).number
+    told = pb.Contributor(peer=me, offer=number)
+    chunk = pb.CommittedChunk(contributors=[0])
+    commit = pb.Commit(version=9, session=pb.SessionId(parent=genesis), contributors=[told])
+    commit.chunks.extend([chunk] * CHUNKS)
+    assert book.ledger.book(commit, longer, me)
+    book.note()
+    assert await book.save()
+    again = desk.open()
+    shorter = SimpleNamespace(
+        head=SimpleNamespace(version=3), digests={3: b"\x03" * 32}, kept_commits=lambda: []
+    )
+    again.catch_up(shorter, me)  # type: ignore[arg-type]
+    assert again.ledger.account.summary() == dict(
+        produced=10, accepted=0, orphaned=10, expired=0, lost=0, carried=0
+    )
+    assert again.ledger.at == 3
+    longer_again = SimpleNamespace(
+        head=SimpleNamespace(version=9), digests={9: longer}, kept_commits=lambda: [(commit, longer)]
+    )
+    again.catch_up(longer_again, me)  # type: ignore[arg-type]
+    assert again.ledger.account.accepted == 10 * CHUNKS and again.ledger.account.balanced()
 
 
 async def test_books_that_can_not_be_read_are_not_begun_anew(desk: Desk) -> None:

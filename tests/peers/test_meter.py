@@ -85,6 +85,35 @@ def test_a_silent_receiver_does_not_keep_the_clock_running():
     assert upload.bps == pytest.approx(80 * MIN_BYTES)
 
 
+def test_stretches_too_short_to_say_anything_say_it_together():
+    """A sender that paces itself is confirmed as fast as it sends: nothing is ever long under way."""
+    upload, now = Upload(), 0.0
+    for _ in range(10):
+        upload.sent("a", MIN_BYTES // 4, now)
+        upload.confirmed("a", MIN_BYTES // 4, now + 0.1)
+        now += 0.15
+    assert upload.bps == pytest.approx(8 * MIN_BYTES / 0.4)
+
+
+def test_a_line_slower_than_the_windows_are_long_is_measured():
+    upload, now = Upload(), 0.0
+    upload.sent("a", 10 * MIN_BYTES, now)
+    for _ in range(10 * 16):
+        now += 0.2
+        upload.confirmed("a", MIN_BYTES // 16, now)
+    assert upload.bps == pytest.approx(8 * MIN_BYTES / 3.2)
+
+
+def test_bytes_that_come_at_once_are_of_one_window():
+    """Several receivers tell at the same moment; the first of them fills a window."""
+    upload = Upload()
+    for link in "abc":
+        upload.sent(link, 10 * MIN_BYTES, 0.0)
+    for k, link in enumerate("abc"):
+        upload.confirmed(link, 10 * MIN_BYTES, 2.0 + k * 1e-5)
+    assert upload.bps == pytest.approx(8 * 30 * MIN_BYTES / 2, rel=1e-3)
+
+
 def test_a_download_is_what_came_while_something_came():
     download, now = Download(), 0.0
     for _ in range(6):

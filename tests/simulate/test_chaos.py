@@ -36,6 +36,11 @@ def test_no_seed_violates_an_invariant(first: int):
         chaos.run(seed)
 
 
+@pytest.mark.parametrize("seed", [1247, 7381])
+def test_seeds_that_once_did(seed: int):
+    chaos.run(seed)
+
+
 def test_a_swarm_without_faults_certifies_every_round():
     """Joiners aside: what they miss before they are linked to everyone is another matter."""
     swarms = (chaos.Swarm(seed, kinds=()) for seed in range(100))
