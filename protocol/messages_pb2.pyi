@@ -109,7 +109,7 @@ class Outer(_message.Message):
     def __init__(self, momentum: _Optional[float] = ..., lr_by_contributors: _Optional[_Iterable[float]] = ..., missed: _Optional[str] = ...) -> None: ...
 
 class Rounds(_message.Message):
-    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding")
+    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding", "two_level_above")
     CHUNK_VALUES_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     RESULT_CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class Rounds(_message.Message):
     VALIDATE_EVERY_FIELD_NUMBER: _ClassVar[int]
     FEEDBACK_FIELD_NUMBER: _ClassVar[int]
     RANDOM_ROUNDING_FIELD_NUMBER: _ClassVar[int]
+    TWO_LEVEL_ABOVE_FIELD_NUMBER: _ClassVar[int]
     chunk_values: int
     codec: str
     result_codec: str
@@ -128,7 +129,8 @@ class Rounds(_message.Message):
     validate_every: int
     feedback: float
     random_rounding: bool
-    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ...) -> None: ...
+    two_level_above: int
+    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ..., two_level_above: _Optional[int] = ...) -> None: ...
 
 class Manifest(_message.Message):
     __slots__ = ("format", "name", "organiser", "sequence", "created_unix_s", "protocol", "seed", "model", "data", "inner", "outer", "rounds", "admission", "schema_digest", "total_values", "parameters", "genesis_parameters", "genesis_node", "bootstrap")
@@ -373,7 +375,7 @@ class Contributor(_message.Message):
     def __init__(self, peer: _Optional[bytes] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s", "continues", "exchange_s", "inner_s")
+    __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s", "continues", "exchange_s", "inner_s", "groups", "grid")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -389,6 +391,8 @@ class Plan(_message.Message):
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
     EXCHANGE_S_FIELD_NUMBER: _ClassVar[int]
     INNER_S_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    GRID_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     session: SessionId
     version: int
@@ -404,15 +408,21 @@ class Plan(_message.Message):
     continues: SessionId
     exchange_s: float
     inner_s: float
-    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., followers: _Optional[_Iterable[bytes]] = ..., owners: _Optional[_Iterable[int]] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., scatter_s: _Optional[float] = ..., reduce_s: _Optional[float] = ..., vote_s: _Optional[float] = ..., continues: _Optional[_Union[SessionId, _Mapping]] = ..., exchange_s: _Optional[float] = ..., inner_s: _Optional[float] = ...) -> None: ...
+    groups: int
+    grid: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., followers: _Optional[_Iterable[bytes]] = ..., owners: _Optional[_Iterable[int]] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., scatter_s: _Optional[float] = ..., reduce_s: _Optional[float] = ..., vote_s: _Optional[float] = ..., continues: _Optional[_Union[SessionId, _Mapping]] = ..., exchange_s: _Optional[float] = ..., inner_s: _Optional[float] = ..., groups: _Optional[int] = ..., grid: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Contribution(_message.Message):
-    __slots__ = ("session", "chunk")
+    __slots__ = ("session", "chunk", "partial", "members")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     session: SessionId
     chunk: int
-    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., chunk: _Optional[int] = ...) -> None: ...
+    partial: bool
+    members: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., chunk: _Optional[int] = ..., partial: bool = ..., members: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ChunkResult(_message.Message):
     __slots__ = ("session", "chunk", "contributors", "payload_digest")

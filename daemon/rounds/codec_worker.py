@@ -105,13 +105,22 @@ class CodecWorker:
         """The same for an encoded result."""
         self._result.check(_tensor(payload), n)
 
-    def reduce(self, payloads: Sequence[wire.Payload], weights: Sequence[int], n: int) -> bytes:
-        """The encoded weighted mean.
+    def reduce(
+        self,
+        payloads: Sequence[wire.Payload],
+        weights: Sequence[int],
+        n: int,
+        means: Sequence[bool] | None = None,
+    ) -> bytes:
+        """The encoded weighted mean; `means`: which payloads are means already, in the result codec.
 
         A contribution that came before its plan may be of another codec than the plan's: its length tells.
         """
         mean = torch.from_numpy(self._delta[:n])
-        decoders = [self._one_of(self._ins, payload, n) for payload in payloads]
+        decoders = [
+            self._result if is_mean else self._one_of(self._ins, payload, n)
+            for payload, is_mean in zip(payloads, means or [False] * len(payloads), strict=True)
+        ]
         aggregate(decoders, [_tensor(p) for p in payloads], weights, mean)
         out = torch.empty(self._result.bound(n), dtype=torch.uint8)
         return self._result.encode(mean, out).numpy().tobytes()

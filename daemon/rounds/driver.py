@@ -30,7 +30,6 @@ from atoll.protocol import wire
 from atoll.protocol.chain import Head, commit_digest
 from atoll.protocol.codecs import CodecError, NonFinite
 from atoll.protocol.outer import Float32
-from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 from atoll.protocol.round.commit import contribution_of
 from atoll.protocol.round.machine import RoundMachine
@@ -106,6 +105,8 @@ class RoundDriver:
                     self._start(self._scatter(effect))
                 case t.Reduce():
                     self._start(self._reduce(effect))
+                case t.SendPartial():
+                    self._start(self._send_partial(effect))
                 case t.StoreResult():
                     self._start(self._store(effect))
                 case t.SendResult():
@@ -165,15 +166,15 @@ class RoundDriver:
     # ---- effects
 
     async def _scatter(self, effect: t.Scatter) -> None:
-        """Encodes chunk by chunk, beginning elsewhere than the other members, and streams to the owners."""
+        """Encodes chunk by chunk, beginning elsewhere than the other members, and streams to the targets."""
         plan, me = effect.plan, self._keyring.peer_id
         index = next(i for i, c in enumerate(plan.contributors) if c.peer == me)
         offer = int(plan.contributors[index].offer)
-        first = index * len(effect.chunks) // len(plan.contributors)
+        first = index * len(effect.targets) // len(plan.contributors)
         places = asyncio.Semaphore(SEND_AHEAD)
         async with asyncio.TaskGroup() as group:
-            for chunk in effect.chunks[first:] + effect.chunks[:first]:
-                if not self._is_due(plan, chunk, offer):
+            for chunk, target in effect.targets[first:] + effect.targets[:first]:
+                if not self._is_due(plan, chunk, target, offer):
                     continue
                 await places.acquire()
                 payload = await self.on_codec(
@@ -181,31 +182,42 @@ class RoundDriver:
                 )
                 if offer != self.offer:
                     return  # it may have changed while it was read
-                owner = plans.owner_of(plan, chunk)
-                group.create_task(self._contribute(plan.session, chunk, owner, payload, places))
+                group.create_task(self._contribute(plan.session, chunk, target, payload, places))
 
     async def _contribute(
         self,
         session: pb.SessionId,
         chunk: int,
-        owner: bytes,
+        target: bytes,
         payload: wire.Payload,
         places: asyncio.Semaphore,
     ) -> None:
         try:
-            if owner == self._keyring.peer_id:
-                self.feed(t.ContributionArrived(owner, session, chunk, payload))
+            if target == self._keyring.peer_id:
+                self.feed(t.ContributionArrived(target, session, chunk, payload))
                 return
             frame = pb.Frame(contribution=pb.Contribution(session=session, chunk=chunk))
-            await self._links.send_bulk(owner, frame, payload)
+            await self._links.send_bulk(target, frame, payload)
         except LinkLost as error:
-            # The roster tells the machine that the owner is gone; the session ends with that reason.
+            # The roster tells the machine that the target is gone; the session ends with that reason.
             log.info("chunk %d did not reach its owner: %s", chunk, error)
         finally:
             places.release()
 
-    def _is_due(self, plan: pb.Plan, chunk: int, offer: int) -> bool:
-        """Whether the session, or one that continues it, still has this chunk at the plan's owner.
+    async def _send_partial(self, effect: t.SendPartial) -> None:
+        part = effect.part
+        frame = pb.Frame(
+            contribution=pb.Contribution(
+                session=effect.session, chunk=effect.chunk, partial=True, members=part.members
+            )
+        )
+        try:
+            await self._links.send_bulk(effect.peer, frame, part.payload)
+        except LinkLost as error:
+            log.info("the mean of chunk %d in this group did not reach its owner: %s", effect.chunk, error)
+
+    def _is_due(self, plan: pb.Plan, chunk: int, target: bytes, offer: int) -> bool:
+        """Whether the session, or one that continues it, still has this chunk at its target.
 
         And whether the snapshot is still the one that the plan names: a trainer that was started again writes
         another one in its place.
@@ -215,23 +227,26 @@ class RoundDriver:
             return False
         if session is None or not session.exchange.knows(plan.session):
             return False
-        return session.exchange.owner(chunk) == plans.owner_of(plan, chunk)
+        return session.exchange.counterpart(chunk) == target
 
     async def _reduce(self, effect: t.Reduce) -> None:
         payload, digest = b"", hashlib.sha256(b"").digest()
-        if effect.contributions:
-            payloads = [p for _, _, p in effect.contributions]
-            weights = [w for _, w, _ in effect.contributions]
-            payload, digest = await self.on_codec(self._reduced, payloads, weights, effect.chunk)
-        members = tuple(i for i, _, _ in effect.contributions)
-        self.feed(t.ChunkReduced(effect.plan.session, effect.chunk, members, payload, digest))
+        if effect.parts:
+            payload, digest = await self.on_codec(self._reduced, effect)
+        self.feed(
+            t.ChunkReduced(effect.plan.session, effect.chunk, effect.members, payload, digest, effect.partial)
+        )
 
-    def _reduced(
-        self, payloads: list[wire.Payload], weights: list[int], chunk: int
-    ) -> tuple[wire.Payload, bytes]:
-        """The encoded mean and its digest."""
-        payload = self._codec.reduce(payloads, weights, self._chunks.size(chunk))
-        return payload, hashlib.sha256(payload).digest()
+    def _reduced(self, effect: t.Reduce) -> tuple[wire.Payload, bytes]:
+        """The encoded mean and its digest; nobody asks for that of a group's."""
+        parts = effect.parts
+        payload = self._codec.reduce(
+            [part.payload for part in parts],
+            [part.weight for part in parts],
+            self._chunks.size(effect.chunk),
+            [part.partial for part in parts],
+        )
+        return payload, b"" if effect.partial else hashlib.sha256(payload).digest()
 
     async def _store(self, effect: t.StoreResult) -> None:
         version = self.state.head.version + 1
@@ -362,17 +377,24 @@ class RoundDriver:
     async def _contribution(self, sender: bytes, message: pb.Contribution, payload: wire.Payload) -> None:
         if message.chunk >= len(self._chunks):
             raise ValueError("contribution to a chunk that does not exist")
+        if message.partial != bool(message.members) and (message.members or payload):
+            raise ValueError("mean of nobody, or members without a mean")
+        n = self._chunks.size(message.chunk)
         try:
             session = self.machine.session
             known = session is not None and session.exchange.knows(message.session)
             codec = session.plan.codec if session is not None and known else None
-            await self.on_codec(self._codec.check, payload, self._chunks.size(message.chunk), codec)
+            if not message.partial:
+                await self.on_codec(self._codec.check, payload, n, codec)
+            elif message.members:
+                await self.on_codec(self._codec.check_result, payload, n)
         except CodecError as error:
             reason = "contribution that the codec refuses"
             log.info("chunk %d of %s: %s", message.chunk, readable_name(sender), error)
             self.feed(t.ContributionRejected(sender, message.session, message.chunk, reason))
             return
-        self.feed(t.ContributionArrived(sender, message.session, message.chunk, payload))
+        members = tuple(message.members) if message.partial else None
+        self.feed(t.ContributionArrived(sender, message.session, message.chunk, payload, members))
 
     async def _result(self, sender: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
         message = await self.on_codec(self._judged, signed, payload)

@@ -56,7 +56,7 @@ class Swarm:
         self.plan = plan or scenario.draw(self.engine.random, kinds)
         first = FakeKeyring(f"{seed}/0").peer_id
         genesis = facts.genesis(first)
-        config = facts.round_config(first, self.plan.min_peers)
+        config = facts.round_config(first, self.plan.min_peers, self.plan.two_level_above)
         self.oracle = Oracle(genesis.digest)
         self.nodes = [
             SimNode(k, f"{seed}/{k}", self.engine, self.oracle, config, genesis, traits, self.plan.missed)

@@ -21,7 +21,6 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 from atoll.protocol.chain import commit_digest
 from atoll.protocol.codecs import CODECS, CodecError
-from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 
 if TYPE_CHECKING:
@@ -129,11 +128,15 @@ class Driver:
                 self.send(effect.peers, effect.frame)
             case t.Scatter():
                 index = next(i for i, c in enumerate(effect.plan.contributors) if c.peer == node.id)
-                first = index * len(effect.chunks) // len(effect.plan.contributors)
-                chunks = effect.chunks[first:] + effect.chunks[:first]
-                node.later(node.work_s(), self._scatter, effect.plan, chunks)
+                first = index * len(effect.targets) // len(effect.plan.contributors)
+                targets = effect.targets[first:] + effect.targets[:first]
+                node.later(node.work_s(), self._scatter, effect.plan, targets)
             case t.Reduce():
                 node.later(node.work_s(), self._reduce, effect)
+            case t.SendPartial():
+                told = pb.Contribution(session=effect.session, chunk=effect.chunk, partial=True)
+                told.members.extend(effect.part.members)
+                self.send((effect.peer,), pb.Frame(contribution=told), bytes(effect.part.payload))
             case t.StoreResult():
                 version = node.store.head.version + 1
                 kept = (version, effect.chunk, effect.payload, effect.payload_digest)
@@ -202,28 +205,27 @@ class Driver:
         self._disk_free = max(self._disk_free, node.engine.now) + 0.2 * node.work_s()
         node.later(self._disk_free - node.engine.now, done)
 
-    def _scatter(self, plan: pb.Plan, chunks: tuple[int, ...]) -> None:
+    def _scatter(self, plan: pb.Plan, targets: tuple[tuple[int, bytes], ...]) -> None:
         """Encodes and sends chunk by chunk what is still wanted."""
         node = self._node
-        while chunks and not self._is_due(plan, chunks[0]):
-            chunks = chunks[1:]
-        if not chunks:
+        while targets and not self._is_due(plan, *targets[0]):
+            targets = targets[1:]
+        if not targets:
             return
-        chunk = chunks[0]
+        chunk, target = targets[0]
         values = np.zeros(facts.VALUES, np.float32)
         values[node.index] = node.island.delta(chunk)
         values[facts.TAG], values[facts.PARENT] = 1, facts.mark(node.store.head.digest)
         payload = values.tobytes()
-        owner = plans.owner_of(plan, chunk)
-        if owner == node.id:
-            node.feed(t.ContributionArrived(owner, plan.session, chunk, payload))
+        if target == node.id:
+            node.feed(t.ContributionArrived(target, plan.session, chunk, payload))
         else:
             frame = pb.Frame(contribution=pb.Contribution(session=plan.session, chunk=chunk))
-            self.send((owner,), frame, payload)
-        node.later(0.2 * node.work_s(), self._scatter, plan, chunks[1:])
+            self.send((target,), frame, payload)
+        node.later(0.2 * node.work_s(), self._scatter, plan, targets[1:])
 
-    def _is_due(self, plan: pb.Plan, chunk: int) -> bool:
-        """Whether the session, or one that continues it, still has this chunk at the plan's owner.
+    def _is_due(self, plan: pb.Plan, chunk: int, target: bytes) -> bool:
+        """Whether the session, or one that continues it, still has this chunk at its target.
 
         And whether what it is to have is still here: a trainer that died meanwhile has made another snapshot.
         """
@@ -233,17 +235,19 @@ class Driver:
         offer = next(c.offer for c in plan.contributors if c.peer == self._node.id)
         if not self._node.island.holds(offer):
             return False
-        return bool(session.exchange.owner(chunk) == plans.owner_of(plan, chunk))
+        return bool(session.exchange.counterpart(chunk) == target)
 
     def _reduce(self, effect: t.Reduce) -> None:
         node = self._node
-        values = [np.frombuffer(payload, np.float32) for _, _, payload in effect.contributions]
+        values = [np.frombuffer(part.payload, np.float32) for part in effect.parts]
         if node.liar is None:
             node.oracle.reducing(effect, values)
         payload = sum(values, np.zeros(facts.VALUES, np.float32)).tobytes() if values else b""
-        members = tuple(i for i, _, _ in effect.contributions)
         digest = facts.digest(payload)
-        node.feed(t.ChunkReduced(effect.plan.session, effect.chunk, members, payload, digest))
+        reduced = t.ChunkReduced(
+            effect.plan.session, effect.chunk, effect.members, payload, digest, effect.partial
+        )
+        node.feed(reduced)
 
     def _send_result(self, effect: t.SendResult) -> None:
         node = self._node
@@ -327,11 +331,13 @@ class Driver:
     def _contribution(self, sender: bytes, message: pb.Contribution, payload: bytes) -> t.Event:
         if message.chunk >= facts.COUNT:
             raise ValueError("contribution to a chunk that does not exist")
+        members = tuple(message.members) if message.partial else None
         try:
-            _CODEC.check(_tensor(payload), facts.VALUES)
+            if members != ():
+                _CODEC.check(_tensor(payload), facts.VALUES)
         except CodecError as error:
             return t.ContributionRejected(sender, message.session, message.chunk, str(error))
-        return t.ContributionArrived(sender, message.session, message.chunk, payload)
+        return t.ContributionArrived(sender, message.session, message.chunk, payload, members)
 
     def _result(self, sender: bytes, signed: pb.Signed, payload: bytes) -> t.Event:
         message = pb.ChunkResult.FromString(self._verified("result", signed))

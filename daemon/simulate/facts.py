@@ -54,7 +54,7 @@ def genesis(node: bytes) -> Head:
     return Head(0, chain.genesis_digest(SWARM, parameters), (node,))
 
 
-def round_config(genesis_node: bytes, min_peers: int) -> RoundConfig:
+def round_config(genesis_node: bytes, min_peers: int, two_level_above: int = 32) -> RoundConfig:
     """Short waits: a simulated second costs as much as a real one would."""
     return RoundConfig(
         swarm_id=SWARM,
@@ -63,6 +63,7 @@ def round_config(genesis_node: bytes, min_peers: int) -> RoundConfig:
         result_codec=CODEC,
         outer_lr=outer_lr,
         genesis_node=genesis_node,
+        two_level_above=two_level_above,
         min_peers_to_start=min_peers,
         grace_floor_s=0.3,
         grace_cap_s=3.0,

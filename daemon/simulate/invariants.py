@@ -79,9 +79,9 @@ class Oracle:
     def reducing(self, effect: t.Reduce, values: list[Float32]) -> None:
         """Contributions are about to be averaged: all measured against the session's parent?"""
         parent = facts.mark(effect.plan.session.parent)
-        for (index, _, _), value in zip(effect.contributions, values, strict=True):
-            peer = effect.plan.contributors[index].peer
-            if peer in self.honest and value[facts.PARENT] != parent * value[facts.TAG]:
+        for part, value in zip(effect.parts, values, strict=True):
+            peers = {bytes(effect.plan.contributors[index].peer) for index in part.members}
+            if peers <= self.honest.keys() and value[facts.PARENT] != parent * value[facts.TAG]:
                 raise Violation("another parent", "a pseudo-gradient of another parent is averaged")
 
     # ---- votes and commits

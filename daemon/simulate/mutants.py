@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -22,7 +23,6 @@ from atoll.protocol.round import exchange
 from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 from atoll.protocol.round.exchange import Exchange
-from atoll.protocol.wire import Payload
 
 Patched = Iterator[None]
 
@@ -133,18 +133,18 @@ def counted_twice() -> Patched:
     """After a session that did not end well, a contribution is in the sum twice."""
     due = Exchange.due
 
-    def generous(self: Exchange) -> list[Any]:
+    def generous(self: Exchange) -> list[t.Reduce]:
         found = due(self)
         if not self.plan.session.view:
             return found
-        return [(chunk, tuple((i, w, _double(p)) for i, w, p in given)) for chunk, given in found]
+        return [replace(reduce, parts=tuple(_twice(part) for part in reduce.parts)) for reduce in found]
 
     with patch.object(Exchange, "due", generous):
         yield
 
 
-def _double(payload: Payload) -> bytes:
-    return bytes((2 * np.frombuffer(payload, np.float32)).tobytes())
+def _twice(part: t.Part) -> t.Part:
+    return replace(part, payload=bytes((2 * np.frombuffer(part.payload, np.float32)).tobytes()))
 
 
 @contextmanager

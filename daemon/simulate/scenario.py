@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from atoll.daemon.simulate import liar
 from atoll.daemon.simulate.node import Traits
@@ -46,7 +46,7 @@ class Fault:
 class Scenario:
     """`starts`: when each node starts first; those after 0 come with empty disks. `gone`: never come back.
 
-    `missed`: the manifest's rule for work that a round did without.
+    `missed`: the manifest's rule for work that a round did without. `two_level_above`: its threshold.
     """
 
     traits: tuple[Traits, ...]
@@ -58,6 +58,7 @@ class Scenario:
     gone: frozenset[int]
     faults: tuple[Fault, ...]
     missed: Missed = Missed.RESET
+    two_level_above: int = 32
 
     @property
     def size(self) -> int:
@@ -79,7 +80,7 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
     elif liar_at is not None and lie == "state":
         # A node that is alone with a liar, or new, can only believe it: here all know where the swarm is.
         starts, gone, allowed = [0.0] * size, frozenset(), KNOWING
-    return Scenario(
+    scenario = Scenario(
         traits=tuple(_traits(chance, latency[1]) for _ in range(size)),
         starts=tuple(starts),
         min_peers=chance.randint(1, max(1, size - joiners - len(gone))),
@@ -90,6 +91,8 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
         faults=tuple(_faults(chance, size, allowed)),
         missed=chance.choice((Missed.KEEP, Missed.RESET)),
     )
+    # The last draw: half of the swarms that are big enough have rounds with two levels.
+    return replace(scenario, two_level_above=chance.choice((3, 32)))
 
 
 def _traits(chance: random.Random, latency_s: float) -> Traits:

@@ -93,7 +93,7 @@ class Agreement:
             return [Persist(session, signed)]
         # A held result that differs gives way to the commit's; one whose owner is gone is not on its way.
         other = self._exchange.forget(lacking)
-        gone = {chunk for chunk in lacking if self._exchange.owner(chunk) not in live}
+        gone = {chunk for chunk in lacking if self._exchange.counterpart(chunk) not in live}
         holder = self._holder(live)
         due = [
             chunk

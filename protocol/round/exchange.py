@@ -1,7 +1,9 @@
 """The books of one session's chunks: what an owner still waits for, and which results are here.
 
 Pure bookkeeping on a plan. An owner reduces a chunk when every contributor came, was refused, or is lost,
-or when its deadline passed; late contributions are noted and ignored.
+or when its deadline passed; late contributions are noted and ignored. In a plan with two levels (grid.py)
+whoever collects for an owner does the same with its own group, and the owner takes one part for that group.
+Nobody is in a mean twice: the parts of one have no member in common.
 
 A plan may continue an earlier one with the same contributors (an owner or the leader has left). Then what was
 reduced stays, signed for the session in which it was; what an owner has collected of a chunk that stays its
@@ -15,19 +17,35 @@ from dataclasses import dataclass, field
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.round import plan as plans
+from atoll.protocol.round.grid import Grid
+from atoll.protocol.round.types import Part, Reduce
 from atoll.protocol.wire import Payload
 
 
 @dataclass
 class OwnedChunk:
-    """Contributions to one chunk that this node reduces; indices into the plan's contributors."""
+    """Contributions to one chunk that this node averages; indices into the plan's contributors."""
 
     waiting: set[int]
-    arrived: dict[int, Payload] = field(default_factory=dict)
+    arrived: dict[int, Part] = field(default_factory=dict)  # by first member
+    members: set[int] = field(default_factory=set)
+    """Everyone who is in a part that arrived."""
     reducing: bool = False
 
     def complete(self) -> bool:
         return not self.waiting and not self.reducing
+
+    def take(self, part: Part) -> None:
+        """Adds a part, unless there is one that says as much or more of its members.
+
+        The mean of a group takes the place of what some of it had sent by themselves.
+        """
+        mine = set(part.members)
+        again = [first for first, other in self.arrived.items() if mine & set(other.members)]
+        if mine and all(mine > set(self.arrived[first].members) for first in again):
+            self.arrived = {first: other for first, other in self.arrived.items() if first not in again}
+            self.arrived[min(mine)] = part
+            self.members |= mine
 
 
 Key = tuple[bytes, int, int, bytes, int]
@@ -43,23 +61,65 @@ class Exchange:
 
     def __init__(self, plan: pb.Plan, me: bytes, previous: Exchange | None = None) -> None:
         self.plan = plan
-        self.index = {c.peer: i for i, c in enumerate(plan.contributors)}
+        self.grid = Grid(plan)
+        self.index = {bytes(c.peer): i for i, c in enumerate(plan.contributors)}
+        self._id = me
         self.me = self.index.get(me)
+        self.group = self.grid.group_of_follower(me) if self.me is None else self.grid.group(self.me)
         self.plans: dict[Key, pb.Plan] = {**previous.plans} if previous else {}
         self.plans[session_key(plan.session)] = plan
         self.results: dict[int, tuple[pb.ChunkResult, pb.Signed]] = {**previous.results} if previous else {}
         self.late: set[bytes] = {*previous.late} if previous else set()
         self.rejected: dict[bytes, str] = {**previous.rejected} if previous else {}
-        collected: dict[int, OwnedChunk] = previous.owned if previous else {}
-        everyone = range(len(plan.contributors))
-        self.owned: dict[int, OwnedChunk] = {
-            chunk: collected.get(chunk) or OwnedChunk(set(everyone))
-            for chunk, owner in enumerate(plan.owners)
-            if owner == self.me and chunk not in self.results
-        }
-        unsent = (c for c in range(len(plan.owners)) if not previous or previous.owner(c) != self.owner(c))
-        self.to_send = tuple(c for c in unsent if c not in self.results)
-        """Chunks that this member has to send to their (new) owners."""
+        self._gone: set[int] = {*previous._gone} if previous else set()
+        self._sent: dict[int, bytes] = {**previous._sent} if previous else {}
+        self._partials: dict[int, Part] = {}
+        self._partial_sent: dict[int, bytes] = {}
+        self.owned: dict[int, OwnedChunk] = {}
+        self.collected: dict[int, OwnedChunk] = {}
+        """What this node collects for the owners of these chunks."""
+        for chunk, owner in enumerate(plan.owners):
+            if chunk in self.results:
+                continue
+            if owner == self.me:
+                self.owned[chunk] = self._owned(chunk, previous)
+            elif self._takes(chunk):
+                self._collect(chunk, previous)
+
+    def _owned(self, chunk: int, previous: Exchange | None) -> OwnedChunk:
+        """What this node has of a chunk already: as its owner, or collected for the one before it."""
+        if previous is not None and chunk in previous.owned:
+            return previous.owned[chunk]
+        owned = OwnedChunk(set(range(len(self.index))))
+        collected = previous.collected.get(chunk) if previous else None
+        if previous is not None and chunk in previous._partials:
+            owned.take(previous._partials[chunk])
+        elif collected is not None:
+            for part in collected.arrived.values():
+                owned.take(part)
+        owned.waiting -= owned.members
+        return owned
+
+    def _collect(self, chunk: int, previous: Exchange | None) -> None:
+        group = set(self.grid.members(self.group))
+        if previous is not None and chunk in previous.collected:
+            self.collected[chunk] = previous.collected[chunk]
+        else:
+            self.collected[chunk] = books = OwnedChunk(group)
+            # What it had as the owner, until this plan: the others of the group don't send that again.
+            owned = previous.owned.get(chunk) if previous else None
+            for part in owned.arrived.values() if owned else ():
+                if group.issuperset(part.members):
+                    books.take(part)
+            books.waiting -= books.members
+        if previous is not None and chunk in previous._partials:
+            self._partials[chunk] = previous._partials[chunk]
+            self._partial_sent[chunk] = previous._partial_sent[chunk]
+
+    def _takes(self, chunk: int) -> bool:
+        """Whether this node is the owner of a chunk, or collects it for its group."""
+        owner = self.plan.owners[chunk]
+        return self.me is not None and self.grid.collector(owner, self.group) == self.me
 
     def knows(self, session: pb.SessionId) -> bool:
         """Whether this is the session, or one that it continues."""
@@ -73,56 +133,142 @@ class Exchange:
     def owner(self, chunk: int) -> bytes:
         return plans.owner_of(self.plan, chunk)
 
-    def contribute(self, sender: bytes, chunk: int, payload: Payload) -> str | None:
-        """Notes an encoded chunk. The reason if it can't be used."""
-        index, owned = self.index.get(sender), self.owned.get(chunk)
+    def _peer(self, index: int) -> bytes:
+        return bytes(self.plan.contributors[index].peer)
+
+    def counterpart(self, chunk: int) -> bytes:
+        """Who takes this node's contribution to a chunk and sends it the result: its owner or a collector."""
+        owner = self.plan.owners[chunk]
+        collector = self.grid.collector(owner, self.group, self._gone)
+        return self.owner(chunk) if collector == owner else self._peer(collector)
+
+    # ---- contributions
+
+    def due_sends(self) -> tuple[tuple[int, bytes], ...]:
+        """Chunks without a result and who has to get this node's contribution, where it did not yet."""
+        if self.me is None:
+            return ()
+        to = {chunk: self.counterpart(chunk) for chunk in self.missing_results()}
+        due = {chunk: peer for chunk, peer in to.items() if self._sent.get(chunk) != peer}
+        self._sent.update(due)
+        return tuple(due.items())
+
+    def contribute(
+        self, sender: bytes, chunk: int, payload: Payload, members: tuple[int, ...] | None = None
+    ) -> str | None:
+        """Notes an encoded chunk, or with `members` the mean of theirs. The reason if it can't be used."""
+        index, books = self.index.get(sender), self._books(sender, chunk)
         # Whose link broke, or who did not know the session before this one, can't know what has come.
-        if index is not None and chunk in self.results and self.plan.owners[chunk] == self.me:
+        if index is not None and chunk in self.results and self._takes(chunk):
             return None
-        if index is None or owned is None:
+        if index is None or books is None or (members is not None and chunk not in self.owned):
             return "contribution to a chunk that is not owned here"
-        if index in owned.arrived:
-            return None
-        if index not in owned.waiting:
+        if members is None:
+            part, settled = Part((index,), self._weight((index,)), payload), {index}
+        else:
+            settled = self._group_behind(index)
+            if not settled or list(members) != sorted(set(members)) or not settled.issuperset(members):
+                return "mean of others than the sender collects for"
+            part = Part(members, self._weight(members), payload, partial=True)
+        if books.reducing and not books.members.issuperset(part.members):
             self.late.add(sender)
             return "late contribution"
-        owned.waiting.discard(index)
-        owned.arrived[index] = payload
+        books.waiting -= settled
+        if not books.reducing:
+            books.take(part)
         return None
 
+    def _books(self, sender: bytes, chunk: int) -> OwnedChunk | None:
+        """Where a sender's contribution to a chunk belongs."""
+        index = self.index.get(sender)
+        if chunk in self.owned or index is None or self.grid.group(index) != self.group:
+            return self.owned.get(chunk)
+        return self.collected.get(chunk)
+
+    def _group_behind(self, index: int) -> set[int]:
+        """Those whom a contributor collects for in this node's chunks."""
+        group = self.grid.group(index)
+        collects = self.me is not None and self.grid.collector(self.me, group) == index
+        return set(self.grid.members(group)) if collects and index != self.me else set()
+
+    def _weight(self, members: Collection[int]) -> int:
+        return sum(int(self.plan.contributors[i].weight) for i in members)
+
     def refuse(self, sender: bytes, chunk: int, reason: str) -> None:
-        """Notes that the codec refused a contribution."""
+        """Notes that the codec refused a contribution, or the mean of a group."""
         self.rejected[sender] = reason
-        index, owned = self.index.get(sender), self.owned.get(chunk)
-        if index is not None and owned is not None:
-            owned.waiting.discard(index)
+        index, books = self.index.get(sender), self._books(sender, chunk)
+        if index is not None and books is not None:
+            books.waiting -= {index} | (self._group_behind(index) if chunk in self.owned else set())
 
     def lose(self, lost: Collection[bytes]) -> None:
-        """Stops waiting for contributors that are gone."""
+        """Stops waiting for contributors that are gone; nobody collects for their groups any more."""
         gone = {self.index[peer] for peer in lost if peer in self.index}
-        for owned in self.owned.values():
-            owned.waiting -= gone
+        self._gone |= gone
+        for books in (*self.owned.values(), *self.collected.values()):
+            books.waiting -= gone
 
-    def expire(self) -> None:
-        """The scatter deadline passed: reduce with what is here."""
-        for owned in self.owned.values():
-            self.late.update(bytes(self.plan.contributors[i].peer) for i in owned.waiting)
-            owned.waiting.clear()
+    def waits(self) -> tuple[bool, bool]:
+        """Whether this node waits for contributions as a collector, and as an owner."""
+        return tuple(any(b.waiting for b in kind.values()) for kind in (self.collected, self.owned))  # type: ignore[return-value]
 
-    def due(self) -> list[tuple[int, tuple[tuple[int, int, Payload], ...]]]:
-        """Chunks to reduce now, each once: (chunk, ((member, weight, payload), …) in member order)."""
+    def expire(self, collected: bool = False) -> None:
+        """The deadline of what is owned, or collected, has passed: go on with what is here."""
+        for books in (self.collected if collected else self.owned).values():
+            self.late.update(self._peer(i) for i in books.waiting)
+            books.waiting.clear()
+
+    def due(self) -> list[Reduce]:
+        """What to average now, each once, in member order."""
         result = []
-        for chunk, owned in self.owned.items():
-            if owned.complete():
-                owned.reducing = True
-                contributions = tuple(
-                    (i, int(self.plan.contributors[i].weight), payload)
-                    for i, payload in sorted(owned.arrived.items())
-                )
-                # The bytes now belong to the reduction; keep only who came.
-                owned.arrived = dict.fromkeys(owned.arrived, b"")
-                result.append((chunk, contributions))
+        for kind in (self.owned, self.collected):
+            for chunk, books in kind.items():
+                if books.complete():
+                    books.reducing = True
+                    # The bytes belong to the reduction from here on.
+                    parts = tuple(part for _, part in sorted(books.arrived.items()))
+                    books.arrived = {}
+                    result.append(Reduce(self.plan, chunk, parts, partial=kind is self.collected))
         return result
+
+    def averaged(self, chunk: int, members: tuple[int, ...], payload: Payload) -> None:
+        """The mean of this node's group is made: for the owner, which may be this node by now."""
+        part = Part(members, self._weight(members), payload, partial=True)
+        if chunk in self.owned and not self.owned[chunk].reducing:
+            self.owned[chunk].take(part)
+            self.owned[chunk].waiting -= set(self.grid.members(self.group))
+        elif chunk in self.collected:
+            self._partials[chunk] = part
+
+    def due_partials(self) -> list[tuple[int, bytes, Part]]:
+        """Chunk, owner and mean of this node's group, where that owner did not get it yet."""
+        due = [
+            (chunk, self.owner(chunk), part)
+            for chunk, part in self._partials.items()
+            if chunk not in self.results and self._partial_sent.get(chunk) != self.owner(chunk)
+        ]
+        self._partial_sent.update({chunk: owner for chunk, owner, _ in due})
+        return due
+
+    def renew(self, peers: Collection[bytes]) -> None:
+        """The way to these is another one: what went on the old one is sent again, it may be lost."""
+        self._sent = {chunk: peer for chunk, peer in self._sent.items() if peer not in peers}
+        self._partial_sent = {c: peer for c, peer in self._partial_sent.items() if peer not in peers}
+
+    # ---- results
+
+    def audience(self, chunk: int) -> set[bytes]:
+        """Who has to get the result of a chunk from this node, as its owner or as a collector."""
+        if not self._takes(chunk):
+            return set()
+        owner, peers = self.plan.owners[chunk], set()
+        for group in range(self.grid.groups) if owner == self.me else (self.group,):
+            collector = self.grid.collector(owner, group, self._gone)
+            if collector in (owner, self.me):
+                peers |= {self._peer(i) for i in self.grid.members(group)} | set(self.grid.followers(group))
+            else:
+                peers.add(self._peer(collector))
+        return peers - {self._id}
 
     def add_result(
         self, message: pb.ChunkResult, signed: pb.Signed, commit: pb.Commit | None = None

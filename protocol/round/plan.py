@@ -7,6 +7,7 @@ check that the leader did not make them up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from atoll.protocol import messages_pb2 as pb
@@ -74,6 +75,29 @@ def owners(chunks: int, speed_bps: Sequence[int], excluded: Collection[int] = ()
     return result
 
 
+def grid(speed_bps: Sequence[int], excluded: Collection[int]) -> list[int]:
+    """Members in rows of like speed, the fastest first: those of a row own, or collect, the same chunks."""
+    last = set(excluded)
+    return sorted(range(len(speed_bps)), key=lambda i: (i in last, -speed_bps[i], i))
+
+
+def row_owners(
+    chunks: int, order: Sequence[int], groups: int, speed_bps: Sequence[int], excluded: Collection[int]
+) -> list[int]:
+    """Owner of each chunk with two levels: rows share by their slowest member, and take turns within.
+
+    A row that has no member of some group, or one that is to own nothing, owns nothing if another can.
+    """
+    rows = [order[k : k + groups] for k in range(0, len(order), groups)]
+    unfit = [k for k, row in enumerate(rows) if len(row) < groups or set(row) & set(excluded)]
+    given = [0] * len(rows)
+    result = []
+    for row in owners(chunks, [min(speed_bps[i] for i in row) for row in rows], unfit):
+        result.append(rows[row][given[row] % len(rows[row])])
+        given[row] += 1
+    return result
+
+
 def owner_of(plan: pb.Plan, chunk: int) -> bytes:
     """Who reduces a chunk."""
     return bytes(plan.contributors[plan.owners[chunk]].peer)
@@ -118,7 +142,13 @@ def make_plan(
     unreachable = {bytes(peer) for m in members for peer in ready[m].unreachable}
     kept = {m for m in members if m in no_owners or ready[m].relayed} | unreachable
     excluded = [i for i, m in enumerate(members) if m in kept]
-    table = owners(config.chunks, [_speed(ready[m]) for m in members], excluded)
+    speeds = [_speed(ready[m]) for m in members]
+    groups, order = 0, []
+    if len(members) > max(config.two_level_above, 3):
+        groups, order = round(math.sqrt(len(members))), grid(speeds, excluded)
+        table = row_owners(config.chunks, order, groups, speeds, excluded)
+    else:
+        table = owners(config.chunks, speeds, excluded)
     receive_only = sorted(set(followers) - set(members))
     choice = codec_choice.Choice(config.codec)
     if config.codec == codec_choice.AUTO:
@@ -138,6 +168,8 @@ def make_plan(
         ],
         followers=receive_only,
         owners=table,
+        groups=groups,
+        grid=order,
         codec=choice.codec,
         exchange_s=choice.exchange_s,
         inner_s=choice.inner_s,
@@ -181,9 +213,11 @@ def continue_plan(
 
 
 def check_continuation(previous: pb.Plan, plan: pb.Plan) -> None:
-    """Raises PlanError unless `plan` has contributors and codec of `previous`: sums of both would mix."""
+    """Raises PlanError unless `plan` has contributors, groups and codec of `previous`: sums would mix."""
     if list(plan.contributors) != list(previous.contributors):
         raise PlanError("plan that continues one with other contributors")
+    if plan.groups != previous.groups or list(plan.grid) != list(previous.grid):
+        raise PlanError("plan that continues one with other groups")
     if plan.codec != previous.codec:
         raise PlanError("plan that continues one with another codec")
 
@@ -206,12 +240,22 @@ def check_plan(
     _check_members(plan, me, offered)
     if len(plan.owners) != config.chunks or any(o >= len(plan.contributors) for o in plan.owners):
         raise PlanError("plan with a wrong table of owners")
+    if not _is_grid(plan):
+        raise PlanError("plan with groups that are not of its contributors")
     if plan.result_codec != config.result_codec or not codec_choice.is_sound(plan, config.codec):
         raise PlanError("plan with another codec than the manifest's")
     if plan.outer_lr != config.outer_lr(len(plan.contributors)):
         raise PlanError("plan with another learning rate than the manifest's")
     if not all(0 < s <= MAX_PHASE_S for s in (plan.scatter_s, plan.reduce_s, plan.vote_s)):
         raise PlanError("plan with impossible durations")
+
+
+def _is_grid(plan: pb.Plan) -> bool:
+    """Whether each contributor has one place, or there are no groups."""
+    count = len(plan.contributors)
+    if not plan.groups:
+        return not plan.grid
+    return 2 <= plan.groups <= count == len(plan.grid) and sorted(plan.grid) == list(range(count))
 
 
 def _check_members(plan: pb.Plan, me: bytes, offered: Offered | None) -> None:

@@ -3,6 +3,7 @@
 Every wait has a deadline, counted from the moment the plan was accepted (durations, never wall-clock times):
 
     start ── scatter_s ──▸ owners reduce with what came ── reduce_s ──▸ leader needs all results
+             (whoever collects for an owner: COLLECT_PART of scatter_s)
     then, for members ── vote_s ──▸ the leader has to have proposed
     commit seen ── vote_s ──▸ a majority has certified it, or it is provisional
 
@@ -18,7 +19,7 @@ A session ends once, as `certified`, `provisional` (this node holds the commit, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
@@ -40,11 +41,11 @@ from atoll.protocol.round.types import (
     HoldingReceived,
     InquiryReceived,
     Persisted,
-    Reduce,
     ResultArrived,
     RoundConfig,
     Scatter,
     Send,
+    SendPartial,
     SendResult,
     SessionReport,
     StoreResult,
@@ -52,6 +53,9 @@ from atoll.protocol.round.types import (
     WantReceived,
 )
 from atoll.protocol.signing import Keyring
+
+COLLECT_PART = 0.6
+"""Part of the scatter time after which whoever collects for an owner goes on with what is there."""
 
 
 class Session:
@@ -90,8 +94,10 @@ class Session:
         self._fetching: dict[int, bytes] = {}
         self._early: dict[bytes, set[int]] = {}  # what members told before this node asked
         self._told: bytes | None = None
+        self._given: dict[int, set[bytes]] = {}  # who was sent the result of a chunk, as its audience
         self.report: SessionReport | None = None
         self.blamed: frozenset[bytes] = frozenset()
+        self.collect_at = now + COLLECT_PART * plan.scatter_s
         self.scatter_at = now + plan.scatter_s
         self.reduce_at = self.scatter_at + plan.reduce_s
         self.give_up_at = self.reduce_at + plan.vote_s
@@ -135,17 +141,15 @@ class Session:
             times = [self._salvage.deadline]
         else:
             times = [self.reduce_at if self.leads else self.give_up_at]
-        if any(owned.waiting for owned in self.exchange.owned.values()):
-            times.append(self.scatter_at)
+        collects, owns = self.exchange.waits()
+        times += [self.collect_at] * collects + [self.scatter_at] * owns
         return min(times)
 
     # ---- scatter and reduce
 
     def start(self, now: float, held: Mapping[int, bytes] | None = None) -> list[Effect]:
         """Sends what is to be sent. `held`: who has results that the leader of a continued session lacks."""
-        effects: list[Effect] = []
-        if self.exchange.me is not None and self.exchange.to_send:
-            effects.append(Scatter(self.plan, self.exchange.to_send))
+        effects = self._send_due()
         self._fetching = dict(held or {})
         for peer in sorted(set(self._fetching.values())):
             chunks = sorted(chunk for chunk, holder in self._fetching.items() if holder == peer)
@@ -153,9 +157,15 @@ class Session:
         effects += self._reduce_due()
         return effects + (self._results_changed(now) or self.roster(self._live, now))
 
+    def _send_due(self) -> list[Effect]:
+        """Contributions, own or of a group, that those who have to get them did not get yet."""
+        sends = self.exchange.due_sends()
+        scatter: list[Effect] = [Scatter(self.plan, sends)] if sends else []
+        return scatter + [SendPartial(to, self.id, c, part) for c, to, part in self.exchange.due_partials()]
+
     def contribution(self, event: ContributionArrived, now: float) -> list[Effect]:
         self.arrivals["scatter"].append(now - self._began)
-        reason = self.exchange.contribute(event.sender, event.chunk, event.payload)
+        reason = self.exchange.contribute(event.sender, event.chunk, event.payload, event.members)
         return [Dropped(event.sender, reason)] if reason else self._reduce_due()
 
     def refused(self, event: ContributionRejected, now: float) -> list[Effect]:
@@ -163,9 +173,12 @@ class Session:
         return [Dropped(event.sender, event.reason), *self._reduce_due()]
 
     def _reduce_due(self) -> list[Effect]:
-        return [Reduce(self.plan, chunk, given) for chunk, given in self.exchange.due()]
+        return [*self.exchange.due()]
 
     def reduced(self, event: ChunkReduced, now: float) -> list[Effect]:
+        if event.partial:
+            self.exchange.averaged(event.chunk, event.contributors, event.payload)
+            return self._send_due() + self._reduce_due()
         message = pb.ChunkResult(
             session=self.id,
             chunk=event.chunk,
@@ -178,7 +191,7 @@ class Session:
             return [Dropped(self._me, reason)]  # before a restart, this node signed another one
         return [
             StoreResult(self.id, event.chunk, event.payload, event.payload_digest),
-            SendResult(self.others, self.id, event.chunk, signed),
+            *self._give([event.chunk]),
             *self._results_changed(now),
         ]
 
@@ -193,7 +206,19 @@ class Session:
             return []  # it was asked for and came twice
         message = event.message
         stored = StoreResult(self.id, message.chunk, event.payload, message.payload_digest)
-        return [stored, *self._results_changed(now)]
+        return [stored, *self._give([message.chunk]), *self._results_changed(now)]
+
+    def _give(self, chunks: Iterable[int]) -> list[Effect]:
+        """Sends results to those who have to get them from this node and did not yet."""
+        effects: list[Effect] = []
+        for chunk in chunks:
+            given = self._given.setdefault(chunk, set())
+            due = self.exchange.audience(chunk) - given
+            given |= due
+            if due:
+                signed = self.exchange.results[chunk][1]
+                effects.append(SendResult(tuple(sorted(due)), self.id, chunk, signed))
+        return effects
 
     def want(self, event: WantReceived, now: float) -> list[Effect]:
         if event.sender not in self.exchange.members:
@@ -265,6 +290,7 @@ class Session:
         if self.commit is not None:
             effects += self.agreement.pass_on(self._live) + self.agreement.changed(self._live)
             return self._agreed(effects, now)
+        effects += self._send_due() + self._give(self.exchange.results.keys() & self._given.keys())
         if self.id.leader not in self._live:
             self.trouble = self.trouble or "the leader left"
         if self.leader != self._me:
@@ -278,14 +304,13 @@ class Session:
         """The way to these members is another one: what was on the old one goes again, it may be lost."""
         if self.report is not None or self.commit is not None:
             return []  # whoever lacks a result of a commit asks for it
-        missing = self.exchange.missing_results()
-        contributes = self.exchange.me is not None
-        again = [c for c in missing if contributes and self.exchange.owner(c) in peers]
-        members = tuple(sorted(self.exchange.members & set(peers)))
-        mine = [c for c, (_, signed) in sorted(self.exchange.results.items()) if signed.signer == self._me]
-        effects: list[Effect] = [Scatter(self.plan, tuple(again))] if again else []
-        if members:
-            effects += [SendResult(members, self.id, c, self.exchange.results[c][1]) for c in mine]
+        self.exchange.renew(peers)
+        effects = self._send_due()
+        members = self.exchange.members & set(peers)
+        for chunk, (_, signed) in sorted(self.exchange.results.items()):
+            to = members if signed.signer == self._me else members & self.exchange.audience(chunk)
+            if to:
+                effects.append(SendResult(tuple(sorted(to)), self.id, chunk, signed))
         return effects
 
     def declined(self, peer: bytes, now: float) -> list[Effect]:
@@ -297,9 +322,11 @@ class Session:
         if self.commit is not None:
             return self._agreed(self.agreement.tick(self._live, now), now)
         effects: list[Effect] = []
+        if now >= self.collect_at:
+            self.exchange.expire(collected=True)
         if now >= self.scatter_at:
             self.exchange.expire()
-            effects += self._reduce_due()
+        effects += self._reduce_due()
         if self._salvage is not None:
             return effects + self._salvaged(now)
         if self.leads and now >= self.reduce_at:
@@ -422,6 +449,7 @@ class Session:
             tokens=accepted_tokens(self.commit[0]) if self.commit else 0,
             outer_lr=self.plan.outer_lr,
             codec=self.plan.codec,
+            groups=self.exchange.grid.groups,
             codec_reason=codec_choice.reason(self.plan, self._config.codec),
             phases={name: at - self._began for name, at in self._marks.items()},
         )

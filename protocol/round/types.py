@@ -28,6 +28,8 @@ class RoundConfig:
     genesis_node: bytes
     values: int = 0
     """Of the whole vector; for the choice of a codec where `codec` is "auto"."""
+    two_level_above: int = 32
+    """With more contributors a plan has two levels (grid.py)."""
     min_peers_to_start: int = 1
     grace_floor_s: float = 1.0
     grace_cap_s: float = 60.0
@@ -125,17 +127,21 @@ class PlanReceived:
 
 @dataclass(frozen=True)
 class ContributionArrived:
-    """An encoded chunk, checked by the codec; from this node itself as well."""
+    """An encoded chunk, checked by the codec; from this node itself as well.
+
+    `members`: where it is the mean of several, who they are (indices into the plan); None: the sender's own.
+    """
 
     sender: bytes
     session: pb.SessionId
     chunk: int
     payload: Payload
+    members: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class ContributionRejected:
-    """An encoded chunk that the codec refused."""
+    """An encoded chunk, or mean of several, that the codec refused."""
 
     sender: bytes
     session: pb.SessionId
@@ -152,6 +158,7 @@ class ChunkReduced:
     contributors: tuple[int, ...]
     payload: Payload
     payload_digest: bytes
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,22 +270,53 @@ class Send:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Encode these chunks of this node's pseudo-gradient and stream each to its owner in the plan."""
+    """Encode these chunks of this node's pseudo-gradient and stream each to its target."""
 
     plan: pb.Plan
-    chunks: tuple[int, ...]
+    targets: tuple[tuple[int, bytes], ...]
+    """Chunk and who gets it: its owner, or who collects it for the owner."""
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        return tuple(chunk for chunk, _ in self.targets)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes into a mean: the encoded contribution of one member, or the `partial` mean of several."""
+
+    members: tuple[int, ...]
+    weight: int
+    payload: Payload
+    partial: bool = False
 
 
 @dataclass(frozen=True)
 class Reduce:
-    """Average these encoded contributions (member order) and encode the result; answer ChunkReduced.
+    """Average these encoded parts (in order) and encode the result; answer ChunkReduced with all members.
 
-    Without contributions the answer has no contributors and no payload.
+    Without parts the answer has no contributors and no payload. `partial`: of one group, for the owner.
     """
 
     plan: pb.Plan
     chunk: int
-    contributions: tuple[tuple[int, int, Payload], ...]  # (index in the plan, weight, payload)
+    parts: tuple[Part, ...]
+    partial: bool = False
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Everyone in the mean, in member order."""
+        return tuple(sorted(i for part in self.parts for i in part.members))
+
+
+@dataclass(frozen=True)
+class SendPartial:
+    """Send the mean of one group to the owner of the chunk."""
+
+    peer: bytes
+    session: pb.SessionId
+    chunk: int
+    part: Part
 
 
 @dataclass(frozen=True)
@@ -336,6 +374,8 @@ class SessionReport:
     tokens: int = 0
     outer_lr: float = 0.0
     codec: str = ""
+    groups: int = 1
+    """More than one: the round had two levels."""
     codec_reason: str = ""
     """A sentence, where the plan chose the codec."""
     phases: Mapping[str, float] = field(default_factory=dict)
@@ -354,7 +394,7 @@ class Dropped:
     reason: str
 
 
-Effect = Send | Scatter | Reduce | StoreResult | SendResult | Persist | Apply | Ended | Dropped
+Effect = Send | Scatter | Reduce | SendPartial | StoreResult | SendResult | Persist | Apply | Ended | Dropped
 
 
 @dataclass(frozen=True)

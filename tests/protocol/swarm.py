@@ -312,9 +312,8 @@ class Swarm:
                 for peer in effect.peers:
                     self._send(node, peer, effect.frame)
             case t.Scatter():
-                for c in effect.chunks:
-                    owner = effect.plan.owners[c]
-                    self.after(work, lambda c=c, o=owner: self._contribute(node, effect.plan, c, o))
+                for c, to in effect.targets:
+                    self.after(work, lambda c=c, to=to: self._contribute(node, effect.plan, c, to))
             case t.Reduce():
                 self.after(work, lambda: self._reduce(node, effect))
             case t.StoreResult():
@@ -332,17 +331,17 @@ class Swarm:
             case t.Dropped():
                 node.dropped[effect.reason] += 1
 
-    def _contribute(self, node: Node, plan: pb.Plan, chunk: int, owner: int) -> None:
+    def _contribute(self, node: Node, plan: pb.Plan, chunk: int, to: bytes) -> None:
         payload = f"{node.name}/{plan.version}/{chunk}".encode()
         frame = pb.Frame(contribution=pb.Contribution(session=plan.session, chunk=chunk))
-        self._send(node, plan.contributors[owner].peer, frame, payload)
+        self._send(node, to, frame, payload)
 
     def _reduce(self, node: Node, effect: t.Reduce) -> None:
-        mean = b"|".join(b"%d*%s" % (w, p) for _, w, p in effect.contributions)
-        payload = hashlib.sha256(mean).digest() if effect.contributions else b""
-        members = tuple(i for i, _, _ in effect.contributions)
+        mean = b"|".join(b"%d*%s" % (part.weight, part.payload) for part in effect.parts)
+        payload = hashlib.sha256(mean).digest() if effect.parts else b""
         digest = hashlib.sha256(payload).digest()
-        self.feed(node, t.ChunkReduced(effect.plan.session, effect.chunk, members, payload, digest))
+        session, partial = effect.plan.session, effect.partial
+        self.feed(node, t.ChunkReduced(session, effect.chunk, effect.members, payload, digest, partial))
 
     def _persist(self, node: Node, effect: t.Persist) -> None:
         commit = pb.Commit.FromString(effect.commit.body)

@@ -38,7 +38,7 @@ def test_a_refused_contribution_is_not_waited_for(member: Bench):
     effects = member.feed(t.ContributionRejected(THIRD, member.session.id, chunk, "a level is -128"))
     assert reasons(effects) == ["a level is -128"]
     (reduce,) = of(t.Reduce, effects)
-    assert [payload for _, _, payload in reduce.contributions] == [b"x", b"x"]
+    assert [part.payload for part in reduce.parts] == [b"x", b"x"]
     late = member.feed(t.ContributionArrived(THIRD, member.session.id, chunk, b"x"))
     assert reasons(late) == ["late contribution"]
 

@@ -329,7 +329,7 @@ def test_an_owner_reduces_when_everyone_came_was_refused_or_is_lost():
     ex.refuse(D, chunk, "not even a member")
     assert ex.due() == []
     ex.lose([A, D])
-    assert ex.due() == [(chunk, ((1, 50, b"b"),))]
+    assert ex.due() == [t.Reduce(made, chunk, (t.Part((1,), 50, b"b"),))]
     assert ex.due() == [], "once"
     assert ex.contribute(A, chunk, b"a") == "late contribution"
     assert ex.rejected[C] == "bad scale" and ex.late == {A}
@@ -340,7 +340,7 @@ def test_contributions_are_reduced_in_member_order_whatever_their_arrival():
     chunk = next(iter(ex.owned))
     for peer in (C, A, B):
         ex.contribute(peer, chunk, peer[-1:])
-    assert [i for i, _, _ in ex.due()[0][1]] == [0, 1, 2]
+    assert ex.due()[0].members == (0, 1, 2)
 
 
 def test_expiry_names_who_was_late():

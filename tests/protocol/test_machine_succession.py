@@ -352,7 +352,7 @@ def test_an_owner_goes_on_with_what_it_has_collected(leader: Bench):
     leader.feed(t.ContributionArrived(FIRST, leader.session.id, mine, b"y"))
     effects = leader.feed(t.ContributionArrived(THIRD, before, mine, b"z"))
     (reduce,) = of(t.Reduce, effects)
-    assert sorted(payload for _, _, payload in reduce.contributions) == [b"x", b"y", b"z"]
+    assert sorted(part.payload for part in reduce.parts) == [b"x", b"y", b"z"]
     again = leader.feed(t.ContributionArrived(THIRD, leader.session.id, mine, b"z"))
     assert again == [], "of a member that did not know the first plan"
 
