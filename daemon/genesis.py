@@ -57,6 +57,7 @@ class NewSwarm:
     result_codec: str = "int8"
     feedback: float | None = None
     random_rounding: bool = False
+    two_level_above: int = 0
     missed: str = "reset"
     seed: int = 1
     genesis: Path | None = None
@@ -180,6 +181,7 @@ def _body(
             result_codec=wanted.result_codec,
             feedback=FEEDBACK.get(wanted.codec, 0.0) if wanted.feedback is None else wanted.feedback,
             random_rounding=wanted.random_rounding,
+            two_level_above=wanted.two_level_above,
             min_peers_to_start=wanted.min_peers,
             grace_floor_s=2.0,
             grace_cap_s=60.0,

@@ -149,6 +149,7 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
         ("rounds.min_peers_to_start", rounds.min_peers_to_start, 1, 1_000),
         ("rounds.grace_floor_s", rounds.grace_floor_s, 0, 3_600),
         ("rounds.grace_cap_s", rounds.grace_cap_s, rounds.grace_floor_s, 86_400),
+        ("rounds.two_level_above", rounds.two_level_above, 0, 1_024),
         ("rounds.validate_every", rounds.validate_every, 1, 10_000),
         ("rounds.feedback", rounds.feedback, 0, 0.9999),
     ]

@@ -123,6 +123,9 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument("--codec", default="int8", help="how contributions are encoded, or auto (int8)")
     init.add_argument("--result-codec", default="int8", help="how their mean is encoded (int8)")
     init.add_argument("--random-rounding", action="store_true", help="of contributions; int8 and int4 only")
+    init.add_argument(
+        "--two-level-above", type=int, default=0, metavar="N", help="contributors that average in groups (32)"
+    )
     init.add_argument("--feedback", type=float, metavar="DECAY", help="of error feedback; 0: none (by codec)")
     init.add_argument(
         "--missed",
@@ -183,9 +186,16 @@ def _add_simulation(commands: argparse._SubParsersAction[argparse.ArgumentParser
     simulate = _command(
         commands, "simulate", "simulate:simulate", "test the protocol: whole swarms in virtual time"
     )
-    simulate.add_argument("scenario", choices=["chaos"], help="what befalls the swarm")
+    simulate.add_argument(
+        "scenario",
+        choices=["chaos", "big"],
+        help="everything that can befall a few nodes; rounds of many nodes",
+    )
     simulate.add_argument("--seed", type=int, default=0, help="the first seed (0)")
     simulate.add_argument("--seeds", type=int, default=1, help="how many (1)")
     simulate.add_argument("--jobs", type=int, default=0, help="processes (one per core)")
     simulate.add_argument("--trace", action="store_true", help="print what happens, event by event")
     simulate.add_argument("--resume", metavar="FILE", help="go on where this file says")
+    simulate.add_argument("--nodes", type=int, default=1024, help="big: how many (1024)")
+    simulate.add_argument("--rounds", type=int, default=2, help="big: how many (2)")
+    simulate.add_argument("--losses", type=int, default=0, help="big: nodes that die in each later round (0)")

@@ -63,6 +63,7 @@ def init(arguments: argparse.Namespace) -> int:
         result_codec=arguments.result_codec,
         feedback=arguments.feedback,
         random_rounding=arguments.random_rounding,
+        two_level_above=arguments.two_level_above,
         missed=arguments.missed,
         min_peers=arguments.min_peers,
         seed=arguments.seed,

@@ -1,4 +1,4 @@
-"""`atoll simulate chaos`: whole swarms in virtual time, with everything that can go wrong, from a seed."""
+"""`atoll simulate`: whole swarms in virtual time. chaos: everything that can go wrong; big: many nodes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from atoll.daemon.errors import AtollError, Exit
 
 
 def simulate(arguments: argparse.Namespace) -> int:
-    """`atoll simulate chaos`"""
+    """`atoll simulate chaos` and `atoll simulate big`"""
     if arguments.seeds < 1 or arguments.jobs < 0 or arguments.seed < 0:
         raise AtollError(Exit.USAGE, "usage", "Seeds, their number and jobs are positive numbers.")
+    if arguments.scenario == "big":
+        return _big(arguments)
     if arguments.seeds == 1 and not arguments.resume:
         return _one(arguments.seed, arguments.trace)
     if arguments.trace:
@@ -45,6 +47,32 @@ def _one(seed: int, trace: bool) -> int:
     rate = outcome.delivered / outcome.cpu_s
     print(f"{outcome.delivered} messages in {outcome.cpu_s:.2f} CPU-seconds: {rate:,.0f} per CPU-second.")
     print("Passed: no rule of the protocol was broken.")
+    return int(Exit.OK)
+
+
+def _big(arguments: argparse.Namespace) -> int:
+    from atoll.daemon.simulate.big import Big
+    from atoll.daemon.simulate.engine import Violation
+    from atoll.protocol.round.plan import MAX_MEMBERS
+
+    nodes, rounds, losses = arguments.nodes, arguments.rounds, arguments.losses
+    if not (2 <= nodes <= MAX_MEMBERS and rounds >= 1 and losses >= 0 and losses * (rounds - 1) < nodes - 1):
+        most = f"2 to {MAX_MEMBERS} nodes, and some are left after the last round"
+        raise AtollError(Exit.USAGE, "usage", f"A big swarm has {most}.")
+    try:
+        outcome = Big(nodes, arguments.seed, losses).run(rounds)
+    except Violation as violation:
+        print(f"Failed: violation of {violation.kind!r}: {violation.message}", flush=True)
+        return int(Exit.BUG)
+    ends = ", ".join(f"{count} {name}" for name, count in sorted(outcome.outcomes.items()))
+    groups = f"in {outcome.groups} groups" if outcome.groups else "on one level"
+    print(
+        f"Seed {arguments.seed}: {nodes} nodes {groups}, {outcome.lost} lost, {rounds} rounds of "
+        f"{outcome.chunks} chunks; {outcome.events} events, {outcome.cpu_s:.0f} CPU-seconds."
+    )
+    print(f"The busiest node exchanged payloads with {outcome.partners} others, and sent {outcome.payloads}.")
+    print(f"How rounds ended, counted by every node: {ends}.")
+    print("Passed: all that live have the same bits, and every contribution is in each chunk once.")
     return int(Exit.OK)
 
 

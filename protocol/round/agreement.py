@@ -146,9 +146,8 @@ class Agreement:
         if self.ballot.certified(self.commit[2]):
             self.outcome = "certified", "a majority holds it"
             return
-        missing = set(self.ballot.missing())
-        if not (missing - {self._me}) & set(live):
-            alone = missing == {self._me}
+        if not self.ballot.awaits(live, self._me):
+            alone = self.ballot.missing() == (self._me,)
             why = "this node has no vote left for it" if alone else "the voters that are missing have left"
             self.outcome = "provisional", why
 

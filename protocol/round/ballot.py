@@ -6,6 +6,9 @@ One voter has one vote in a session: the first, and a different one after it is 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
+
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import is_majority
 
@@ -16,6 +19,8 @@ class Ballot:
     def __init__(self, electorate: tuple[bytes, ...]) -> None:
         self._electorate = frozenset(electorate)
         self._votes: dict[bytes, tuple[bytes, pb.Signed]] = {}
+        self._count: Counter[bytes] = Counter()
+        self._missing = set(electorate)
 
     def put(self, commit: bytes, signed: pb.Signed) -> str | None:
         """Notes a vote for the commit with this digest. The reason if it does not count."""
@@ -25,6 +30,8 @@ class Ballot:
         known = self._votes.get(voter)
         if known is None:
             self._votes[voter] = (commit, signed)
+            self._count[commit] += 1
+            self._missing.discard(voter)
         elif known[0] != commit:
             return "second, different vote"
         return None
@@ -34,7 +41,7 @@ class Ballot:
         return tuple(s for _, (digest, s) in sorted(self._votes.items()) if digest == commit)
 
     def certified(self, commit: bytes) -> bool:
-        return is_majority(len(self.votes(commit)), len(self._electorate))
+        return is_majority(self._count[commit], len(self._electorate))
 
     def heard(self) -> bool:
         """Whether there is any vote."""
@@ -42,4 +49,8 @@ class Ballot:
 
     def missing(self) -> tuple[bytes, ...]:
         """Voters not heard of."""
-        return tuple(sorted(self._electorate - self._votes.keys()))
+        return tuple(sorted(self._missing))
+
+    def awaits(self, peers: Collection[bytes], besides: bytes) -> bool:
+        """Whether one of `peers`, a set, is a voter not heard of; `besides` does not count."""
+        return any(voter in peers and voter != besides for voter in self._missing)

@@ -94,7 +94,8 @@ class Session:
         self._fetching: dict[int, bytes] = {}
         self._early: dict[bytes, set[int]] = {}  # what members told before this node asked
         self._told: bytes | None = None
-        self._given: dict[int, set[bytes]] = {}  # who was sent the result of a chunk, as its audience
+        # Who was sent the result of a chunk, as its audience.
+        self._given: dict[int, set[bytes]] = previous._given if previous else {}
         self.report: SessionReport | None = None
         self.blamed: frozenset[bytes] = frozenset()
         self.collect_at = now + COLLECT_PART * plan.scatter_s

@@ -50,6 +50,7 @@ def make_manifest(
     min_peers: int,
     sizes: Sequence[int] = (),
     codecs: tuple[str, str] = ("int8", "int8"),
+    two_level_above: int = 0,
 ) -> SwarmManifest:
     """`sizes`: of the shards of its data; none: each node has its own. `codecs`: contributions', results'."""
     table = [pb.DataShard(digest=bytes([n]) * 32, size_bytes=size) for n, size in enumerate(sizes)]
@@ -69,6 +70,7 @@ def make_manifest(
             result_codec=codecs[1],
             feedback=0.9 if codecs[0] == "2bit" else 0.0,
             min_peers_to_start=min_peers,
+            two_level_above=two_level_above,
             grace_floor_s=0.5,
             grace_cap_s=2.0,
             validate_every=1,
@@ -141,6 +143,7 @@ class Member:
             outer_lr=manifest.outer_lr,
             genesis_node=bytes(manifest.body.genesis_node),
             min_peers_to_start=manifest.body.rounds.min_peers_to_start,
+            two_level_above=manifest.body.rounds.two_level_above or 32,
             grace_floor_s=0.5,
             grace_cap_s=2.0,
             vote_s=5.0,
@@ -193,9 +196,10 @@ class Swarm:
         min_peers: int | None = None,
         sizes: Sequence[int] = (),
         codecs: tuple[str, str] = ("int8", "int8"),
+        two_level_above: int = 0,
     ) -> None:
         self._keys = [keyring(i) for i in range(count)]
-        self.manifest = make_manifest(self._keys[0], min_peers or count, sizes, codecs)
+        self.manifest = make_manifest(self._keys[0], min_peers or count, sizes, codecs, two_level_above)
         self.cut: set[frozenset[bytes]] = set()
         self.spoiled: set[bytes] = set()
         self.sizes: list[int] = []

@@ -21,7 +21,8 @@ def event_of(keyring: FakeKeyring, sender: bytes, frame: pb.Frame, payload: byte
             return t.PlanReceived(sender, pb.Plan.FromString(frame.plan.body), frame.plan.signer)
         case "contribution":
             c = frame.contribution
-            return t.ContributionArrived(sender, c.session, c.chunk, payload)
+            members = tuple(c.members) if c.partial else None
+            return t.ContributionArrived(sender, c.session, c.chunk, payload, members)
         case "result":
             message = pb.ChunkResult.FromString(frame.result.body)
             assert hashlib.sha256(payload).digest() == message.payload_digest
