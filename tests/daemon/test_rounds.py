@@ -123,6 +123,57 @@ async def test_every_codec_carries_a_round(make: Make, codec: str, result_codec:
     assert all(member.reports[-1].outcome == "certified" for member in swarm.members)
 
 
+@pytest.mark.parametrize(
+    ("codec", "result_codec", "error"),
+    [("fp32", "fp32", 1e-5), ("int8", "int8", 0.015), ("int4", "int8", 0.12), ("auto", "int4", 0.2)],
+)
+async def test_two_levels_give_the_same_mean_and_the_same_bits(
+    make: Make, codec: str, result_codec: str, error: float
+) -> None:
+    """The mean of a group goes in the result codec: on the way to the owner it loses as much as a result."""
+    swarm = make(9, codecs=(codec, result_codec), two_level_above=3)
+    before = swarm.members[0].state.parameters.copy()
+    await one_round(swarm, 1)
+    assert len({m.bits for m in swarm.members}) == 1
+    tokens = [100 * (n + 1) for n in range(9)]
+    mean = sum(w * delta(10 + n).astype(np.float64) for n, w in enumerate(tokens)) / sum(tokens)
+    step = (before - swarm.members[0].state.parameters) / (0.6 * 1.9)
+    assert np.linalg.norm(step - mean) / np.linalg.norm(mean) < error
+    (report,) = swarm.members[4].reports
+    assert report.outcome == "certified" and report.groups == 3 and len(report.contributed) == 9
+    commit = swarm.members[0].commits[0]
+    assert all(list(chunk.contributors) == list(range(9)) for chunk in commit.chunks)
+    assert not any(m.trouble or m.driver.dropped.reasons for m in swarm.members)
+
+
+async def test_a_collector_that_lies_costs_its_group_a_chunk_and_nobody_a_round(make: Make) -> None:
+    swarm = make(9, two_level_above=3)
+    await one_round(swarm, 1)
+    liar = swarm.members[5]
+    swarm.spoiled.add(liar.me)
+    for member in swarm.members:
+        member.train(delta(7), 100)
+    await swarm.until(lambda: all(m.driver.machine.head.version >= 2 for m in swarm.members if m is not liar))
+    honest = [m for m in swarm.members if m is not liar]
+    assert len({m.bits for m in honest}) == 1
+    named = {peer for m in honest for peer, _ in m.reports[1].rejected}
+    assert named == {liar.me}
+
+
+async def test_means_that_say_nothing_of_themselves_are_malformed(make: Make) -> None:
+    swarm = make(2)
+    one, other = swarm.members
+    for told in (
+        pb.Contribution(members=[0]),
+        pb.Contribution(partial=True),
+        pb.Contribution(chunk=10**6, partial=True, members=[0]),
+    ):
+        await one.driver.received(other.me, pb.Frame(contribution=told), b"payload")
+    assert one.driver.dropped.reasons["malformed contribution"] == 3
+    await one.driver.received(other.me, pb.Frame(contribution=pb.Contribution(partial=True)), b"")
+    assert one.driver.dropped.reasons["malformed contribution"] == 3, "that nobody of a group came is a fact"
+
+
 async def test_error_feedback_brings_back_what_a_codec_lost(make: Make) -> None:
     swarm = make(2, codecs=("2bit", "fp32"))
     shown = swarm.members[0].state.parameters.copy()
