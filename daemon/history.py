@@ -49,6 +49,7 @@ class History:
             "outer_lr": report.outer_lr,
             "codec": report.codec,
             "codec_reason": report.codec_reason,
+            "groups": report.groups,
         }
         self.rounds.append(entry)
         self.outcomes[report.outcome] += 1

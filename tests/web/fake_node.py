@@ -88,6 +88,7 @@ def make_round(version: int, rng: random.Random) -> Round:
         "outer_lr": 0.7,
         "codec": "int8",
         "codec_reason": "",
+        "groups": 1,
     }
 
 

@@ -80,6 +80,7 @@ function drawReport(state, round) {
     ["Traffic", `↑ ${bytes(round.bytes_sent)}  ↓ ${bytes(round.bytes_received)}`],
     ["Outer rate", String(round.outer_lr)],
     ["Codec", round.codec, round.codec_reason],
+    ["Groups", round.groups > 1 ? String(round.groups) : null, "averaged among themselves first"],
     ["Digest", short(round.digest), round.digest],
   ];
   facts(byId("report-facts"), rows.filter(([, value]) => value !== null));
