@@ -107,7 +107,7 @@ def test_a_violation_says_how_to_replay_it():
         chaos.run(1)
     text = str(caught.value)
     assert "atoll simulate chaos --seed 1 --trace" in text
-    assert "'durable votes'" in text and len(caught.value.trace) > 10
+    assert "'durable votes'" in text and len(caught.value.trace) >= 5
 
 
 def test_a_swarm_that_never_ends_is_a_violation(monkeypatch: pytest.MonkeyPatch):
