@@ -426,6 +426,18 @@ class Island:
                 spans.append((span.start, span.stop))
         return tuple(spans)
 
+    def left(self, digests: Mapping[int, bytes], common: int) -> None:
+        """Another chain was taken over, which has nothing of ours after the version `common`: books that.
+
+        `digests`: this node's chain now, by version, as far back as it is known.
+        """
+        # What is not in sight any more first; then what is known to be in both.
+        gone = self.ledger.reconcile(digests, newest=common)
+        self.ledger.reconcile(digests, newest=max(digests))
+        if gone:
+            self._events.emit("account", f"{gone} tokens were accepted in a branch that was left.")
+        self._save_account()
+
     def taken_over(self, digests: Mapping[int, bytes], replayed: Sequence[tuple[pb.Commit, bytes]]) -> None:
         """Another node's state was taken over: local progress against the old anchor ends.
 
@@ -434,11 +446,9 @@ class Island:
         self.account.drop("expired")
         self.ledger.begin_life()
         # First what gave way: the same contribution may be in a commit of this chain.
-        gone = self.ledger.reconcile(digests, newest=max(digests))
+        self.ledger.reconcile(digests, newest=max(digests))
         for commit, digest in replayed:
             self._book(commit, digest)
-        if gone:
-            self._events.emit("account", f"{gone} tokens were accepted in a branch that was left.")
         self._offered = None
         self._save_account()
         if self.begun or self._begin_due:

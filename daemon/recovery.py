@@ -371,7 +371,7 @@ class Recovery:
         """Takes over a state that is here, and what followed it. Whether that went well."""
         if not await island.books_are_saved():
             return False  # what a commit accepted would be forgotten with the log; the disk has an alert
-        before = outer.position
+        before, mine = outer.position, outer.chain
         chain = outer.chain if step.why == "bits" else step.entry.chain
         # What led to it is not on this disk; the peer's word is good enough to find a common commit by.
         chain = forks.as_known(chain, self._following.known(outer.chain))
@@ -385,6 +385,9 @@ class Recovery:
             self._told_trouble(error)
             if outer.position is before:
                 return False
+        # Before commits are replayed: the chain may grow so long that what was left is out of sight.
+        island.left(outer.digests, forks.last_common(mine, step.entry.chain, outer.head.version))
+        await island.books_are_saved()
         try:
             now = self._neighbours.roster.entries.get(step.entry.peer, step.entry)
             holders = self._at_head_of(now)

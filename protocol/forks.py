@@ -126,6 +126,12 @@ def common_version(mine: Chain, theirs: Chain) -> int | None:
     return next((link.version for link in theirs if (link.version, link.digest) in digests), None)
 
 
+def last_common(mine: Chain, theirs: Chain, taken: int) -> int:
+    """The newest version of our chain that may be in theirs, of which `taken` is the version taken over."""
+    pair = parting(mine, theirs)
+    return taken if pair is None else min(taken, pair[0].version - 1)
+
+
 def tail(chain: Chain, version: int, digest: bytes) -> Chain:
     """The part of a chain that ends at this commit; empty if it is not in it."""
     return next((chain[k:] for k, x in enumerate(chain) if (x.version, x.digest) == (version, digest)), ())

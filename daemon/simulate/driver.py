@@ -95,6 +95,11 @@ class Driver:
             node.feed(t.TrainingChanged(False))
             node.tell_everyone()
 
+    def left(self, common: int) -> None:
+        """Another state is here, whose chain has nothing of ours after this version."""
+        self._node.island.left(common)
+        self._save(self._node.island.save)
+
     def taken_over(self, replayed: Commits) -> None:
         """Another state is here, and what followed it: everything local starts afresh."""
         self._node.island.taken_over(replayed)

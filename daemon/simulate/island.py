@@ -152,6 +152,11 @@ class Island:
         except AccountError as error:
             raise Violation("account", f"version {commit.version}: {error}") from error
 
+    def left(self, common: int) -> None:
+        """Another chain was taken over, which has nothing of ours after this version."""
+        self.ledger.reconcile(self._store.window(), newest=common)
+        self.ledger.reconcile(self._store.window(), newest=self._store.head.version)
+
     def taken_over(self, replayed: Sequence[tuple[pb.Commit, bytes]]) -> None:
         """Another state was taken over, then these commits: progress against the old anchor is given up."""
         self.account.drop("expired")

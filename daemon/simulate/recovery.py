@@ -232,6 +232,8 @@ class Recovery:
         except Damaged as error:
             node.following.distrust(step.entry.peer, str(error), node.engine.now)
             return False
+        # Before commits are replayed: the chain may grow so long that what was left is out of sight.
+        node.driver.left(forks.last_common(mine, step.entry.chain, node.store.head.version))
         node.oracle.left(node, mine, step.entry.chain)
         node.oracle.moved(node, None)
         # A checkpoint lags behind its holder's head: a round of our own from there would be a fork.

@@ -413,6 +413,20 @@ async def test_taking_over_a_state_gives_up_local_progress(rig: Rig) -> None:
     assert rig.island.account.expired == 1600 and rig.island.account.carried == 0
 
 
+async def test_a_chain_that_was_left_gives_its_tokens_back_however_long_the_other_is(rig: Rig) -> None:
+    """What was left lies before all that the other chain names: that it parted from ours is known."""
+    await rig.ready(400)
+    rig.island.committed([(commit(4, 1, [True] * 4), b"e" * 32)], Head(4, b"e" * 32, (ME,)))
+    assert rig.island.account.accepted == 1600
+    seen = {version: bytes([version]) * 32 for version in range(40, 104)}
+    rig.island.left(seen, common=103)
+    assert rig.island.account.accepted == 1600, "behind, not on another way"
+    rig.island.left(seen, common=3)
+    assert rig.island.account.accepted == 0 and rig.island.account.orphaned == 1600
+    rig.island.left({4: b"e" * 32}, common=3)
+    assert rig.island.account.accepted == 1600, "the first way after all"
+
+
 async def test_a_trainer_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atoll.daemon.island.FIRST_RESTART_S", 0.01)
     rig = Rig(tmp_path, may_restart=True)

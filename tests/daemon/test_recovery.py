@@ -177,12 +177,20 @@ async def test_the_log_is_not_forgotten_before_the_books_hold_what_it_says(
         steps.append("catch up")
 
     monkeypatch.setattr(sync, "catch_up", catch_up)
-    island: Any = SimpleNamespace(books_are_saved=books_are_saved)
+
+    def left(digests: object, common: int) -> None:
+        steps.append(f"left after {common}")
+
+    island: Any = SimpleNamespace(books_are_saved=books_are_saved, left=left)
     driver: Any = SimpleNamespace(on_disk=on_disk)
     around.recovery._alerts = SimpleNamespace(clear=lambda code: None)  # type: ignore[assignment]
-    outer: Any = SimpleNamespace(chain=(), position=None)
+    head = SimpleNamespace(version=3)
+    outer: Any = SimpleNamespace(chain=best.chain, position=None, head=head, digests={})
     step = Take(best, Choice(3, state("a"), (b"A", b"B")), "behind")
-    for room, expected in ((False, ["books"]), (True, ["books", "_take_over", "catch up"])):
+    for room, expected in (
+        (False, ["books"]),
+        (True, ["books", "_take_over", "left after 3", "books", "catch up"]),
+    ):
         steps.clear()
         taken = await around.recovery._switch(step, Path("state"), outer, driver, island, [])
         assert (taken, steps) == (room, expected)

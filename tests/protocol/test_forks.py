@@ -25,6 +25,7 @@ from atoll.protocol.forks import (
     common_version,
     compare,
     extend,
+    last_common,
     link_of,
     parse_chain,
     parting,
@@ -52,6 +53,16 @@ def test_heads_of_one_chain_are_no_fork():
     assert compare(short, long) is Choice.AHEAD and Choice.AHEAD.follow
     assert compare(long, short) is Choice.BEHIND and not Choice.BEHIND.follow
     assert not any(compare(a, b).fork for a in (short, long) for b in (short, long))
+
+
+def test_what_a_chain_that_is_taken_over_may_have_of_ours():
+    ours, theirs = chain("abcXYZ"), chain("abcdefghi")
+    assert last_common(ours, theirs, 8) == 2, "all before the first commit that differs"
+    assert last_common(ours, theirs, 1) == 1, "but no more than was taken over"
+    assert last_common(chain("abc"), theirs, 8) == 8, "it goes on from ours"
+    assert last_common(ours, chain("qrs", first=100), 101) == 101, (
+        "nobody can say: they name nothing in common"
+    )
 
 
 def test_certified_beats_provisional_however_long_the_other_is():
