@@ -19,6 +19,7 @@ from atoll.daemon.storage.data_dir import DataDir
 from atoll.peers.following import Choice, Following, Take
 from atoll.peers.pacing import RateCap
 from atoll.peers.roster import Roster, RosterEntry
+from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 
 from .swarm import Member, Swarm
@@ -162,6 +163,7 @@ async def test_the_log_is_not_forgotten_before_the_books_hold_what_it_says(
     around: Around, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = peer("A", v3="a")
+    best.chain = (forks.Link(3, bytes(32), True, 0),)
     around.meet(best, peer("B", v3="a"))
     steps: list[str] = []
     room = False
