@@ -11,6 +11,7 @@ committed. Prints one line for each trial and a table.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -72,15 +73,19 @@ def _lost(log: list[dict[str, Any]]) -> list[float]:
     return [event["time"] for event in log if event["kind"] == "peer-down"]
 
 
-def trial(daemons: list[Daemon], role: str) -> tuple[Trial, Daemon]:
-    """Waits for a session, kills, and reads what the survivors wrote down. Also who was killed."""
+def trial(daemons: list[Daemon], role: str) -> tuple[Trial | None, Daemon]:
+    """Waits for a session, kills, and reads what the survivors wrote down. Also who was killed.
+
+    None where the round was over before the kill: then the next one was hit between two rounds.
+    """
     watched = daemons[0]
+    # Before the session: an exchange takes less time than to ask everybody who they are.
+    ids = {state_of["node_id"]: d for d in daemons if (state_of := state(d))}
 
     def session() -> tuple[dict[str, Any], Daemon] | None:
         found = in_exchange(watched)
         if found is None:
             return None
-        ids = {state_of["node_id"]: d for d in daemons if (state_of := state(d))}
         leader = ids.get(found["session"]["leader"])
         others = [d for d in daemons if d is not leader]
         victim = leader if role == "leader" else others[-1]
@@ -97,6 +102,9 @@ def trial(daemons: list[Daemon], role: str) -> tuple[Trial, Daemon]:
         logs = [events(d, killed) for d in survivors]
         return logs if all(_commit_of(log, version) and _lost(log) for log in logs) else None
 
+    began = killed - 10.0
+    if any((over := _commit_of(events(d, began), version)) and over["time"] < killed for d in survivors):
+        return None, victim
     logs = wait_until(committed, "the survivors' commit", 60.0)
     noticed, ends = [], []
     for log in logs:
@@ -122,14 +130,15 @@ def measure(root: Path, trials: int) -> list[Trial]:
     try:
         ticket = daemons[0].ticket()
         daemons += [Daemon(root / str(k), "join", ticket, "--yes") for k in range(1, NODES)]
-        for number in range(trials):
-            for role in ROLES:
+        for number, role in itertools.product(range(trials), ROLES):
+            one: Trial | None = None
+            while one is None:
                 for daemon in daemons:
                     daemon.wait_for(_takes_part, "everybody in the rounds")
                 one, victim = trial(daemons, role)
-                made.append(one)
-                print(f"{number + 1} {one}", file=sys.stderr, flush=True)
                 daemons[daemons.index(victim)] = Daemon(victim.folder, "run")
+            made.append(one)
+            print(f"{number + 1} {one}", file=sys.stderr, flush=True)
     finally:
         for daemon in daemons:
             daemon.stop()
