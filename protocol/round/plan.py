@@ -21,6 +21,8 @@ MAX_TOKENS = 1 << 40
 """Tokens one node can have trained on since its anchor; sums stay far from 64 bits."""
 MAX_VIEW_JUMP = 1024
 """A view is at most so far beyond the next one known here: no message can use the numbers up."""
+ALIKE = 1.15
+"""Lines whose speeds differ by less are taken for equally fast: so much may a measurement be wrong."""
 WEIGHT_CAP = 2
 """No weight over twice the mean (ALGORITHMS: token weights with a cap)."""
 
@@ -37,6 +39,19 @@ def weights(tokens: Sequence[int]) -> list[int]:
     """Weight of each contributor: its tokens, at most twice the mean, at least 1."""
     cap = max(1, WEIGHT_CAP * sum(tokens) // len(tokens))
     return [max(1, min(t, cap)) for t in tokens]
+
+
+def alike(speed_bps: Sequence[int]) -> list[int]:
+    """Speeds of which those that are as good as equal are equal: shares follow lines, not their noise."""
+    evened = list(speed_bps)
+    order = sorted((i for i in range(len(evened)) if evened[i]), key=lambda i: -evened[i])
+    while order:
+        group = [i for i in order if evened[i] * ALIKE >= evened[order[0]]]
+        mean = sum(evened[i] for i in group) // len(group)
+        for i in group:
+            evened[i] = mean
+        order = order[len(group) :]
+    return evened
 
 
 def chunk_shares(speed_bps: Sequence[int], excluded: Collection[int] = ()) -> list[float]:
@@ -142,7 +157,7 @@ def make_plan(
     unreachable = {bytes(peer) for m in members for peer in ready[m].unreachable}
     kept = {m for m in members if m in no_owners or ready[m].relayed} | unreachable
     excluded = [i for i, m in enumerate(members) if m in kept]
-    speeds = [_speed(ready[m]) for m in members]
+    speeds = alike([_speed(ready[m]) for m in members])
     groups, order = 0, []
     if len(members) > max(config.two_level_above, 3):
         groups, order = round(math.sqrt(len(members))), grid(speeds, excluded)

@@ -30,6 +30,7 @@ from atoll.protocol.round.plan import (
     MAX_TOKENS,
     MAX_VIEW_JUMP,
     PlanError,
+    alike,
     check_plan,
     chunk_shares,
     continue_plan,
@@ -313,6 +314,17 @@ def whole() -> Exchange:
     for chunk in range(5):
         assert ex.add_result(*result(ex, chunk, [0, 1] if chunk else [1])) is None
     return ex
+
+
+def test_lines_that_measure_about_the_same_are_equal():
+    assert alike([0, 980, 1000, 935, 1024, 0, 500, 470, 10]) == [0, 984, 984, 984, 984, 0, 485, 485, 10]
+    assert alike([]) == [] and alike([0, 0]) == [0, 0] and alike([7]) == [7]
+    ready = {
+        peer: pb.Ready(parent=HEAD.digest, tokens=1, upload_bps=b)
+        for peer, b in ((A, 95), (B, 100), (C, 105))
+    }
+    shared = make_plan(CONFIG, HEAD, A, ready, (), 0, (1.0, 1.0, 1.0))
+    assert sorted(map(list(shared.owners).count, range(3))) == [1, 2, 2]
 
 
 def test_an_owner_reduces_when_everyone_came_was_refused_or_is_lost():
