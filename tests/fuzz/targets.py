@@ -23,6 +23,7 @@ from atoll.daemon.storage.round_log import RoundLogError, parse_record
 from atoll.daemon.training import channel
 from atoll.daemon.training.errors import ChannelError
 from atoll.dht.records import RecordError, check_record, make_record
+from atoll.peers import packing
 from atoll.peers.following import Following
 from atoll.peers.lane_tls import Credentials, NotTheirs, check_certificate
 from atoll.peers.link import read_frame
@@ -127,7 +128,8 @@ def _event(body: bytes) -> t.Event | None:
                 return t.PlanReceived(sender, pb.Plan.FromString(message.plan.body), sender)
             case "contribution":
                 c = message.contribution
-                return t.ContributionArrived(sender, c.session, c.chunk, b"payload")
+                members = tuple(c.members) if c.partial else None
+                return t.ContributionArrived(sender, c.session, c.chunk, b"payload", members)
             case "result":
                 got = pb.ChunkResult.FromString(message.result.body)
                 # The driver lets none through that names a chunk which does not exist.
@@ -162,6 +164,7 @@ def _frames() -> bytes:
     messages = [
         pb.Frame(ready=pb.Ready(parent=HEAD.digest, version=1, tokens=100)),
         pb.Frame(contribution=pb.Contribution(session=plan.session, chunk=1)),
+        pb.Frame(contribution=pb.Contribution(session=plan.session, chunk=1, partial=True, members=[0, 2])),
         *(result(plan, chunk, b"mean", (0, 1, 2))[0] for chunk in range(3)),
         pb.Frame(commit=commit.signed),
         pb.Frame(vote=key.sign("vote", vote.SerializeToString())),
@@ -267,6 +270,22 @@ def _payload(name: str) -> bytes:
     return out.numpy().tobytes()
 
 
+def packed(data: bytes) -> None:
+    """A packed payload behind the size that was announced: exactly that many bytes, or an error."""
+    size = int.from_bytes(data[:4], "big")
+    try:
+        assert len(packing.unpack(data[4:], size)) == size
+    except wire.WireError:
+        return
+
+
+def _packed() -> bytes:
+    payload = bytes(8192)
+    made = packing.pack(payload)
+    assert made is not None
+    return len(payload).to_bytes(4, "big") + made
+
+
 def _stripes() -> bytes:
     """Frames in one stripe, and one in two."""
     frames = []
@@ -306,6 +325,7 @@ TARGETS: dict[str, tuple[Target, list[bytes]]] = {
         trainer_line,
         [channel.encode(channel.Ready(1, 2, 3.0)), channel.encode(channel.Pause())],
     ),
+    "packed": (packed, [_packed()]),
     "payload": (payload, [_payload(name) for name in CODECS]),
     **HANDLERS,
 }

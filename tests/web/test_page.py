@@ -173,6 +173,17 @@ async def test_hostile_names_are_inert(dashboard: Dashboard) -> None:
     assert width <= 0
 
 
+async def test_the_page_says_what_a_week_took_and_what_the_line_carries(dashboard: Dashboard) -> None:
+    node, facts = dashboard.node, dashboard.page.locator("#node-facts")
+    await dashboard.open()
+    await expect(facts).to_contain_text("↑ 20.0 Mbit/s  ↓ –")
+    await expect(facts).to_contain_text("Week: files")
+    await expect(facts).to_contain_text("↑ 32.8 MB  ↓ 32.8 MB")
+    node.snapshot["rounds"][-1]["groups"] = 6
+    node.changed()
+    await expect(dashboard.page.locator("#report-facts")).to_contain_text("Groups")
+
+
 async def test_a_click_on_a_round_shows_its_report(dashboard: Dashboard) -> None:
     await dashboard.open()
     page = dashboard.page

@@ -17,6 +17,8 @@ function scaled(value, steps, unit) {
 
 export const count = (value) => (known(value) ? scaled(value, ["", "k", "M", "G", "T"], "") : NONE);
 export const bytes = (value) => (known(value) ? scaled(value, ["", "k", "M", "G", "T"], "B") : NONE);
+/** Bits per second; 0 is not known. */
+export const speed = (value) => (value > 0 ? scaled(value, ["", "k", "M", "G", "T"], "bit/s") : NONE);
 export const loss = (value) => (known(value) ? value.toFixed(3) : NONE);
 export const percent = (part, whole) => (whole > 0 ? ((100 * part) / whole).toFixed(1) + " %" : NONE);
 export const millis = (value) => (known(value) ? value.toFixed(value < 10 ? 1 : 0) + " ms" : NONE);
