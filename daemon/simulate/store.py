@@ -7,6 +7,7 @@ knows (which commits it holds for certified). Whatever is damaged is passed over
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import struct
@@ -31,7 +32,7 @@ from atoll.protocol.signing import Keyring
 
 KEEP = 3
 OPEN = 4
-HISTORY = 64
+HISTORY = 256
 """Digests that a state carries: forks may be deeper than what nodes tell each other."""
 CHECKPOINTS = Path("checkpoints")
 ROUNDS = Path("rounds")
@@ -87,7 +88,7 @@ class Store:
             "digest": head.digest.hex(),
             "tokens": head.cumulative_tokens,
             "electorate": [peer.hex() for peer in head.electorate],
-            "history": b"".join(self.history).hex(),
+            "history": base64.b64encode(b"".join(self.history)).decode(),
             "chain": [[link.version, link.digest.hex(), link.cumulative_tokens] for link in self.chain],
         }
         facts_of_it = json.dumps(about, separators=(",", ":")).encode()
@@ -359,7 +360,7 @@ def parse_state(content: bytes) -> State:
             certified=False,
             cumulative_tokens=int(about["tokens"]),
         )
-        past = bytes.fromhex(about["history"])
+        past = base64.b64decode(about["history"])
         history = tuple(past[at : at + DIGEST_BYTES] for at in range(0, len(past), DIGEST_BYTES))
         chain = tuple(forks.Link(int(v), bytes.fromhex(d), False, int(n)) for v, d, n in about["chain"])
     except (struct.error, KeyError, TypeError, ValueError) as error:

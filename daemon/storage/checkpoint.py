@@ -34,8 +34,9 @@ from atoll.protocol.schema import ParameterSchema, SchemaError
 
 KEEP = 3
 FORMAT = "atoll-checkpoint-5"
-MAX_ANCESTORS = 63
-"""So many digests before its own a state names: a fork may be deeper than what nodes tell each other."""
+MAX_ANCESTORS = 1023
+"""So many digests before its own a state names, 33 kB of them: a fork may be far deeper than what nodes tell
+each other, and books have to say which commits were left."""
 _MAX_HEADER = 16 << 20
 _PIECE = 1 << 20
 _NAME = re.compile(r"^checkpoint-(\d{10})\.safetensors$")
