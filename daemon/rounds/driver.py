@@ -33,6 +33,7 @@ from atoll.protocol.outer import Float32
 from atoll.protocol.round import types as t
 from atoll.protocol.round.commit import contribution_of
 from atoll.protocol.round.machine import RoundMachine
+from atoll.protocol.round.plan import MAX_MEMBERS
 from atoll.protocol.signing import Keyring
 
 log = logging.getLogger(__name__)
@@ -379,6 +380,8 @@ class RoundDriver:
             raise ValueError("contribution to a chunk that does not exist")
         if message.partial != bool(message.members) and (message.members or payload):
             raise ValueError("mean of nobody, or members without a mean")
+        if len(message.members) > MAX_MEMBERS:
+            raise ValueError(f"mean of {len(message.members)} members, at most {MAX_MEMBERS} are allowed")
         n = self._chunks.size(message.chunk)
         try:
             session = self.machine.session

@@ -213,9 +213,17 @@ class Exchange:
         return tuple(any(b.waiting for b in kind.values()) for kind in (self.collected, self.owned))  # type: ignore[return-value]
 
     def expire(self, collected: bool = False) -> None:
-        """The deadline of what is owned, or collected, has passed: go on with what is here."""
-        for books in (self.collected if collected else self.owned).values():
-            self.late.update(self._peer(i) for i in books.waiting)
+        """The deadline of what is owned, or collected, has passed: go on with what is here.
+
+        Late is whoever should have sent it: for a group, who collects for it.
+        """
+        for chunk, books in (self.collected if collected else self.owned).items():
+            for index in books.waiting:
+                group = self.grid.group(index)
+                sender = index
+                if group != self.group:
+                    sender = self.grid.collector(self.plan.owners[chunk], group, self._gone)
+                self.late.add(self._peer(index if sender == self.me else sender))
             books.waiting.clear()
 
     def due(self) -> list[Reduce]:

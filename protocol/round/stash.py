@@ -23,6 +23,8 @@ from atoll.protocol.round.types import (
     WantReceived,
 )
 
+MEMBER_BYTES = 40
+"""What one of the members of a mean takes in memory."""
 SHARE = 4
 """One sender has at most this part of the room."""
 
@@ -45,7 +47,9 @@ def session_of(event: Early) -> pb.SessionId:
 
 
 def _size(event: Early) -> int:
-    return len(event.payload) if isinstance(event, ContributionArrived | ResultArrived) else 0
+    if isinstance(event, ContributionArrived):
+        return len(event.payload) + MEMBER_BYTES * len(event.members or ())
+    return len(event.payload) if isinstance(event, ResultArrived) else 0
 
 
 class Stash:

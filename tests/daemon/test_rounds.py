@@ -167,11 +167,12 @@ async def test_means_that_say_nothing_of_themselves_are_malformed(make: Make) ->
         pb.Contribution(members=[0]),
         pb.Contribution(partial=True),
         pb.Contribution(chunk=10**6, partial=True, members=[0]),
+        pb.Contribution(partial=True, members=range(1025)),
     ):
         await one.driver.received(other.me, pb.Frame(contribution=told), b"payload")
-    assert one.driver.dropped.reasons["malformed contribution"] == 3
+    assert one.driver.dropped.reasons["malformed contribution"] == 4
     await one.driver.received(other.me, pb.Frame(contribution=pb.Contribution(partial=True)), b"")
-    assert one.driver.dropped.reasons["malformed contribution"] == 3, "that nobody of a group came is a fact"
+    assert one.driver.dropped.reasons["malformed contribution"] == 4, "that nobody of a group came is a fact"
 
 
 async def test_error_feedback_brings_back_what_a_codec_lost(make: Make) -> None:

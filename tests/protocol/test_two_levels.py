@@ -193,6 +193,18 @@ def test_deadlines_pass_for_collectors_and_owners():
     assert ex.late == {PEERS[4], PEERS[7]} and parts(ex) == [(((1,), 2, False),)]
 
 
+def test_a_group_that_is_late_is_late_by_its_collector():
+    owner = exchange(0)
+    owner.contribute(PEERS[0], 0, b"0")
+    owner.contribute(PEERS[1], 0, b"m", (1, 4, 7))
+    owner.expire()
+    assert owner.late == {PEERS[3], PEERS[6], PEERS[2]}
+    left = exchange(0)
+    left.lose([PEERS[1]])
+    left.expire()
+    assert left.late >= {PEERS[4], PEERS[7]}, "nobody collects for them any more"
+
+
 # ---- who has left
 
 
