@@ -111,6 +111,7 @@ class Island:
         self._trainer: Trainer | None = None
         self._micro_batch = MicroBatch()
         self._tokens = 0
+        self._orphaned_before: int | None = None  # where another chain is being taken over
         self._ready: tuple[int, int] | None = None
         self._generation = 0  # of the trainer: a snapshot belongs to the one that wrote it
         self._offered: int | None = None  # generation whose snapshot may be in the session under way
@@ -431,11 +432,10 @@ class Island:
 
         `digests`: this node's chain now, by version, as far back as it is known.
         """
+        self._orphaned_before = self.account.orphaned
         # What is not in sight any more first; then what is known to be in both.
-        gone = self.ledger.reconcile(digests, newest=common)
+        self.ledger.reconcile(digests, newest=common)
         self.ledger.reconcile(digests, newest=max(digests))
-        if gone:
-            self._events.emit("account", f"{gone} tokens were accepted in a branch that was left.")
         self._save_account()
 
     def taken_over(self, digests: Mapping[int, bytes], replayed: Sequence[tuple[pb.Commit, bytes]]) -> None:
@@ -446,9 +446,13 @@ class Island:
         self.account.drop("expired")
         self.ledger.begin_life()
         # First what gave way: the same contribution may be in a commit of this chain.
+        before = self.account.orphaned if self._orphaned_before is None else self._orphaned_before
         self.ledger.reconcile(digests, newest=max(digests))
         for commit, digest in replayed:
             self._book(commit, digest)
+        gone, self._orphaned_before = (self.account.orphaned - before) // self.account.chunks, None
+        if gone > 0:
+            self._events.emit("account", f"{gone} tokens were accepted in a branch that was left.")
         self._offered = None
         self._save_account()
         if self.begun or self._begin_due:

@@ -386,7 +386,7 @@ class Recovery:
             if outer.position is before:
                 return False
         # Before commits are replayed: the chain may grow so long that what was left is out of sight.
-        island.left(outer.digests, forks.last_common(mine, step.entry.chain, outer.head.version))
+        island.left(outer.digests, forks.last_common(mine, chain, outer.head.version))
         await island.books_are_saved()
         try:
             now = self._neighbours.roster.entries.get(step.entry.peer, step.entry)

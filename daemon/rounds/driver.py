@@ -201,7 +201,7 @@ class RoundDriver:
             await self._links.send_bulk(target, frame, payload)
         except LinkLost as error:
             # The roster tells the machine that the target is gone; the session ends with that reason.
-            log.info("chunk %d did not reach its owner: %s", chunk, error)
+            log.info("chunk %d did not reach %s: %s", chunk, readable_name(target), error)
         finally:
             places.release()
 

@@ -230,6 +230,8 @@ class Big:
             total = sum(_number(peer, commit.session.parent, chunk) for peer in peers)
             if peers and node.results[chunk] != _payload(total):
                 raise Violation("conservation", f"chunk {chunk} is not the sum of its contributors")
+            if missing := {other.id for other in self.nodes if other.alive} - set(peers):
+                raise Violation("everybody", f"chunk {chunk} is without {len(missing)} nodes that live")
             state.update(node.results[chunk])
         node.state = state.digest()
         digest = chain.next_digest(parent.digest, body)

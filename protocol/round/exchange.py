@@ -41,6 +41,10 @@ class OwnedChunk:
         The mean of a group takes the place of what some of it had sent by themselves.
         """
         mine = set(part.members)
+        if mine and mine.isdisjoint(self.members):
+            self.arrived[min(mine)] = part
+            self.members |= mine
+            return
         again = [first for first, other in self.arrived.items() if mine & set(other.members)]
         if mine and all(mine > set(self.arrived[first].members) for first in again):
             self.arrived = {first: other for first, other in self.arrived.items() if first not in again}
@@ -72,7 +76,10 @@ class Exchange:
         self.late: set[bytes] = {*previous.late} if previous else set()
         self.rejected: dict[bytes, str] = {**previous.rejected} if previous else {}
         self._gone: set[int] = {*previous._gone} if previous else set()
-        self._sent: dict[int, bytes] = {**previous._sent} if previous else {}
+        self._sent: dict[int, tuple[bytes, int]] = {**previous._sent} if previous else {}
+        """To whom a contribution went, for which owner: a new owner, and who collects for it, begin anew."""
+        self._direct: dict[int, set[bytes]] = {}
+        """Who has sent an owner its contribution past whoever collects for its group."""
         self._partials: dict[int, Part] = {}
         self._partial_sent: dict[int, bytes] = {}
         self.owned: dict[int, OwnedChunk] = {}
@@ -114,7 +121,8 @@ class Exchange:
             books.waiting -= books.members
         if previous is not None and chunk in previous._partials:
             self._partials[chunk] = previous._partials[chunk]
-            self._partial_sent[chunk] = previous._partial_sent[chunk]
+            if chunk in previous._partial_sent:
+                self._partial_sent[chunk] = previous._partial_sent[chunk]
 
     def _takes(self, chunk: int) -> bool:
         """Whether this node is the owner of a chunk, or collects it for its group."""
@@ -148,10 +156,10 @@ class Exchange:
         """Chunks without a result and who has to get this node's contribution, where it did not yet."""
         if self.me is None:
             return ()
-        to = {chunk: self.counterpart(chunk) for chunk in self.missing_results()}
-        due = {chunk: peer for chunk, peer in to.items() if self._sent.get(chunk) != peer}
+        to = {chunk: (self.counterpart(chunk), self.plan.owners[chunk]) for chunk in self.missing_results()}
+        due = {chunk: way for chunk, way in to.items() if self._sent.get(chunk) != way}
         self._sent.update(due)
-        return tuple(due.items())
+        return tuple((chunk, peer) for chunk, (peer, _) in due.items())
 
     def contribute(
         self, sender: bytes, chunk: int, payload: Payload, members: tuple[int, ...] | None = None
@@ -165,11 +173,15 @@ class Exchange:
             return "contribution to a chunk that is not owned here"
         if members is None:
             part, settled = Part((index,), self._weight((index,)), payload), {index}
+            if self.grid.group(index) != self.group:
+                self._direct.setdefault(chunk, set()).add(sender)
         else:
             settled = self._group_behind(index)
             if not settled or list(members) != sorted(set(members)) or not settled.issuperset(members):
                 return "mean of others than the sender collects for"
             part = Part(members, self._weight(members), payload, partial=True)
+            # The collector did not wait for them: the next round is to give them more time.
+            self.late.update(self._peer(i) for i in settled - set(members) - self._gone - books.members)
         if books.reducing and not books.members.issuperset(part.members):
             self.late.add(sender)
             return "late contribution"
@@ -201,16 +213,21 @@ class Exchange:
         if index is not None and books is not None:
             books.waiting -= {index} | (self._group_behind(index) if chunk in self.owned else set())
 
-    def lose(self, lost: Collection[bytes]) -> None:
-        """Stops waiting for contributors that are gone; nobody collects for their groups any more."""
+    def lose(self, lost: Collection[bytes]) -> bool:
+        """Stops waiting for all who are gone now; while they are, they collect for nobody.
+
+        Whether they are others than before.
+        """
         gone = {self.index[peer] for peer in lost if peer in self.index}
-        self._gone |= gone
+        changed, self._gone = gone != self._gone, gone
         for books in (*self.owned.values(), *self.collected.values()):
             books.waiting -= gone
+        return changed
 
     def waits(self) -> tuple[bool, bool]:
         """Whether this node waits for contributions as a collector, and as an owner."""
-        return tuple(any(b.waiting for b in kind.values()) for kind in (self.collected, self.owned))  # type: ignore[return-value]
+        collects = any(books.waiting for books in self.collected.values())
+        return collects, any(books.waiting for books in self.owned.values())
 
     def expire(self, collected: bool = False) -> None:
         """The deadline of what is owned, or collected, has passed: go on with what is here.
@@ -245,7 +262,7 @@ class Exchange:
         if chunk in self.owned and not self.owned[chunk].reducing:
             self.owned[chunk].take(part)
             self.owned[chunk].waiting -= set(self.grid.members(self.group))
-        elif chunk in self.collected:
+        elif chunk in self.collected and self.collected[chunk].reducing:
             self._partials[chunk] = part
 
     def due_partials(self) -> list[tuple[int, bytes, Part]]:
@@ -260,7 +277,7 @@ class Exchange:
 
     def renew(self, peers: Collection[bytes]) -> None:
         """The way to these is another one: what went on the old one is sent again, it may be lost."""
-        self._sent = {chunk: peer for chunk, peer in self._sent.items() if peer not in peers}
+        self._sent = {chunk: way for chunk, way in self._sent.items() if way[0] not in peers}
         self._partial_sent = {c: peer for c, peer in self._partial_sent.items() if peer not in peers}
 
     # ---- results
@@ -276,6 +293,8 @@ class Exchange:
                 peers |= {self._peer(i) for i in self.grid.members(group)} | set(self.grid.followers(group))
             else:
                 peers.add(self._peer(collector))
+        if owner == self.me:
+            peers |= self._direct.get(chunk, set())
         return peers - {self._id}
 
     def add_result(

@@ -21,6 +21,8 @@ MAX_TOKENS = 1 << 40
 """Tokens one node can have trained on since its anchor; sums stay far from 64 bits."""
 MAX_VIEW_JUMP = 1024
 """A view is at most so far beyond the next one known here: no message can use the numbers up."""
+COLLECT_PART = 0.6
+"""With two levels, the part of the scatter time after which whoever collects goes on with what is there."""
 ALIKE = 1.15
 """Lines whose speeds differ by less are taken for equally fast: so much may a measurement be wrong."""
 WEIGHT_CAP = 2
@@ -101,10 +103,13 @@ def row_owners(
 ) -> list[int]:
     """Owner of each chunk with two levels: rows share by their slowest member, and take turns within.
 
-    A row that has no member of some group, or one that is to own nothing, owns nothing if another can.
+    A row that has no member of some group, or one that is to own nothing, owns nothing. Empty where all rows
+    are like that.
     """
     rows = [order[k : k + groups] for k in range(0, len(order), groups)]
     unfit = [k for k, row in enumerate(rows) if len(row) < groups or set(row) & set(excluded)]
+    if len(unfit) == len(rows):
+        return []
     given = [0] * len(rows)
     result = []
     for row in owners(chunks, [min(speed_bps[i] for i in row) for row in rows], unfit):
@@ -158,18 +163,23 @@ def make_plan(
     kept = {m for m in members if m in no_owners or ready[m].relayed} | unreachable
     excluded = [i for i, m in enumerate(members) if m in kept]
     speeds = alike([_speed(ready[m]) for m in members])
-    groups, order = 0, []
+    groups, order, table = 0, list[int](), list[int]()
     if len(members) > max(config.two_level_above, 3):
         groups, order = round(math.sqrt(len(members))), grid(speeds, excluded)
         table = row_owners(config.chunks, order, groups, speeds, excluded)
-    else:
-        table = owners(config.chunks, speeds, excluded)
+    if not table:  # a small swarm, or one in which nearly everybody is hard to reach
+        groups, order, table = 0, [], owners(config.chunks, speeds, excluded)
     receive_only = sorted(set(followers) - set(members))
     choice = codec_choice.Choice(config.codec)
     if config.codec == codec_choice.AUTO:
         said = [ready[m] for m in members]
         choice = codec_choice.choose(
-            said, table, len(receive_only), config.values, config.result_codec, inner_s
+            said,
+            _carriers(table, order, groups),
+            len(receive_only),
+            config.values,
+            config.result_codec,
+            inner_s,
         )
     return pb.Plan(
         swarm_id=config.swarm_id,
@@ -190,10 +200,23 @@ def make_plan(
         inner_s=choice.inner_s,
         result_codec=config.result_codec,
         outer_lr=config.outer_lr(len(members)),
-        scatter_s=durations[0],
+        scatter_s=_scatter_s(durations[0], groups),
         reduce_s=durations[1],
         vote_s=durations[2],
     )
+
+
+def _carriers(table: Sequence[int], order: Sequence[int], groups: int) -> Sequence[int]:
+    """Who carries the chunks, for a forecast: with two levels an owner's whole row does, evenly."""
+    if not groups:
+        return table
+    rows = {index: k // groups for k, index in enumerate(order)}
+    return [index for owner in table for index in order[rows[owner] * groups : (rows[owner] + 1) * groups]]
+
+
+def _scatter_s(seconds: float, groups: int) -> float:
+    """With two levels, what is left after contributions have come is for the means of groups."""
+    return min(MAX_PHASE_S, seconds / COLLECT_PART) if groups else seconds
 
 
 def _speed(ready: pb.Ready) -> int:
@@ -223,7 +246,7 @@ def continue_plan(
     places = [i for i in places if i in plan.owners] or places
     for turn, chunk in enumerate(sorted(open_chunks)):
         new.owners[chunk] = places[turn % len(places)]
-    new.scatter_s, new.reduce_s, new.vote_s = durations
+    new.scatter_s, new.reduce_s, new.vote_s = _scatter_s(durations[0], plan.groups), *durations[1:]
     return new
 
 

@@ -28,6 +28,7 @@ from atoll.protocol.round.agreement import Agreement
 from atoll.protocol.round.ballot import Ballot
 from atoll.protocol.round.commit import accepted_tokens, make_commit
 from atoll.protocol.round.exchange import Exchange
+from atoll.protocol.round.plan import COLLECT_PART
 from atoll.protocol.round.salvage import ANSWER_PART, Salvage, successor
 from atoll.protocol.round.types import (
     Apply,
@@ -53,9 +54,6 @@ from atoll.protocol.round.types import (
     WantReceived,
 )
 from atoll.protocol.signing import Keyring
-
-COLLECT_PART = 0.6
-"""Part of the scatter time after which whoever collects for an owner goes on with what is there."""
 
 
 class Session:
@@ -95,7 +93,7 @@ class Session:
         self._early: dict[bytes, set[int]] = {}  # what members told before this node asked
         self._told: bytes | None = None
         # Who was sent the result of a chunk, as its audience.
-        self._given: dict[int, set[bytes]] = previous._given if previous else {}
+        self._given: dict[int, set[bytes]] = {**previous._given} if previous else {}
         self.report: SessionReport | None = None
         self.blamed: frozenset[bytes] = frozenset()
         self.collect_at = now + COLLECT_PART * plan.scatter_s
@@ -155,7 +153,7 @@ class Session:
         for peer in sorted(set(self._fetching.values())):
             chunks = sorted(chunk for chunk, holder in self._fetching.items() if holder == peer)
             effects.append(Send((peer,), pb.Frame(want=pb.Want(session=self.id, chunks=chunks))))
-        effects += self._reduce_due()
+        effects += self._reduce_due() + self._give(self.exchange.results.keys() & self._given.keys())
         return effects + (self._results_changed(now) or self.roster(self._live, now))
 
     def _send_due(self) -> list[Effect]:
@@ -286,12 +284,13 @@ class Session:
         """Who is alive has changed; the lost are not waited for."""
         self._live = (set(live) | {self._me}) - self._declined
         lost = self.exchange.members - self._live
-        self.exchange.lose(lost)
+        changed = self.exchange.lose(lost)
         effects = self._reduce_due()
         if self.commit is not None:
             effects += self.agreement.pass_on(self._live) + self.agreement.changed(self._live)
             return self._agreed(effects, now)
-        effects += self._send_due() + self._give(self.exchange.results.keys() & self._given.keys())
+        if changed:
+            effects += self._send_due() + self._give(self.exchange.results.keys() & self._given.keys())
         if self.id.leader not in self._live:
             self.trouble = self.trouble or "the leader left"
         if self.leader != self._me:

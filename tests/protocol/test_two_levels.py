@@ -21,7 +21,7 @@ from atoll.protocol.round.plan import (
     row_owners,
 )
 
-from .swarm import SWARM, Swarm, genesis
+from .swarm import SWARM, Node, Swarm, genesis
 from .test_machine_swarm import in_session, leader, reached
 
 KEYS = sorted((FakeKeyring(f"grid-{k}") for k in range(9)), key=lambda k: k.peer_id)
@@ -91,6 +91,8 @@ def test_rows_are_of_like_speed_and_share_by_their_slowest():
     assert order[:4] == [1, 4, 6, 8] and order[-1] == 3
     owners = row_owners(12, order, 3, speeds, [3])
     assert {owners.count(i) for i in (1, 4, 6)} == {4}, "the other rows are slow, or have one that is relayed"
+    hidden = range(2, 9)
+    assert row_owners(12, grid(speeds, hidden), 3, speeds, hidden) == [], "one in each row is hard to reach"
     short = row_owners(12, grid(speeds[:8], ()), 3, speeds[:8], ())
     assert not {7, 2, 5} & set(short), "the last row has nobody of one group"
 
@@ -113,6 +115,10 @@ def test_a_big_swarm_gets_a_plan_with_groups_and_checks_it():
             check_plan(CONFIG, HEAD, PEERS[1], offered, 0, wrong)
         with pytest.raises(PlanError, match="other groups"):
             check_continuation(made, wrong)
+    assert made.scatter_s == pytest.approx(1 / 0.6), "the rest is for the means of groups"
+    relayed = {peer: pb.Ready(tokens=100, relayed=k > 0) for k, peer in enumerate(PEERS)}
+    alone = make_plan(CONFIG, HEAD, PEERS[0], relayed, (), 0, (1.0, 1.0, 1.0))
+    assert not alone.groups and set(alone.owners) == {0}, "one level, or relayed nodes would own or collect"
     goes_on = continue_plan(made, PEERS[1], 1, PEERS[1:], [0], (1.0, 1.0, 1.0))
     check_continuation(made, goes_on)
 
@@ -275,6 +281,43 @@ def test_what_went_another_way_goes_again():
     assert len(ex.due_partials()) == 1
 
 
+def test_a_group_sends_again_when_owner_and_collector_change_places():
+    """What an owner was averaging is lost with its plan: its group has to come again, by way of it."""
+    slow, member = exchange(0), exchange(3)
+    member.due_sends()
+    slow.expire()
+    slow.due()
+    assert exchange(3, member, owners=(1, 4, 8)).due_sends() == ((0, PEERS[0]),)
+    ex = exchange(0, slow, owners=(1, 4, 8))
+    assert ex.collected[0].waiting == {0, 3, 6}
+    # And whom a collector did not wait for is waited for by the owner that it becomes.
+    late = exchange(7)
+    late.due_sends()
+    assert exchange(7, late, owners=(1, 4, 8)).due_sends() == ((0, PEERS[1]),)
+
+
+def test_a_collector_that_comes_back_collects_again():
+    member = exchange(4)
+    member.due_sends()
+    assert member.lose([PEERS[1]]) and not member.lose([PEERS[1]])
+    assert member.due_sends() == ((0, PEERS[0]),)
+    assert member.lose([])
+    assert member.due_sends() == ((0, PEERS[1]),)
+
+
+def test_whoever_comes_past_its_collector_gets_the_result_the_same_way():
+    owner = exchange(0)
+    assert owner.contribute(PEERS[4], 0, b"4") is None
+    assert PEERS[4] in owner.audience(0) and PEERS[7] not in owner.audience(0)
+
+
+def test_members_that_a_mean_lacks_are_late():
+    owner = exchange(0)
+    owner.lose([PEERS[7]])
+    assert owner.contribute(PEERS[1], 0, b"m", (1,)) is None
+    assert owner.late == {PEERS[4]}, "the other one has left"
+
+
 # ---- whole swarms
 
 
@@ -313,9 +356,24 @@ def test_a_group_whose_collector_died_is_in_the_round_that_it_died_in():
     swarm.run(in_session(lead))
     session = lead.machine.session
     assert session is not None
-    owners = {session.exchange.owner(chunk) for chunk in range(8)}
-    victim = next(node for node in swarm.nodes if node.id not in owners and node is not lead)
+    ex = session.exchange
+    places = {node.id: ex.index[node.id] for node in swarm.nodes}
+    groups = {node.id: ex.grid.group(places[node.id]) for node in swarm.nodes}
+
+    def collects(node: Node) -> list[int]:
+        """Chunks of others that a node collects."""
+        owners = enumerate(ex.plan.owners)
+        found = [(c, ex.grid.collector(owner, groups[node.id])) for c, owner in owners]
+        return [c for c, at in found if at == places[node.id] and ex.plan.owners[c] != at]
+
+    owners = {ex.owner(chunk) for chunk in range(8)}
+    rest = [node for node in swarm.nodes if node.id not in owners and node is not lead]
+    victim = next(node for node in rest if collects(node))
+    began = swarm.now
     swarm.kill(victim)
     swarm.run(reached(swarm, 2))
-    report = [r for r in lead.reports if r.version == 2][-1]
-    assert set(report.contributed) >= {node.id for node in swarm.nodes if node is not victim}
+    commit = swarm.commits[lead.head.digest]
+    index = {bytes(c.peer): k for k, c in enumerate(commit.contributors)}
+    living = {index[node.id] for node in swarm.nodes if node is not victim}
+    assert all(living <= set(commit.chunks[chunk].contributors) for chunk in collects(victim))
+    assert swarm.now - began < ex.plan.scatter_s * 0.6, "and nobody's deadline was waited for"

@@ -7,6 +7,7 @@ import pytest
 from atoll.daemon.cli import main
 from atoll.daemon.simulate import big
 from atoll.daemon.simulate.engine import Violation
+from atoll.protocol.round.exchange import Exchange
 
 
 def test_a_hundred_nodes_average_in_groups_of_ten():
@@ -25,6 +26,11 @@ def test_a_wrong_sum_and_a_round_without_an_end_are_found(monkeypatch: pytest.Mo
     with monkeypatch.context() as wrong:
         wrong.setattr(big, "_payload", lambda number: (number & ~1).to_bytes(big.NUMBER_BYTES, "big"))
         with pytest.raises(Violation, match="conservation"):
+            big.Big(36, 1).run(1)
+    with monkeypatch.context() as empty:
+        averaged = Exchange.averaged
+        empty.setattr(Exchange, "averaged", lambda self, chunk, *_: averaged(self, chunk, (), b""))
+        with pytest.raises(Violation, match="everybody"):
             big.Big(36, 1).run(1)
     with monkeypatch.context() as lost:
         lost.setattr(big.Big, "_reduce", lambda *_: None)
