@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -121,6 +122,15 @@ def test_a_big_swarm_gets_a_plan_with_groups_and_checks_it():
     assert not alone.groups and set(alone.owners) == {0}, "one level, or relayed nodes would own or collect"
     goes_on = continue_plan(made, PEERS[1], 1, PEERS[1:], [0], (1.0, 1.0, 1.0))
     check_continuation(made, goes_on)
+
+
+def test_the_forecast_of_the_exchange_knows_that_rows_share_the_work():
+    """Each member sends and receives about a contribution and a result, whatever the number of groups."""
+    config = replace(CONFIG, codec="auto", result_codec="int8", values=1_000_000)
+    ready = {peer: pb.Ready(tokens=1, upload_bps=10**7, download_bps=10**7) for peer in PEERS}
+    made = make_plan(config, HEAD, PEERS[0], ready, (), 0, (1.0, 1.0, 1.0), inner_s=1e6)
+    assert made.groups == 3 and made.codec == "int8"
+    assert made.exchange_s == pytest.approx(2 * 8 * 1.008e6 / 1e7, rel=0.15)
 
 
 def test_a_row_without_somebody_of_a_group_has_its_owner_collect():
@@ -257,6 +267,14 @@ def test_another_owner_in_the_row_gets_the_mean_again():
     assert not other.due_partials() and not other.collected
     other.averaged(0, (1, 4, 7), b"mean")
     assert not other.due_partials(), "that row collects anew"
+
+
+def test_a_mean_that_was_not_sent_yet_goes_to_the_next_owner():
+    made = collects()
+    made.due()
+    made.averaged(0, (1, 4, 7), b"mean")
+    ex = exchange(1, made, owners=(2, 4, 8))
+    assert [(chunk, peer) for chunk, peer, _ in ex.due_partials()] == [(0, PEERS[2])]
 
 
 def test_an_owner_that_becomes_a_collector_keeps_its_group():
