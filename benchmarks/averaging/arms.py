@@ -98,6 +98,10 @@ class Arm:
             worker.tell(**message)
         return [worker.hear() for worker in self.workers]
 
+    def ask_first(self, **message: Any) -> dict[str, Any]:
+        self.workers[0].tell(**message)
+        return self.workers[0].hear()
+
     def wire_bytes(self) -> int | None:
         """Bytes on the loopback of the arm's namespace so far; None where it has none."""
         pid = self.workers[0].process.pid
