@@ -433,9 +433,7 @@ class Island:
         `digests`: this node's chain now, by version, as far back as it is known.
         """
         self._orphaned_before = self.account.orphaned
-        # What is not in sight any more first; then what is known to be in both.
-        self.ledger.reconcile(digests, newest=common)
-        self.ledger.reconcile(digests, newest=max(digests))
+        self.ledger.leave(digests, common)
         self._save_account()
 
     def taken_over(self, digests: Mapping[int, bytes], replayed: Sequence[tuple[pb.Commit, bytes]]) -> None:

@@ -135,6 +135,14 @@ class Ledger:
             self.at = newest
         return lost // self.account.chunks
 
+    def leave(self, digests: Mapping[int, bytes], common: int) -> None:
+        """Another chain was taken over, which has nothing of ours after the version `common`.
+
+        `digests` as in `reconcile`, up to its head: what is not in sight any more first, then what both have.
+        """
+        self.reconcile(digests, newest=common)
+        self.reconcile(digests, newest=max(digests))
+
     # ---- on disk
 
     def to_json(self) -> dict[str, object]:

@@ -194,9 +194,9 @@ class Round(TypedDict):
     codec: str
     """Of contributions."""
     codec_reason: str
+    """A sentence on why, where the manifest leaves it to each round; else empty."""
     groups: int
     """In which contributions were averaged first; 1: the round had one level."""
-    """A sentence on why, where the manifest leaves it to each round; else empty."""
 
 
 class Alert(TypedDict):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import RoundConfig
 from atoll.protocol.round.plan import MAX_PHASE_S
+from atoll.protocol.round.types import TWO_LEVEL_ABOVE
 
 SLOWEST_BPS = 500_000.0
 """A line slower than this (bits/s) is not waited for; faster ones get the time they need from the start."""
-
-DEFAULT_TWO_LEVEL_ABOVE = 32
 
 
 def round_config(manifest: SwarmManifest) -> RoundConfig:
@@ -25,7 +24,7 @@ def round_config(manifest: SwarmManifest) -> RoundConfig:
         values=body.total_values,
         outer_lr=manifest.outer_lr,
         genesis_node=bytes(body.genesis_node),
-        two_level_above=body.rounds.two_level_above or DEFAULT_TWO_LEVEL_ABOVE,
+        two_level_above=body.rounds.two_level_above or TWO_LEVEL_ABOVE,
         min_peers_to_start=body.rounds.min_peers_to_start,
         grace_floor_s=body.rounds.grace_floor_s,
         grace_cap_s=body.rounds.grace_cap_s,

@@ -206,14 +206,9 @@ class RoundDriver:
             places.release()
 
     async def _send_partial(self, effect: t.SendPartial) -> None:
-        part = effect.part
-        frame = pb.Frame(
-            contribution=pb.Contribution(
-                session=effect.session, chunk=effect.chunk, partial=True, members=part.members
-            )
-        )
+        frame = pb.Frame(contribution=effect.message)
         try:
-            await self._links.send_bulk(effect.peer, frame, part.payload)
+            await self._links.send_bulk(effect.peer, frame, effect.part.payload)
         except LinkLost as error:
             log.info("the mean of chunk %d in this group did not reach its owner: %s", effect.chunk, error)
 

@@ -12,7 +12,6 @@ happens: who lives, and at which head, everybody is told.
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -61,7 +60,6 @@ class Node:
     def __init__(self, index: int, config: RoundConfig, head: Head) -> None:
         self.keyring = FakeKeyring(f"big-{index}")
         self.id = self.keyring.peer_id
-        self.config = config
         self.machine = RoundMachine(config, self.keyring, head)
         self.alive = True
         self.state = b""
@@ -76,7 +74,7 @@ class Big:
     def __init__(self, nodes: int, seed: int, losses: int = 0, chunks: int = 0) -> None:
         ids = [FakeKeyring(f"big-{k}").peer_id for k in range(nodes)]
         self._chunks = chunks or max(8, 2 * round(nodes**0.5))
-        self._config = RoundConfig(
+        config = RoundConfig(
             swarm_id=SWARM,
             chunks=self._chunks,
             codec="fp32",
@@ -86,7 +84,7 @@ class Big:
             min_peers_to_start=nodes,
         )
         head = Head(0, chain.genesis_digest(SWARM, bytes(32)), (ids[0],))
-        self.nodes = [Node(k, self._config, head) for k in range(nodes)]
+        self.nodes = [Node(k, config, head) for k in range(nodes)]
         self._by_id = {node.id: node for node in self.nodes}
         self._engine = Engine(seed)
         self._losses = losses
@@ -286,7 +284,3 @@ def _event(sender: bytes, frame: pb.Frame) -> t.Event:
             return t.HoldingReceived(sender, frame.holding)
         case _:
             return t.AbortReceived(sender, frame.abort)
-
-
-if __name__ == "__main__":
-    print(Big(int(sys.argv[1]), 1, int(sys.argv[2])).run(int(sys.argv[3])))

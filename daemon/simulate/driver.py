@@ -139,9 +139,7 @@ class Driver:
             case t.Reduce():
                 node.later(node.work_s(), self._reduce, effect)
             case t.SendPartial():
-                told = pb.Contribution(session=effect.session, chunk=effect.chunk, partial=True)
-                told.members.extend(effect.part.members)
-                self.send((effect.peer,), pb.Frame(contribution=told), bytes(effect.part.payload))
+                self.send((effect.peer,), pb.Frame(contribution=effect.message), bytes(effect.part.payload))
             case t.StoreResult():
                 version = node.store.head.version + 1
                 kept = (version, effect.chunk, effect.payload, effect.payload_digest)

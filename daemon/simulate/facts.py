@@ -54,7 +54,7 @@ def genesis(node: bytes) -> Head:
     return Head(0, chain.genesis_digest(SWARM, parameters), (node,))
 
 
-def round_config(genesis_node: bytes, min_peers: int, two_level_above: int = 32) -> RoundConfig:
+def round_config(genesis_node: bytes, min_peers: int, two_level_above: int) -> RoundConfig:
     """Short waits: a simulated second costs as much as a real one would."""
     return RoundConfig(
         swarm_id=SWARM,

@@ -154,8 +154,7 @@ class Island:
 
     def left(self, common: int) -> None:
         """Another chain was taken over, which has nothing of ours after this version."""
-        self.ledger.reconcile(self._store.window(), newest=common)
-        self.ledger.reconcile(self._store.window(), newest=self._store.head.version)
+        self.ledger.leave(self._store.window(), common)
 
     def taken_over(self, replayed: Sequence[tuple[pb.Commit, bytes]]) -> None:
         """Another state was taken over, then these commits: progress against the old anchor is given up."""

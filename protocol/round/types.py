@@ -16,6 +16,10 @@ from atoll.protocol.wire import Payload
 # Fixed for a machine
 
 
+TWO_LEVEL_ABOVE = 32
+"""Where the manifest says nothing."""
+
+
 @dataclass(frozen=True)
 class RoundConfig:
     """What the manifest fixes. `outer_lr` maps the number of contributors to a learning rate."""
@@ -28,7 +32,7 @@ class RoundConfig:
     genesis_node: bytes
     values: int = 0
     """Of the whole vector; for the choice of a codec where `codec` is "auto"."""
-    two_level_above: int = 32
+    two_level_above: int = TWO_LEVEL_ABOVE
     """With more contributors a plan has two levels (grid.py)."""
     min_peers_to_start: int = 1
     grace_floor_s: float = 1.0
@@ -317,6 +321,13 @@ class SendPartial:
     session: pb.SessionId
     chunk: int
     part: Part
+
+    @property
+    def message(self) -> pb.Contribution:
+        """What goes before the payload."""
+        return pb.Contribution(
+            session=self.session, chunk=self.chunk, partial=True, members=self.part.members
+        )
 
 
 @dataclass(frozen=True)

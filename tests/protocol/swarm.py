@@ -317,9 +317,9 @@ class Swarm:
             case t.Reduce():
                 self.after(work, lambda: self._reduce(node, effect))
             case t.SendPartial():
-                told = pb.Contribution(session=effect.session, chunk=effect.chunk, partial=True)
-                told.members.extend(effect.part.members)
-                self._send(node, effect.peer, pb.Frame(contribution=told), bytes(effect.part.payload))
+                self._send(
+                    node, effect.peer, pb.Frame(contribution=effect.message), bytes(effect.part.payload)
+                )
             case t.StoreResult():
                 node.store[node.head.version + 1, effect.chunk] = effect.payload
             case t.SendResult():
