@@ -30,6 +30,7 @@ from atoll.protocol import wire
 from atoll.protocol.chain import Head, commit_digest
 from atoll.protocol.codecs import CodecError, NonFinite
 from atoll.protocol.outer import Float32
+from atoll.protocol.round import inbox
 from atoll.protocol.round import types as t
 from atoll.protocol.round.commit import contribution_of
 from atoll.protocol.round.machine import RoundMachine
@@ -339,31 +340,12 @@ class RoundDriver:
 
     async def _received(self, sender: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
         match frame.WhichOneof("message"):
-            case "ready":
-                self.feed(t.ReadyReceived(sender, frame.ready))
-            case "plan":
-                plan = pb.Plan.FromString(self._verified("plan", frame.plan))
-                self.feed(t.PlanReceived(sender, plan, frame.plan.signer))
             case "contribution":
                 await self._contribution(sender, frame.contribution, payload)
             case "result":
                 await self._result(sender, frame.result, payload)
-            case "want":
-                self.feed(t.WantReceived(sender, frame.want))
-            case "commit":
-                commit = pb.Commit.FromString(self._verified("commit", frame.commit))
-                self.feed(t.CommitReceived(sender, commit, frame.commit))
-            case "vote":
-                vote = pb.Vote.FromString(self._verified("vote", frame.vote))
-                self.feed(t.VoteReceived(sender, vote, frame.vote))
-            case "abort":
-                self.feed(t.AbortReceived(sender, frame.abort))
-            case "inquiry":
-                self.feed(t.InquiryReceived(sender, frame.inquiry))
-            case "holding":
-                self.feed(t.HoldingReceived(sender, frame.holding))
-            case other:
-                raise ValueError(f"{other} is not a message of a round")
+            case _:
+                self.feed(inbox.event_of(sender, frame, self._verified))
 
     def _verified(self, kind: str, signed: pb.Signed) -> bytes:
         if not self._keyring.verify(kind, signed):
@@ -391,7 +373,7 @@ class RoundDriver:
             log.info("chunk %d of %s: %s", message.chunk, readable_name(sender), error)
             self.feed(t.ContributionRejected(sender, message.session, message.chunk, reason))
             return
-        members = tuple(message.members) if message.partial else None
+        members = inbox.members_of(message)
         self.feed(t.ContributionArrived(sender, message.session, message.chunk, payload, members))
 
     async def _result(self, sender: bytes, signed: pb.Signed, payload: wire.Payload) -> None:

@@ -22,7 +22,7 @@ from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.protocol import chain
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
-from atoll.protocol.round import RoundConfig, RoundMachine
+from atoll.protocol.round import RoundConfig, RoundMachine, inbox
 from atoll.protocol.round import types as t
 from atoll.protocol.round.commit import electorate
 
@@ -171,7 +171,8 @@ class Big:
         for effect in effects:
             match effect:
                 case t.Send():
-                    event = _event(node.id, effect.frame)
+                    # One event for all receivers, for it never changes; nobody here signs what another said.
+                    event = inbox.event_of(node.id, effect.frame, _believed)
                     for peer in effect.peers:
                         self._send(node, peer, event)
                 case t.Scatter():
@@ -265,22 +266,5 @@ def _payload(number: int) -> bytes:
     return number.to_bytes(NUMBER_BYTES, "big")
 
 
-def _event(sender: bytes, frame: pb.Frame) -> t.Event:
-    """What a receiver's driver makes of a frame; one event for all receivers, for it never changes."""
-    match frame.WhichOneof("message"):
-        case "ready":
-            return t.ReadyReceived(sender, frame.ready)
-        case "plan":
-            return t.PlanReceived(sender, pb.Plan.FromString(frame.plan.body), frame.plan.signer)
-        case "commit":
-            return t.CommitReceived(sender, pb.Commit.FromString(frame.commit.body), frame.commit)
-        case "vote":
-            return t.VoteReceived(sender, pb.Vote.FromString(frame.vote.body), frame.vote)
-        case "want":
-            return t.WantReceived(sender, frame.want)
-        case "inquiry":
-            return t.InquiryReceived(sender, frame.inquiry)
-        case "holding":
-            return t.HoldingReceived(sender, frame.holding)
-        case _:
-            return t.AbortReceived(sender, frame.abort)
+def _believed(kind: str, signed: pb.Signed) -> bytes:
+    return bytes(signed.body)

@@ -21,6 +21,7 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 from atoll.protocol.chain import commit_digest
 from atoll.protocol.codecs import CODECS, CodecError
+from atoll.protocol.round import inbox
 from atoll.protocol.round import types as t
 
 if TYPE_CHECKING:
@@ -300,31 +301,12 @@ class Driver:
 
     def _event(self, sender: bytes, frame: pb.Frame, payload: bytes) -> t.Event:
         match frame.WhichOneof("message"):
-            case "ready":
-                return t.ReadyReceived(sender, frame.ready)
-            case "plan":
-                plan = pb.Plan.FromString(self._verified("plan", frame.plan))
-                return t.PlanReceived(sender, plan, frame.plan.signer)
             case "contribution":
                 return self._contribution(sender, frame.contribution, payload)
             case "result":
                 return self._result(sender, frame.result, payload)
-            case "inquiry":
-                return t.InquiryReceived(sender, frame.inquiry)
-            case "holding":
-                return t.HoldingReceived(sender, frame.holding)
-            case "want":
-                return t.WantReceived(sender, frame.want)
-            case "commit":
-                commit = pb.Commit.FromString(self._verified("commit", frame.commit))
-                return t.CommitReceived(sender, commit, frame.commit)
-            case "vote":
-                vote = pb.Vote.FromString(self._verified("vote", frame.vote))
-                return t.VoteReceived(sender, vote, frame.vote)
-            case "abort":
-                return t.AbortReceived(sender, frame.abort)
-            case other:
-                raise ValueError(f"{other} is not a message of a round")
+            case _:
+                return inbox.event_of(sender, frame, self._verified)
 
     def _verified(self, kind: str, signed: pb.Signed) -> bytes:
         if not self._node.keyring.verify(kind, signed):
@@ -334,7 +316,7 @@ class Driver:
     def _contribution(self, sender: bytes, message: pb.Contribution, payload: bytes) -> t.Event:
         if message.chunk >= facts.COUNT:
             raise ValueError("contribution to a chunk that does not exist")
-        members = tuple(message.members) if message.partial else None
+        members = inbox.members_of(message)
         try:
             if members != ():
                 _CODEC.check(_tensor(payload), facts.VALUES)

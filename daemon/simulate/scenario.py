@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, replace
 
 from atoll.daemon.simulate import liar
 from atoll.daemon.simulate.node import Traits
+from atoll.daemon.simulate.recovery import TIMING
 from atoll.daemon.training.rebase import Missed
 
 QUIET_AT_S = 44.0
@@ -28,7 +30,9 @@ KINDS = {
 }
 """Kinds of faults and how often each comes."""
 KNOWING = ("full", "trainer", "duplicates")
-"""Those after which a node still knows where the swarm is."""
+"""Those after which a node still knows where the swarm is, if they are short."""
+SHORT_S = TIMING.fresh / 4
+"""Beside slow rounds, so long a full disk may keep a node from committing with others."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,12 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
     lie = chance.choice(liar.KINDS)
     gone = frozenset(k for k in range(1, size) if chance.random() < 0.05)
     latency = chance.choice(((0.0005, 0.002), (0.005, 0.03), (0.03, 0.12)))
-    allowed = tuple(KINDS) if kinds is None else kinds
+    allowed, longest_s = tuple(KINDS) if kinds is None else kinds, math.inf
     if kinds is not None:
         liar_at, gone = None, frozenset()
     elif liar_at is not None and lie == "state":
         # A node that is alone with a liar, or new, can only believe it: here all know where the swarm is.
-        starts, gone, allowed = [0.0] * size, frozenset(), KNOWING
+        starts, gone, allowed, longest_s = [0.0] * size, frozenset(), KNOWING, SHORT_S
     scenario = Scenario(
         traits=tuple(_traits(chance, latency[1]) for _ in range(size)),
         starts=tuple(starts),
@@ -88,7 +92,7 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
         liar=liar_at,
         lie=lie,
         gone=gone,
-        faults=tuple(_faults(chance, size, allowed)),
+        faults=tuple(_faults(chance, size, allowed, longest_s)),
         missed=chance.choice((Missed.KEEP, Missed.RESET)),
     )
     # The last draw: half of the swarms that are big enough have rounds with two levels.
@@ -108,7 +112,7 @@ def _traits(chance: random.Random, latency_s: float) -> Traits:
     )
 
 
-def _faults(chance: random.Random, size: int, allowed: tuple[str, ...]) -> list[Fault]:
+def _faults(chance: random.Random, size: int, allowed: tuple[str, ...], longest_s: float) -> list[Fault]:
     at = chance.uniform(0.5, 4)
     faults = []
     while allowed and at < QUIET_AT_S - 2:
@@ -118,7 +122,7 @@ def _faults(chance: random.Random, size: int, allowed: tuple[str, ...]) -> list[
         faults.append(
             Fault(
                 at_s=at,
-                for_s=min(chance.choice((0.3, 1, 3, 6, 13)) * chance.uniform(0.7, 1.3), QUIET_AT_S - at),
+                for_s=min(_duration(chance), QUIET_AT_S - at, longest_s),
                 kind=chance.choices(allowed, weights)[0],
                 nodes=tuple(nodes),
                 amount=chance.random(),
@@ -126,3 +130,7 @@ def _faults(chance: random.Random, size: int, allowed: tuple[str, ...]) -> list[
         )
         at += chance.expovariate(1 / 2.5)
     return faults
+
+
+def _duration(chance: random.Random) -> float:
+    return chance.choice((0.3, 1, 3, 6, 13)) * chance.uniform(0.7, 1.3)

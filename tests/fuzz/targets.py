@@ -36,6 +36,7 @@ from atoll.protocol import ticket as tickets
 from atoll.protocol.accounts import AccountError
 from atoll.protocol.codecs import CODECS, CodecError
 from atoll.protocol.ledger import Ledger
+from atoll.protocol.round import inbox
 from atoll.protocol.round import types as t
 
 from ..daemon.swarm import keyring, make_manifest
@@ -122,33 +123,18 @@ def _event(body: bytes) -> t.Event | None:
         message = wire.decode_frame(body)
         sender = (FIRST, THIRD)[len(body) % 2]
         match message.WhichOneof("message"):
-            case "ready":
-                return t.ReadyReceived(sender, message.ready)
             case "plan":
                 return t.PlanReceived(sender, pb.Plan.FromString(message.plan.body), sender)
             case "contribution":
                 c = message.contribution
-                members = tuple(c.members) if c.partial else None
-                return t.ContributionArrived(sender, c.session, c.chunk, b"payload", members)
+                return t.ContributionArrived(sender, c.session, c.chunk, b"payload", inbox.members_of(c))
             case "result":
                 got = pb.ChunkResult.FromString(message.result.body)
                 # The driver lets none through that names a chunk which does not exist.
                 return t.ResultArrived(sender, got, message.result, b"payload") if got.chunk < 3 else None
-            case "want":
-                return t.WantReceived(sender, message.want)
-            case "commit":
-                return t.CommitReceived(sender, pb.Commit.FromString(message.commit.body), message.commit)
-            case "vote":
-                return t.VoteReceived(sender, pb.Vote.FromString(message.vote.body), message.vote)
-            case "abort":
-                return t.AbortReceived(sender, message.abort)
-            case "inquiry":
-                return t.InquiryReceived(sender, message.inquiry)
-            case "holding":
-                return t.HoldingReceived(sender, message.holding)
             case _:
-                return None
-    except (wire.WireError, DecodeError):
+                return inbox.event_of(sender, message, lambda kind, signed: signed.body)
+    except (ValueError, DecodeError):
         return None
 
 
