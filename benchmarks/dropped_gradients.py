@@ -39,6 +39,7 @@ from atoll.daemon.training.trainer import validation
 from atoll.protocol.codecs import Int8Codec
 from atoll.protocol.outer import outer_step
 from atoll.protocol.round.plan import weights
+from atoll.protocol.round.types import Part
 from atoll.protocol.schema import ChunkTable
 
 WORKERS = 8
@@ -104,7 +105,11 @@ def train(arm: Arm) -> float:
         if not payloads:
             continue
         before = outer.copy()
-        result = worker.reduce(payloads, weights(tokens), outer.size)
+        parts = [
+            Part((k,), weight, payload)
+            for k, (weight, payload) in enumerate(zip(weights(tokens), payloads, strict=True))
+        ]
+        result = worker.reduce(parts, weights(tokens), outer.size)
         codec.decode(torch.frombuffer(bytearray(result), dtype=torch.uint8), torch.from_numpy(mean))
         lr = OUTER_LR[min(len(payloads), len(OUTER_LR)) - 1]
         outer_step(outer, momentum, mean, lr, OUTER_MOMENTUM, scratch)

@@ -44,9 +44,10 @@ from atoll.daemon.training.inner import InnerConfig, inner_step, make_optimizer
 from atoll.daemon.training.model import GPT, SIZES, initialise
 from atoll.daemon.training.session import Validate
 from atoll.daemon.training.trainer import validation
-from atoll.protocol.codecs import CODECS
+from atoll.protocol.codecs import result_codec
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.outer import Float32, outer_step
+from atoll.protocol.round.types import Part
 
 NODES = {"three": 3, "one": 1, "plain": 1}
 CREATED_UNIX_S = 0
@@ -71,7 +72,7 @@ class Swarm:
         self._manifest = manifest
         rounds = manifest.body.rounds
         self._worker = CodecWorker(rounds.codec, rounds.result_codec, manifest.chunks)
-        self._codec = CODECS[rounds.result_codec]()
+        self._codec = result_codec(rounds.codec, rounds.result_codec)
 
     def commit(self, snapshots: list[Float32]) -> None:
         """Averages the nodes' pseudo-gradients, chunk by chunk as their owners do, and steps."""
@@ -80,9 +81,11 @@ class Swarm:
         for chunk in range(len(chunks)):
             span, size = chunks.span(chunk), chunks.size(chunk)
             payloads = [self._worker.encode(self.parameters, local, chunk) for local in snapshots]
-            result = self._worker.reduce(payloads, [1] * len(payloads), size)
+            weights = [1] * len(payloads)
+            parts = [Part((k,), 1, payload) for k, payload in enumerate(payloads)]
+            result = bytearray(self._worker.reduce(parts, weights, size))
             mean = np.empty(size, dtype=np.float32)
-            self._codec.decode(torch.frombuffer(bytearray(result), dtype=torch.uint8), torch.from_numpy(mean))
+            self._codec.decode(torch.frombuffer(result, dtype=torch.uint8), weights, torch.from_numpy(mean))
             beta = self._manifest.body.outer.momentum
             outer_step(self.parameters[span], self._momentum[span], mean, lr, beta, np.empty_like(mean))
 

@@ -36,6 +36,7 @@ from atoll.peers.p2pd import Host
 from atoll.peers.pacing import RateCap
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import forks
+from atoll.protocol.codecs import result_codec
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ParameterSchema
@@ -139,7 +140,9 @@ class Recovery:
             return outer
 
     def _round_log(self) -> RoundLog:
-        return RoundLog(self._folder.rounds, self._manifest.chunks, self._manifest.body.rounds.result_codec)
+        wanted = self._manifest.body.rounds
+        codec = result_codec(wanted.codec, wanted.result_codec)
+        return RoundLog(self._folder.rounds, self._manifest.chunks, codec)
 
     def _schema(self) -> ParameterSchema | None:
         """The parameter schema, from any checkpoint on this disk."""

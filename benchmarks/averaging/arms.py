@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atoll.protocol.codecs import CODECS
+from atoll.protocol import codecs
 from atoll.protocol.manifest import block_of
 
 ROOT = Path(__file__).parents[2]
@@ -202,7 +202,8 @@ class Arms:
     def atoll(self, codec: str, result_codec: str, chunk: int, lane: bool, hosts: Sequence[str] = ()) -> Arm:
         """`hosts`: the address of each rank, else loopback."""
         n = block_of(codec)
-        bits = statistics.mean(8 * CODECS[name].bound(n) / n for name in (codec, result_codec))
+        returned = codecs.result_codec(codec, result_codec).size(n, self._peers)
+        bits = 4 * (codecs.CODECS[codec].bound(n) + returned) / n
         name = codec if result_codec == codec else f"{codec} / {result_codec}"
         arm = Arm(f"Atoll {name}, {'direct' if lane else 'libp2p'}", bits)
         command = [sys.executable, "-m", "benchmarks.averaging.atoll_worker", "--codec", codec]

@@ -30,6 +30,7 @@ from atoll.peers.p2pd import Host
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
+from atoll.protocol.codecs import result_codec
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import RoundConfig, RoundMachine
 from atoll.protocol.round import types as t
@@ -101,7 +102,7 @@ class Node:
         parameters = np.zeros(schema.total, np.float32)
         for name in ("checkpoints", "rounds"):
             (folder / name).mkdir()
-        log = RoundLog(folder / "rounds", manifest.chunks, args.result_codec)
+        log = RoundLog(folder / "rounds", manifest.chunks, result_codec(args.codec, args.result_codec))
         checkpoint.save(
             folder / "checkpoints",
             manifest.swarm_id,

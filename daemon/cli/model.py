@@ -18,6 +18,7 @@ from atoll.daemon.storage.checkpoint import CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLog
 from atoll.daemon.storage.tensors import write_tensors
+from atoll.protocol.codecs import result_codec
 
 _TRIES = 5
 MOST_BYTES = 100_000_000
@@ -39,9 +40,9 @@ def outer_state_of(folder: DataDir) -> OuterState:
             continue
         parameters = np.zeros(schema.total, dtype=np.float32)
         with tempfile.TemporaryDirectory(prefix="atoll-") as scratch:
-            rounds = RoundLog(
-                _copy_of(folder.rounds, Path(scratch)), manifest.chunks, body.rounds.result_codec
-            )
+            copy = _copy_of(folder.rounds, Path(scratch))
+            codec = result_codec(body.rounds.codec, body.rounds.result_codec)
+            rounds = RoundLog(copy, manifest.chunks, codec)
             state = OuterState(manifest, schema, parameters, folder.checkpoints, rounds)
             state.restore()
             rounds.release()

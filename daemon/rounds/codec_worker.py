@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 
 import numpy as np
 import torch
 
 from atoll.protocol import wire
-from atoll.protocol.codecs import CODECS, Codec, aggregate
+from atoll.protocol.codecs import CODECS, Codec, ResultCodec, aggregate, result_codec
 from atoll.protocol.outer import Float32
 from atoll.protocol.round.codec_choice import allowed
+from atoll.protocol.round.types import Part
 from atoll.protocol.schema import ChunkTable
 
 
@@ -34,7 +35,7 @@ class CodecWorker:
     def __init__(
         self,
         codec: str,
-        result_codec: str,
+        results: str,
         chunks: ChunkTable,
         feedback: float = 0.0,
         seed: bytes | None = None,
@@ -42,7 +43,8 @@ class CodecWorker:
         self._names = allowed(codec)
         self._outs = {name: CODECS[name]() for name in self._names}
         self._ins = {name: CODECS[name]() for name in self._names}
-        self._result = CODECS[result_codec]()
+        self._mean = CODECS[results]()
+        self._result: ResultCodec = result_codec(codec, results)
         self._chunks = chunks
         self._delta = np.empty(chunks.values, dtype=np.float32)
         self._noise = None if seed is None else torch.Generator()
@@ -96,34 +98,45 @@ class CodecWorker:
         decoder = self._one_of(self._ins, payload, n) if codec is None else self._ins[codec]
         decoder.check(_tensor(payload), n)
 
-    def _one_of(self, codecs: Mapping[str, Codec], payload: wire.Payload, n: int) -> Codec:
+    def _one_of(self, codecs: Mapping[str, Codec], payload: Sized, n: int) -> Codec:
         """The codec that makes so many bytes of n values; the first one where none does."""
         fits = (codec for codec in codecs.values() if codec.bound(n) == len(payload))
         return next(fits, codecs[self._names[0]])
 
-    def check_result(self, payload: wire.Payload, n: int) -> None:
-        """The same for an encoded result."""
-        self._result.check(_tensor(payload), n)
+    def check_result(self, payload: wire.Payload, n: int, count: int) -> None:
+        """The same for the result of `count` contributions, or for what stands for those of a group."""
+        self._result.check(_tensor(payload), n, count)
 
-    def reduce(
-        self,
-        payloads: Sequence[wire.Payload],
-        weights: Sequence[int],
-        n: int,
-        means: Sequence[bool] | None = None,
-    ) -> bytes:
-        """The encoded weighted mean; `means`: which payloads are means already, in the result codec.
+    def reduce(self, parts: Sequence[Part], weights: Sequence[int], n: int) -> wire.Payload:
+        """The result of some parts, at least one: their encoded mean, or they themselves.
 
-        A contribution that came before its plan may be of another codec than the plan's: its length tells.
+        `weights`: of all contributors of the plan. A contribution that came before its plan may be of another
+        codec than the plan's: its length tells.
         """
+        pieces = sorted(self._pieces(parts, weights, n), key=lambda piece: piece[0])
+        payloads = [payload for _, _, payload, _ in pieces]
+        if self._result.gathers(n, sum(len(part.members) for part in parts)):
+            return torch.cat(payloads).numpy().data
         mean = torch.from_numpy(self._delta[:n])
         decoders = [
-            self._result if is_mean else self._one_of(self._ins, payload, n)
-            for payload, is_mean in zip(payloads, means or [False] * len(payloads), strict=True)
+            self._mean if is_mean else self._one_of(self._ins, payload, n)
+            for _, _, payload, is_mean in pieces
         ]
-        aggregate(decoders, [_tensor(p) for p in payloads], weights, mean)
-        out = torch.empty(self._result.bound(n), dtype=torch.uint8)
-        return self._result.encode(mean, out).numpy().tobytes()
+        aggregate(decoders, payloads, [weight for _, weight, _, _ in pieces], mean)
+        return self._result.encode(mean).numpy().data
+
+    def _pieces(
+        self, parts: Sequence[Part], weights: Sequence[int], n: int
+    ) -> Iterator[tuple[int, int, torch.Tensor, bool]]:
+        """First member, weight, payload, and whether that is a mean, of each payload in the parts."""
+        for part in parts:
+            whole = _tensor(part.payload)
+            split = self._result.split(whole, n, len(part.members)) if part.partial else None
+            if split is None:
+                yield part.members[0], part.weight, whole, part.partial
+                continue
+            for member, payload in zip(part.members, split, strict=True):
+                yield member, weights[member], payload, False
 
     def find_non_finite(self, anchor: Float32, local: Float32) -> int | None:
         """Flat position of the first value whose pseudo-gradient is not finite."""
@@ -139,5 +152,5 @@ class CodecWorker:
 
 def _tensor(payload: wire.Payload) -> torch.Tensor:
     """The payload's bytes without a copy, where they are not immutable: torch has no read-only tensors."""
-    data = payload if isinstance(payload, bytearray) else bytearray(payload)
+    data = bytearray(payload) if memoryview(payload).readonly else payload
     return torch.frombuffer(data, dtype=torch.uint8)

@@ -236,13 +236,8 @@ class RoundDriver:
 
     def _reduced(self, effect: t.Reduce) -> tuple[wire.Payload, bytes]:
         """The encoded mean and its digest; nobody asks for that of a group's."""
-        parts = effect.parts
-        payload = self._codec.reduce(
-            [part.payload for part in parts],
-            [part.weight for part in parts],
-            self._chunks.size(effect.chunk),
-            [part.partial for part in parts],
-        )
+        weights = [int(c.weight) for c in effect.plan.contributors]
+        payload = self._codec.reduce(effect.parts, weights, self._chunks.size(effect.chunk))
         return payload, b"" if effect.partial else hashlib.sha256(payload).digest()
 
     async def _store(self, effect: t.StoreResult) -> None:
@@ -254,7 +249,8 @@ class RoundDriver:
         message = pb.ChunkResult.FromString(effect.signed.body)
         payload = b""
         if message.contributors and effect.peers:
-            payload = await self.on_disk(self.state.rounds.get, self.state.head.version + 1, effect.chunk)
+            version, count = self.state.head.version + 1, len(message.contributors)
+            payload = await self.on_disk(self.state.rounds.get, version, effect.chunk, count)
         async with asyncio.TaskGroup() as group:
             for peer in effect.peers:
                 group.create_task(self._deliver(peer, effect.signed, payload))
@@ -367,7 +363,7 @@ class RoundDriver:
             if not message.partial:
                 await self.on_codec(self._codec.check, payload, n, codec)
             elif message.members:
-                await self.on_codec(self._codec.check_result, payload, n)
+                await self.on_codec(self._codec.check_result, payload, n, len(message.members))
         except CodecError as error:
             reason = "contribution that the codec refuses"
             log.info("chunk %d of %s: %s", message.chunk, readable_name(sender), error)
@@ -390,7 +386,8 @@ class RoundDriver:
         if bool(message.contributors) != bool(payload):
             raise ValueError("result with contributors and no payload, or the other way round")
         if payload:
-            self._codec.check_result(payload, self._chunks.size(message.chunk))
+            n, count = self._chunks.size(message.chunk), len(message.contributors)
+            self._codec.check_result(payload, n, count)
         return message
 
     async def first_non_finite(self) -> str | None:

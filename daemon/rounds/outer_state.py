@@ -27,7 +27,7 @@ from atoll.peers.files import ServedFile
 from atoll.protocol import chain, forks, shards
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
-from atoll.protocol.codecs import CODECS
+from atoll.protocol.codecs import result_codec
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.outer import Float32, outer_step
 from atoll.protocol.round.commit import CommitError, check_content, electorate
@@ -134,7 +134,8 @@ class OuterState:
         self.held: tuple[tuple[int, bytes], ...] = ()
         self.rounds = rounds
         self._folder = folder
-        self._codec = CODECS[manifest.body.rounds.result_codec]()
+        wanted = manifest.body.rounds
+        self._codec = result_codec(wanted.codec, wanted.result_codec)
         self._mean = np.empty(manifest.body.rounds.chunk_values, dtype=np.float32)
         self._scratch = np.empty_like(self._mean)
 
@@ -337,9 +338,10 @@ class OuterState:
                 continue
             span = chunks.span(chunk)
             mean, scratch = (v[: chunks.size(chunk)] for v in (self._mean, self._scratch))
-            payload = self.rounds.get(commit.version, chunk)
+            payload = self.rounds.get(commit.version, chunk, len(committed.contributors))
+            weights = [int(commit.contributors[i].weight) for i in committed.contributors]
             self._codec.decode(
-                torch.frombuffer(bytearray(payload), dtype=torch.uint8), torch.from_numpy(mean)
+                torch.frombuffer(bytearray(payload), dtype=torch.uint8), weights, torch.from_numpy(mean)
             )
             outer_step(self.parameters[span], self.momentum[span], mean, commit.outer_lr, beta, scratch)
 

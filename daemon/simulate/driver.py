@@ -257,11 +257,12 @@ class Driver:
         node = self._node
         version = node.store.head.version + 1
         frame = pb.Frame(result=effect.signed)
-        if not pb.ChunkResult.FromString(effect.signed.body).contributors:
+        count = len(pb.ChunkResult.FromString(effect.signed.body).contributors)
+        if not count:
             self.send(effect.peers, frame)
             return
         self.on_disk(
-            lambda: node.store.log.get(version, effect.chunk),
+            lambda: node.store.log.get(version, effect.chunk, count),
             lambda payload: self.send(effect.peers, frame, payload),
         )
 

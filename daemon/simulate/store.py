@@ -26,6 +26,7 @@ from atoll.protocol import chain as chains
 from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import DIGEST_BYTES, Head
+from atoll.protocol.codecs import result_codec
 from atoll.protocol.outer import Float32, outer_step
 from atoll.protocol.round.commit import CommitError, check_content, electorate
 from atoll.protocol.signing import Keyring
@@ -62,7 +63,7 @@ class Store:
         self.saved: dict[int, bytes] = {}
         self._heads: dict[int, bytes] = {}  # chain digest of each checkpoint
         self._genesis = genesis
-        self.log = RoundLog(ROUNDS, facts.CHUNKS, facts.CODEC, disk)
+        self.log = RoundLog(ROUNDS, facts.CHUNKS, result_codec(facts.CODEC, facts.CODEC), disk)
         self._keyring = keyring
         self._applied = applied
         self._interval = interval
@@ -235,7 +236,7 @@ class Store:
             if not committed.contributors:
                 continue
             span = facts.CHUNKS.span(chunk)
-            mean = np.frombuffer(self.log.get(commit.version, chunk), np.float32)
+            mean = np.frombuffer(self.log.get(commit.version, chunk, len(committed.contributors)), np.float32)
             lr = commit.outer_lr
             outer_step(self.parameters[span], self.momentum[span], mean, lr, facts.MOMENTUM, self._scratch)
         self.head = Head(

@@ -1,7 +1,7 @@
 """The replay log: the last commits with their encoded results, so that any of them can be applied again.
 
 For version v (the one a commit makes):
-    v.payload   encoded results, chunk c at a fixed offset (untouched chunks leave a hole)
+    v.payload   encoded results, chunk c at a fixed offset (short ones and untouched chunks leave a hole)
     v.vote      the signed commit, fsynced with the payload before this node votes for it
     v.commit    the same with the votes, once the commit is certified or adopted as provisional
 
@@ -35,7 +35,7 @@ from atoll.daemon.storage.disk import Disk, RealDisk
 from atoll.daemon.storage.files import disk_error
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import commit_digest
-from atoll.protocol.codecs import CODECS, CodecError
+from atoll.protocol.codecs import CodecError, ResultCodec
 from atoll.protocol.schema import ChunkTable
 from atoll.protocol.wire import Payload
 
@@ -59,11 +59,12 @@ class NoVoteLeft(RoundLogError):
 class RoundLog:
     """Commits of one swarm in one folder of a disk (this machine's by default)."""
 
-    def __init__(self, folder: Path, chunks: ChunkTable, result_codec: str, disk: Disk | None = None) -> None:
+    def __init__(
+        self, folder: Path, chunks: ChunkTable, codec: ResultCodec, disk: Disk | None = None
+    ) -> None:
         self.folder = folder
         self._chunks = chunks
-        self._codec = CODECS[result_codec]()
-        self._bound = self._codec.bound
+        self._codec = codec
         self._disk = RealDisk() if disk is None else disk
         self._written: dict[tuple[int, int], bytes] = {}
         """Digests of what this object has put, by version and chunk, until somebody else may have written."""
@@ -72,13 +73,13 @@ class RoundLog:
         return self.folder / f"{version:010d}.{kind}"
 
     def _offset(self, chunk: int) -> int:
-        return chunk * self._bound(self._chunks.values) if chunk else 0
+        return chunk * self._codec.room(self._chunks.values) if chunk else 0
 
     @property
     def payload_bytes(self) -> int:
         """Size of a whole payload file."""
         last = len(self._chunks) - 1
-        return self._offset(last) + self._bound(self._chunks.size(last))
+        return self._offset(last) + self._codec.room(self._chunks.size(last))
 
     def put(self, version: int, chunk: int, payload: Payload, digest: bytes | None = None) -> None:
         """Keeps the encoded result of a chunk. Raises AtollError when the disk refuses.
@@ -86,9 +87,9 @@ class RoundLog:
         `digest`: its SHA-256, where the caller has judged it: then a vote does not read it again.
         """
         self._written.pop((version, chunk), None)
-        expected = self._bound(self._chunks.size(chunk))
-        if payload and len(payload) != expected:
-            raise RoundLogError(f"chunk {chunk}: {len(payload)} bytes, not {expected}")
+        room = self._codec.room(self._chunks.size(chunk))
+        if len(payload) > room:
+            raise RoundLogError(f"chunk {chunk}: {len(payload)} bytes, at most {room} are allowed")
         self._disk.pwrite(self.path(version, "payload"), payload, self._offset(chunk))
         if digest is not None:
             self._written[version, chunk] = digest
@@ -98,9 +99,9 @@ class RoundLog:
         self._written.clear()
         self._disk.release()
 
-    def get(self, version: int, chunk: int) -> bytes:
-        """The kept result of a chunk. Raises RoundLogError."""
-        size = self._bound(self._chunks.size(chunk))
+    def get(self, version: int, chunk: int, count: int) -> bytes:
+        """The kept result of a chunk with `count` contributors. Raises RoundLogError."""
+        size = self._codec.size(self._chunks.size(chunk), count)
         try:
             payload = self._disk.pread(self.path(version, "payload"), size, self._offset(chunk))
         except OSError as error:
@@ -174,17 +175,18 @@ class RoundLog:
         for chunk, committed in enumerate(commit.chunks):
             if judged.get((version, chunk)) == committed.payload_digest:
                 continue
-            payload = self.get(version, chunk) if committed.contributors else b""
+            count = len(committed.contributors)
+            payload = self.get(version, chunk, count) if count else b""
             if hashlib.sha256(payload).digest() != committed.payload_digest:
                 raise RoundLogError(f"chunk {chunk} of version {version} does not have its digest")
             if payload:
-                self._check_codec(version, chunk, payload)
+                self._check_codec(version, chunk, payload, count)
 
-    def _check_codec(self, version: int, chunk: int, payload: bytes) -> None:
+    def _check_codec(self, version: int, chunk: int, payload: bytes, count: int) -> None:
         """A digest says who made the bytes, not that an outer step can take them."""
         try:
             self._codec.check(
-                torch.frombuffer(bytearray(payload), dtype=torch.uint8), self._chunks.size(chunk)
+                torch.frombuffer(bytearray(payload), dtype=torch.uint8), self._chunks.size(chunk), count
             )
         except CodecError as error:
             raise RoundLogError(f"chunk {chunk} of version {version} is no result: {error}") from error

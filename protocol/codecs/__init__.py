@@ -8,6 +8,7 @@ from atoll.protocol.codecs.base import Codec, CodecError, NonFinite, aggregate
 from atoll.protocol.codecs.codebook import TwoBitCodec
 from atoll.protocol.codecs.floats import BFloat16Codec, Float32Codec
 from atoll.protocol.codecs.levels import E3M0Codec, Int4Codec, Int8Codec
+from atoll.protocol.codecs.result import ResultCodec
 from atoll.protocol.codecs.topk import TopKCodec
 
 CODECS: dict[str, type[Codec]] = {
@@ -23,6 +24,13 @@ CODECS: dict[str, type[Codec]] = {
     )
 }
 
+
+def result_codec(contributions: str, results: str) -> ResultCodec:
+    """How results are encoded where the manifest names these two codecs; `contributions` may be "auto"."""
+    contribution = CODECS.get(contributions)
+    return ResultCodec(CODECS[results](), contribution() if contribution else None)
+
+
 __all__ = [
     "CODECS",
     "BFloat16Codec",
@@ -33,7 +41,9 @@ __all__ = [
     "Int4Codec",
     "Int8Codec",
     "NonFinite",
+    "ResultCodec",
     "TopKCodec",
     "TwoBitCodec",
     "aggregate",
+    "result_codec",
 ]

@@ -75,5 +75,7 @@ def check_content(head: Head, commit: pb.Commit) -> None:
             raise CommitError("commit with impossible contributors")
     if not electorate(commit):
         raise CommitError("commit without a contribution")
+    if any(c.weight < 1 for c in commit.contributors):
+        raise CommitError("commit with a contributor without a weight")
     if commit.cumulative_tokens != head.cumulative_tokens + accepted_tokens(commit):
         raise CommitError("commit with a wrong sum of tokens")

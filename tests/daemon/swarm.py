@@ -21,6 +21,7 @@ from atoll.protocol import forks
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
+from atoll.protocol.codecs import result_codec
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.outer import Float32
 from atoll.protocol.round import RoundConfig, RoundMachine
@@ -126,7 +127,9 @@ class Member:
             checkpoint.save(
                 folder / "checkpoints", manifest.swarm_id, head, SCHEMA, parameters, zeros, read=read
             )
-        rounds = RoundLog(folder / "rounds", manifest.chunks, manifest.body.rounds.result_codec)
+        wanted = manifest.body.rounds
+        codec = result_codec(wanted.codec, wanted.result_codec)
+        rounds = RoundLog(folder / "rounds", manifest.chunks, codec)
         vector = np.zeros(SCHEMA.total, np.float32)
         self.state = OuterState(manifest, SCHEMA, vector, folder / "checkpoints", rounds)
         self.problems = self.state.restore()

@@ -10,6 +10,7 @@ from atoll.daemon.rounds.codec_worker import CodecWorker
 from atoll.protocol import manifest
 from atoll.protocol.codecs import CODECS, CodecError
 from atoll.protocol.outer import Float32
+from atoll.protocol.round.types import Part
 from atoll.protocol.schema import ChunkTable
 
 TABLE = ChunkTable(3 * 4096, 8192, 4096)
@@ -45,13 +46,15 @@ def test_payloads_of_several_codecs_are_told_apart_by_their_length():
     for payload, codec in ((wide, "int4"), (narrow, "int8"), (wide[:-1], None)):
         with pytest.raises(CodecError):
             worker.check(payload, size, codec)
-    mean = np.frombuffer(worker.reduce([wide, narrow], [1, 3], size), np.float32)
+    mean = np.frombuffer(
+        worker.reduce([Part((0,), 1, wide), Part((1,), 3, narrow)], [1, 3], size), np.float32
+    )
     expected = (values(1)[:size] + 3 * values(2)[:size]) / 4
     assert np.linalg.norm(mean - expected) < 0.15 * np.linalg.norm(expected)
     worker.settle(ZEROS, -values(2), (0,), 2)  # what int4 lost, with the feedback of int8's own loss
     again = worker.encode(ZEROS, ZEROS, 0, 3, "int8")
     worker.check(again, size, "int8")
-    assert np.frombuffer(worker.reduce([again], [1], size), np.float32).any()
+    assert np.frombuffer(worker.reduce([Part((0,), 1, again)], [1], size), np.float32).any()
 
 
 @CODED

@@ -15,7 +15,7 @@ from atoll.daemon.storage import files
 from atoll.daemon.storage.disk import RealDisk
 from atoll.daemon.storage.round_log import KEEP, MAX_PROMISES, NoVoteLeft, RoundLog, RoundLogError
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.codecs import Int8Codec
+from atoll.protocol.codecs import Int8Codec, result_codec
 from atoll.protocol.schema import ChunkTable
 
 
@@ -59,7 +59,7 @@ def test_what_can_not_be_removed_or_written_is_told_to_people(tmp_path: Path) ->
 def test_a_decision_stands_although_its_vote_can_not_be_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     commit = vote_for(log, 7, FIRST)
 
     def broken(path: Path, missing_ok: bool = False) -> None:
@@ -105,7 +105,7 @@ FIRST, OTHER = [payload(1), payload(2)], [payload(3), payload(4)]
 
 
 def test_a_vote_needs_all_bytes_and_a_decision_keeps_them(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     payloads = [payload(1), payload(2)]
     commit = signed_commit(7, payloads)
     log.put(7, 0, payloads[0])
@@ -118,13 +118,13 @@ def test_a_vote_needs_all_bytes_and_a_decision_keeps_them(tmp_path: Path) -> Non
     votes = (pb.Signed(body=b"vote"),)
     log.decide(7, commit, votes, saved=6)
     assert not log.path(7, "vote").exists()
-    record = RoundLog(tmp_path, CHUNKS, "int8").read(7)
+    record = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8")).read(7)
     assert record is not None and (record.commit, list(record.votes)) == (commit, list(votes))
-    assert [log.get(7, c) for c in (0, 1)] == payloads
+    assert [log.get(7, c, 2) for c in (0, 1)] == payloads
 
 
 def test_untouched_chunks_leave_a_hole(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     commit = signed_commit(1, [b"", payload(3)])
     log.put(1, 0, b"")
     log.put(1, 1, payload(3))
@@ -134,7 +134,7 @@ def test_untouched_chunks_leave_a_hole(tmp_path: Path) -> None:
 
 
 def test_the_log_keeps_what_the_checkpoint_does_not_cover(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     for version in range(1, 21):
         payloads = [payload(version), payload(version)]
         for chunk in (0, 1):
@@ -149,21 +149,21 @@ def test_the_log_keeps_what_the_checkpoint_does_not_cover(tmp_path: Path) -> Non
 
 
 def test_what_is_damaged_is_named(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     with pytest.raises(RoundLogError, match="bytes"):
-        log.put(1, 0, b"short")
+        log.put(1, 0, payload(1) + b"long")
     with pytest.raises(RoundLogError, match="can't be read"):
-        log.get(1, 1)
+        log.get(1, 1, 2)
     log.put(1, 0, payload(1))
     with pytest.raises(RoundLogError, match="incomplete"):
-        log.get(1, 1)
+        log.get(1, 1, 2)
     log.path(2, "commit").write_bytes(b"\xff\xff\xff")
     with pytest.raises(RoundLogError, match="readable"):
         log.read(2)
 
 
 def test_one_vote_for_one_parent_even_after_another_chain_was_taken_over(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     first, other = [payload(1), payload(2)], [payload(3), payload(4)]
 
     vote_for(log, 7, first)
@@ -182,11 +182,11 @@ def test_one_vote_for_one_parent_even_after_another_chain_was_taken_over(tmp_pat
 
 
 def test_a_vote_that_can_not_be_kept_to_is_still_the_only_one(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     first = vote_for(log, 7, FIRST)
     log.release()
     damage(log.path(7, "payload"))
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     with pytest.raises(RoundLogError, match="digest"):
         log.check_payload(7, pb.Commit.FromString(first.body))
     with pytest.raises(NoVoteLeft):
@@ -194,12 +194,12 @@ def test_a_vote_that_can_not_be_kept_to_is_still_the_only_one(tmp_path: Path) ->
     kept = log.voted(7)
     assert kept is not None and kept.commit == first
     # The other commit is held all the same: it may be applied without this node's vote.
-    assert [log.get(7, chunk) for chunk in (0, 1)] == OTHER
+    assert [log.get(7, chunk, 2) for chunk in (0, 1)] == OTHER
     vote_for(log, 7, FIRST)
 
 
 def test_a_promise_outlives_a_decision_for_another_commit(tmp_path: Path) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     vote_for(log, 7, FIRST)
     log.decide(7, signed_commit(7, OTHER), (), saved=6)
     assert log.voted(7) is None
@@ -211,7 +211,7 @@ def test_a_promise_outlives_a_decision_for_another_commit(tmp_path: Path) -> Non
 
 def test_what_a_take_over_left_behind_is_a_promise(tmp_path: Path) -> None:
     """A kill came between the other chain's checkpoint and the end of this log."""
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     for version, parent in ((7, b"p" * 32), (8, b"q" * 32)):
         log.decide(version, vote_for(log, version, FIRST, parent), (), saved=6)
     vote_for(log, 9, FIRST, b"r" * 32)
@@ -225,7 +225,7 @@ def test_what_a_take_over_left_behind_is_a_promise(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"[" * 100_000])
 def test_damaged_promises_are_not_no_promises(tmp_path: Path, content: bytes) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     (tmp_path / "promises.json").write_bytes(content)
     with pytest.raises(NoVoteLeft, match="read"):
         vote_for(log, 1, FIRST)
@@ -243,7 +243,7 @@ def test_damaged_promises_are_not_no_promises(tmp_path: Path, content: bytes) ->
 
 @pytest.mark.parametrize("kind", ["vote", "commit"])
 def test_a_damaged_record_costs_the_vote_for_its_version(tmp_path: Path, kind: str) -> None:
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     first = vote_for(log, 7, FIRST)
     if kind == "commit":
         log.decide(7, first, (), saved=6)
@@ -259,7 +259,7 @@ def test_a_damaged_record_costs_the_vote_for_its_version(tmp_path: Path, kind: s
 
 def test_a_disk_that_can_not_be_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = RealDisk()
-    log = RoundLog(tmp_path, CHUNKS, "int8", disk)
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"), disk)
     vote_for(log, 7, FIRST)
     read = disk.read
     broken = {"promises.json"}
@@ -281,7 +281,7 @@ def test_a_disk_that_is_full_keeps_what_it_would_forget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = RealDisk()
-    log = RoundLog(tmp_path, CHUNKS, "int8", disk)
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"), disk)
     for version in range(1, KEEP + 1):
         log.decide(version, signed_commit(version, [b"", b""]), (), saved=version)
     write = disk.write
@@ -304,7 +304,7 @@ def test_a_disk_that_is_full_keeps_what_it_would_forget(
 
 def test_a_vote_reads_again_what_nobody_has_judged(tmp_path: Path) -> None:
     """What was put with its digest counts as it is, until the file may have been replaced."""
-    log = RoundLog(tmp_path, CHUNKS, "int8")
+    log = RoundLog(tmp_path, CHUNKS, result_codec("int8", "int8"))
     payloads = [payload(1), payload(2)]
     digests = [hashlib.sha256(p).digest() for p in payloads]
     commit = signed_commit(3, payloads)

@@ -110,6 +110,7 @@ async def test_the_mean_is_right_and_the_bits_are_the_same(make: Make) -> None:
         ("int4", "int8", 0.15),
         ("e3m0", "int8", 0.25),
         ("2bit", "int4", 0.45),
+        ("2bit", "int8", 0.36),
     ],
 )
 async def test_every_codec_carries_a_round(make: Make, codec: str, result_codec: str, error: float) -> None:
@@ -125,12 +126,19 @@ async def test_every_codec_carries_a_round(make: Make, codec: str, result_codec:
 
 @pytest.mark.parametrize(
     ("codec", "result_codec", "error"),
-    [("fp32", "fp32", 1e-5), ("int8", "int8", 0.015), ("int4", "int8", 0.12), ("auto", "int4", 0.2)],
+    [
+        ("fp32", "fp32", 1e-5),
+        ("int8", "int8", 0.015),
+        ("int4", "int8", 0.12),
+        ("auto", "int4", 0.2),
+        ("2bit", "fp32", 0.36),  # groups and results are the contributions themselves
+        ("2bit", "int8", 0.36),  # only groups are
+    ],
 )
 async def test_two_levels_give_the_same_mean_and_the_same_bits(
     make: Make, codec: str, result_codec: str, error: float
 ) -> None:
-    """The mean of a group goes in the result codec: on the way to the owner it loses as much as a result."""
+    """The mean of a group goes as a result does: on the way to the owner it loses as much."""
     swarm = make(9, codecs=(codec, result_codec), two_level_above=3)
     before = swarm.members[0].state.parameters.copy()
     await one_round(swarm, 1)
@@ -194,8 +202,9 @@ async def test_error_feedback_brings_back_what_a_codec_lost(make: Make) -> None:
     assert lost < 0.2, "in one round it is 0.34"
 
 
-async def test_many_rounds_and_a_restart_from_disk(make: Make, tmp_path: Path) -> None:
-    swarm = make(3)
+@pytest.mark.parametrize("codecs", [("int8", "int8"), ("2bit", "int8")], ids=("means", "gathered"))
+async def test_many_rounds_and_a_restart_from_disk(make: Make, codecs: tuple[str, str]) -> None:
+    swarm = make(3, codecs=codecs)
     for seed in range(1, 5):
         await one_round(swarm, seed)
     assert len({m.bits for m in swarm.members}) == 1
@@ -539,7 +548,7 @@ async def test_a_peers_commit_has_results_that_can_be_applied(make: Make) -> Non
     assert record is not None
     commit = pb.Commit.FromString(record.commit.body)
     log.check_payload(1, commit)
-    bad = b"\xff" * len(log.get(1, 0))
+    bad = b"\xff" * len(log.get(1, 0, 1))
     log.put(1, 0, bad)
     commit.chunks[0].payload_digest = hashlib.sha256(bad).digest()
     with pytest.raises(RoundLogError, match="no result"):

@@ -19,6 +19,7 @@ from atoll.protocol.round.commit import (
     CommitError,
     accepted_tokens,
     check_commit,
+    check_content,
     contribution_of,
     electorate,
     make_commit,
@@ -428,6 +429,14 @@ def test_a_commit_that_breaks_a_rule_is_refused_with_its_reason(
     change(commit)
     with pytest.raises(CommitError, match=reason):
         check_commit(HEAD, ex, commit)
+
+
+def test_a_commit_whose_plan_is_not_known_has_weights_that_make_a_mean():
+    commit = make_commit(HEAD, whole())
+    check_content(HEAD, commit)
+    commit.contributors[0].weight = 0
+    with pytest.raises(CommitError, match="without a weight"):
+        check_content(HEAD, commit)
 
 
 # ---- votes
