@@ -53,7 +53,7 @@ container: $(READY)  ## build the image and run it; needs root and Docker's engi
 	$(BIN)/python -m pytest -m container --timeout=1800 tests/container $(ARGS)
 
 bench: $(READY)  ## codecs, averaging beside hivemind and gloo, and as root shaped lines (ARGS="--peers 2 4 8 --values 25 100")
-	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python -m benchmarks.codecs
 	$(BIN)/python -m benchmarks.averaging $(ARGS)
 	if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m benchmarks.links; fi
 

@@ -2,8 +2,8 @@
 
 Copy, encode, decode and decode-add walk over 64 MB of Gaussian values in chunks of 512 Ki values, with
 buffers that are kept, as a round does; each figure is CPU time of this thread, the best and the median of
---repeats walks. Walks of all kinds take turns, so that a busy machine slows all of them alike. Writes a
-Markdown table.
+--repeats walks. Walks of all kinds take turns, so that a busy machine slows all of them alike. Then what each
+codec loses of a real pseudo-gradient. Writes Markdown tables.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from benchmarks.pseudo_gradient import STEPS, WORKERS, pseudo_gradients
 
-from atoll.protocol.codecs import CODECS
+from atoll.protocol.codecs import CODECS, aggregate
+from atoll.protocol.manifest import block_of
 
 CHUNK = 512 * 1024
 CHUNKS = 32
@@ -92,6 +94,36 @@ def measure(repeats: int) -> list[tuple[str, float, dict[str, tuple[float, float
     return rows
 
 
+def losses(name: str) -> tuple[float, float]:
+    """Relative error of one worker's pseudo-gradient, and of the mean of all, encoded once."""
+    codec, deltas = CODECS[name](), pseudo_gradients(block_of(name))
+    payloads = [codec.encode(d, torch.empty(codec.bound(d.numel()), dtype=torch.uint8)) for d in deltas]
+    out = torch.empty_like(deltas[0])
+    codec.decode(payloads[0], out)
+    one = float((out - deltas[0]).norm() / deltas[0].norm())
+    aggregate(codec, payloads, [1] * WORKERS, out)
+    mean = sum(deltas[1:], deltas[0]) / WORKERS
+    return one, float((out - mean).norm() / mean.norm())
+
+
+def loss_table() -> str:
+    found = {name: losses(name) for name in CODECS}
+    order = sorted(found, key=lambda name: found[name][0])
+    return "\n".join(
+        [
+            f"What each loses of a real pseudo-gradient ({STEPS} steps of AdamW on the built-in text, after a",
+            f"warm start), and of the mean of {WORKERS} before it is encoded. No error feedback.",
+            "",
+            "| codec | one worker | mean |",
+            "|---|---|---|",
+            *(f"| {name} | {one:.2%} | {mean:.2%} |" for name, (one, mean) in found.items()),
+            "",
+            f"From the finest to the coarsest: {', '.join(order)}.",
+            "",
+        ]
+    )
+
+
 def cell(name: str, kind: str, ratio: tuple[float, float]) -> str:
     goal = GOALS.get((name, kind), FLOOR)
     mark = "" if max(ratio) >= goal else f" (goal {goal:g})"
@@ -103,7 +135,7 @@ def table(rows: list[tuple[str, float, dict[str, tuple[float, float]], float]], 
         "# Codecs on one core",
         "",
         f"Speed over that of a copy of the same fp32 bytes (best / median of {repeats}), 64 MB of Gaussian",
-        f"values; torch {torch.__version__}; made by `benchmarks/codecs.py`.",
+        f"values; torch {torch.__version__}; made by `python -m benchmarks.codecs`.",
         "",
         "| codec | bits per value | copy, GB/s | encode | decode | decode and add | error |",
         "|---|---|---|---|---|---|---|",
@@ -121,7 +153,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15, help="walks of each kind (15)")
     parser.add_argument("--out", type=Path, default=RESULTS / "codecs.md")
     args = parser.parse_args()
-    text = table(measure(args.repeats), args.repeats)
+    text = table(measure(args.repeats), args.repeats) + "\n" + loss_table()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(text)
     print(text)
