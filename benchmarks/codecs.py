@@ -111,8 +111,8 @@ def loss_table() -> str:
     order = sorted(found, key=lambda name: found[name][0])
     return "\n".join(
         [
-            f"What each loses of a real pseudo-gradient ({STEPS} steps of AdamW on the built-in text, after a",
-            f"warm start), and of the mean of {WORKERS} before it is encoded. No error feedback.",
+            f"What each loses of a real pseudo-gradient ({STEPS} steps of AdamW after a warm start, built-in",
+            f"text), and of the mean of {WORKERS} before it is encoded. No error feedback.",
             "",
             "| codec | one worker | mean |",
             "|---|---|---|",
