@@ -23,6 +23,7 @@ from atoll.daemon.rounds.codec_worker import CodecWorker
 from atoll.daemon.rounds.drops import Drops
 from atoll.daemon.rounds.outer_state import OuterState, StateLost
 from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
+from atoll.daemon.storage.spill import spill
 from atoll.peers.identity import readable_name
 from atoll.peers.links import LinkLost
 from atoll.protocol import messages_pb2 as pb
@@ -42,6 +43,10 @@ log = logging.getLogger(__name__)
 DISK_RETRY_S = 2.0
 SEND_AHEAD = 4
 """Encoded chunks on their way out at once."""
+HELD_BYTES = 12 << 20
+"""Contributions that wait for others in memory; those beyond wait in files."""
+UNSTORED_BYTES = 4 << 20
+"""Results that the disk has not taken yet; then no more are taken from peers."""
 
 
 class RoundDriver:
@@ -82,6 +87,8 @@ class RoundDriver:
         self._tasks: set[asyncio.Task[None]] = set()
         self._kick = asyncio.Event()
         self._fed = asyncio.Event()
+        self._unstored = 0
+        self._stored = asyncio.Event()
         self._closed = False
         self._clockwork = asyncio.create_task(self._tick_for_ever(), name="round-clock")
 
@@ -168,14 +175,13 @@ class RoundDriver:
     # ---- effects
 
     async def _scatter(self, effect: t.Scatter) -> None:
-        """Encodes chunk by chunk, beginning elsewhere than the other members, and streams to the targets."""
+        """Encodes chunk by chunk, in its turn among the members, and streams to the targets."""
         plan, me = effect.plan, self._keyring.peer_id
         index = next(i for i, c in enumerate(plan.contributors) if c.peer == me)
         offer = int(plan.contributors[index].offer)
-        first = index * len(effect.targets) // len(plan.contributors)
         places = asyncio.Semaphore(SEND_AHEAD)
         async with asyncio.TaskGroup() as group:
-            for chunk, target in effect.targets[first:] + effect.targets[:first]:
+            for chunk, target in in_turns(effect.targets, index):
                 if not self._is_due(plan, chunk, target, offer):
                     continue
                 await places.acquire()
@@ -196,6 +202,8 @@ class RoundDriver:
     ) -> None:
         try:
             if target == self._keyring.peer_id:
+                if self._holds_enough:
+                    payload = await self.on_codec(spill, self.state.rounds.folder, payload)
                 self.feed(t.ContributionArrived(target, session, chunk, payload))
                 return
             frame = pb.Frame(contribution=pb.Contribution(session=session, chunk=chunk))
@@ -243,14 +251,19 @@ class RoundDriver:
     async def _store(self, effect: t.StoreResult) -> None:
         version = self.state.head.version + 1
         chunk, payload, digest = effect.chunk, effect.payload, effect.payload_digest
-        await self.on_disk(self.state.rounds.put, version, chunk, payload, digest)
+        self._unstored += len(payload)
+        try:
+            await self.on_disk(self.state.rounds.put, version, chunk, payload, digest)
+        finally:
+            self._unstored -= len(payload)
+            self._stored.set()
 
     async def _send_result(self, effect: t.SendResult) -> None:
         message = pb.ChunkResult.FromString(effect.signed.body)
         payload = b""
         if message.contributors and effect.peers:
             version, count = self.state.head.version + 1, len(message.contributors)
-            payload = await self.on_disk(self.state.rounds.get, version, effect.chunk, count)
+            payload = await self.on_disk(self.state.rounds.view, version, effect.chunk, count)
         async with asyncio.TaskGroup() as group:
             for peer in effect.peers:
                 group.create_task(self._deliver(peer, effect.signed, payload))
@@ -369,12 +382,23 @@ class RoundDriver:
             log.info("chunk %d of %s: %s", message.chunk, readable_name(sender), error)
             self.feed(t.ContributionRejected(sender, message.session, message.chunk, reason))
             return
+        if self._holds_enough:
+            payload = await self.on_codec(spill, self.state.rounds.folder, payload)
         members = inbox.members_of(message)
         self.feed(t.ContributionArrived(sender, message.session, message.chunk, payload, members))
 
     async def _result(self, sender: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
         message = await self.on_codec(self._judged, signed, payload)
         self.feed(t.ResultArrived(sender, message, signed, payload))
+        while self._unstored > UNSTORED_BYTES:
+            self._stored.clear()
+            await self._stored.wait()
+
+    @property
+    def _holds_enough(self) -> bool:
+        """Whether what waits for late contributions takes as much memory as it may."""
+        session = self.machine.session
+        return session is not None and session.exchange.held_bytes > HELD_BYTES
 
     def _judged(self, signed: pb.Signed, payload: wire.Payload) -> pb.ChunkResult:
         """A result that is what it says. On the codec thread: hashing a chunk would hold up the loop."""
@@ -415,3 +439,18 @@ class RoundDriver:
         await asyncio.gather(*tasks, return_exceptions=True)
         for pool in (self._codec_thread, self.disk_thread):
             await asyncio.to_thread(pool.shutdown, True)
+
+
+def in_turns(targets: tuple[tuple[int, bytes], ...], index: int) -> list[tuple[int, bytes]]:
+    """Chunks and their targets in the order in which member `index` sends them.
+
+    All members go through the chunks together, so that an owner soon has all of one, and never holds many in
+    part; but each begins elsewhere among as many as there are targets, so that they don't all send to one.
+    """
+    width = len({target for _, target in targets})
+    ordered: list[tuple[int, bytes]] = []
+    for start in range(0, len(targets), max(width, 1)):
+        turn = targets[start : start + width]
+        first = index % len(turn)
+        ordered += turn[first:] + turn[:first]
+    return ordered

@@ -88,6 +88,9 @@ class SimulatedDisk:
     def pread(self, path: Path, size: int, offset: int) -> bytes:
         return self.read(path)[offset : offset + size]
 
+    def view(self, path: Path, size: int, offset: int) -> bytes:
+        return self.pread(path, size, offset)
+
     def truncate(self, path: Path, size: int) -> None:
         self._step(path)
         self._made(str(path)).truncate(size)

@@ -32,6 +32,10 @@ class OwnedChunk:
     """Everyone who is in a part that arrived."""
     reducing: bool = False
 
+    @property
+    def held_bytes(self) -> int:
+        return sum(len(part.payload) for part in self.arrived.values())
+
     def complete(self) -> bool:
         return not self.waiting and not self.reducing
 
@@ -92,6 +96,8 @@ class Exchange:
                 self.owned[chunk] = self._owned(chunk, previous)
             elif self._takes(chunk):
                 self._collect(chunk, previous)
+        self.held_bytes = sum(b.held_bytes for b in (*self.owned.values(), *self.collected.values()))
+        """Payloads of chunks that are not averaged yet."""
 
     def _owned(self, chunk: int, previous: Exchange | None) -> OwnedChunk:
         """What this node has of a chunk already: as its owner, or collected for the one before it."""
@@ -187,8 +193,13 @@ class Exchange:
             return "late contribution"
         books.waiting -= settled
         if not books.reducing:
-            books.take(part)
+            self._take(books, part)
         return None
+
+    def _take(self, books: OwnedChunk, part: Part) -> None:
+        before = books.held_bytes
+        books.take(part)
+        self.held_bytes += books.held_bytes - before
 
     def _books(self, sender: bytes, chunk: int) -> OwnedChunk | None:
         """Where a sender's contribution to a chunk belongs."""
@@ -252,6 +263,7 @@ class Exchange:
                     books.reducing = True
                     # The bytes belong to the reduction from here on.
                     parts = tuple(part for _, part in sorted(books.arrived.items()))
+                    self.held_bytes -= books.held_bytes
                     books.arrived = {}
                     result.append(Reduce(self.plan, chunk, parts, partial=kind is self.collected))
         return result
@@ -260,7 +272,7 @@ class Exchange:
         """The mean of this node's group is made: for the owner, which may be this node by now."""
         part = Part(members, self._weight(members), payload, partial=True)
         if chunk in self.owned and not self.owned[chunk].reducing:
-            self.owned[chunk].take(part)
+            self._take(self.owned[chunk], part)
             self.owned[chunk].waiting -= set(self.grid.members(self.group))
         elif chunk in self.collected and self.collected[chunk].reducing:
             self._partials[chunk] = part

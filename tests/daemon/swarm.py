@@ -46,6 +46,14 @@ def genesis_parameters() -> Float32:
     return flat
 
 
+def delta(seed: int) -> Float32:
+    values = np.zeros(SCHEMA.total, np.float32)
+    rng = np.random.default_rng(seed)
+    for spec in SCHEMA.tensors:
+        values[spec.offset : spec.end] = 1e-2 * rng.standard_normal(spec.size)
+    return values
+
+
 def make_manifest(
     first: Ed25519Keyring,
     min_peers: int,

@@ -24,10 +24,9 @@ from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLogError
 from atoll.peers.identity import readable_name
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.outer import Float32
 from atoll.protocol.round import types as t
 
-from .swarm import SCHEMA, Member, Swarm
+from .swarm import SCHEMA, Member, Swarm, delta
 
 Make = Callable[..., Swarm]
 
@@ -43,14 +42,6 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
     yield begin
     for swarm in swarms:
         await swarm.close()
-
-
-def delta(seed: int) -> Float32:
-    values = np.zeros(SCHEMA.total, np.float32)
-    rng = np.random.default_rng(seed)
-    for spec in SCHEMA.tensors:
-        values[spec.offset : spec.end] = 1e-2 * rng.standard_normal(spec.size)
-    return values
 
 
 async def one_round(swarm: Swarm, seed: int) -> None:
