@@ -6,7 +6,9 @@ import asyncio
 import errno
 import mmap
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -106,18 +108,17 @@ async def test_a_disk_that_is_slow_holds_results_back(
     swarm = Swarm(tmp_path, 3)
     try:
         slow = swarm.members[2]
-        gate, most = asyncio.Event(), 0
-        on_disk = slow.driver.on_disk
+        gate, most, put = threading.Event(), 0, slow.state.rounds.put
+        loop = asyncio.get_running_loop()
 
-        async def held(work, *arguments):  # type: ignore[no-untyped-def]
+        def held(*arguments: Any) -> None:
             nonlocal most
-            if work == slow.state.rounds.put:
-                most = max(most, slow.driver._unstored)
-                swarm.news.set()
-                await gate.wait()
-            return await on_disk(work, *arguments)
+            most = max(most, slow.driver._unstored)
+            loop.call_soon_threadsafe(swarm.news.set)
+            assert gate.wait(20)
+            put(*arguments)
 
-        monkeypatch.setattr(slow.driver, "on_disk", held)
+        monkeypatch.setattr(slow.state.rounds, "put", held)
         for number, member in enumerate(swarm.members):
             member.train(delta(number), 100)
         await swarm.until(lambda: most > 0)
