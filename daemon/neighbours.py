@@ -151,6 +151,7 @@ class Neighbours:
                 ahead=peer in ahead,
                 direct=entry.direct,
                 since=entry.since,
+                life=int(entry.status.life),
             )
             for peer, entry in self.roster.entries.items()
         }

@@ -341,6 +341,8 @@ class Node:
         status.chain.extend(forks.write_chain(here.chain))
         for version, state in outer.held:
             status.held.add(version=version, state=state)
+        if self.driver is not None:
+            status.life = self.driver.machine.life
         if island is not None:
             status.reason = State.PAUSED if island.paused is not None else status.reason
             status.tokens_per_s = island.phase.tokens_per_s if island.paused is None else 0.0

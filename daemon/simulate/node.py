@@ -281,6 +281,7 @@ class SimNode:
             status.state = pb.TRAINING if self.training else pb.FOLLOWING
             status.version, status.digest, status.certified = head.version, head.digest, head.certified
             status.cumulative_tokens = head.cumulative_tokens
+            status.life = self.life
             status.accepted_tokens = self.island.account.accepted // facts.COUNT
             status.chain.extend(forks.write_chain(store.chain))
             status.held.extend(pb.HeldState(version=v, state=s) for v, s in store.held())
@@ -354,6 +355,7 @@ class SimNode:
                 peer in ahead,
                 entry.direct,
                 entry.since,
+                int(entry.status.life),
             )
             for peer, entry in self.roster.entries.items()
         }

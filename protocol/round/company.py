@@ -13,6 +13,7 @@ from atoll.protocol.chain import Head, leader_of
 from atoll.protocol.round.types import PeerView, TrainingChanged
 
 PAST_HEADS = 64
+MAX_LIVES = 4096
 
 
 class Company:
@@ -28,6 +29,7 @@ class Company:
         self.no_owners: set[bytes] = set()
         """Owners that left or were too slow at this head."""
         self.past: deque[bytes] = deque(maxlen=PAST_HEADS)
+        self._lives: dict[bytes, int] = {}
 
     def leader(self, head: Head) -> bytes | None:
         """Who leads the next session: training nodes at this head, suspects left out."""
@@ -51,6 +53,13 @@ class Company:
         """Those of `peers` that came back, or are reached another way than before."""
         known = self.peers
         return {p for p, view in peers.items() if p not in known or known[p].since != view.since}
+
+    def reborn(self, peers: Mapping[bytes, PeerView]) -> set[bytes]:
+        """Those of `peers` that have started again since they were seen last: they know no session."""
+        lives = {peer: view.life for peer, view in peers.items() if view.life}
+        reborn = {peer for peer, life in lives.items() if self._lives.get(peer, life) != life}
+        self._lives = dict([*{**self._lives, **lives}.items()][-MAX_LIVES:])
+        return reborn
 
     def unreachable(self) -> list[bytes]:
         """Peers that others have to forward to."""

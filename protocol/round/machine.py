@@ -44,7 +44,7 @@ class RoundMachine:
 
     def __init__(self, config: t.RoundConfig, keyring: Keyring, head: Head, life: int = 0) -> None:
         """`life`: different in each process of this node, so that a new one never takes up an old session."""
-        self._life = life
+        self.life = life
         self._config = config
         self._keyring = keyring
         self._me = keyring.peer_id
@@ -97,14 +97,14 @@ class RoundMachine:
     def _dispatch(self, event: t.Event, now: float) -> list[t.Effect]:
         match event:
             case t.RosterChanged():
-                renewed = self._company.renewed(event.peers)
+                renewed, reborn = self._company.renewed(event.peers), self._company.reborn(event.peers)
                 self._company.peers = event.peers
                 self._door.keep({self._me, *event.peers})
                 if self._behind_since is None and self._company.is_ahead():
                     self._behind_since = now
                 if self.session is None:
                     return []
-                return self.session.roster(event.peers, now) + self.session.renewed(renewed)
+                return self.session.roster(event.peers, now, reborn) + self.session.renewed(renewed)
             case t.TrainingChanged():
                 self._company.me_trains = event
                 return []
@@ -272,7 +272,7 @@ class RoundMachine:
             view,
             self._legs.durations(),
             self._company.no_owners,
-            self._life,
+            self.life,
             self._inner_s,
         )
         self._door.closed(self.head.digest, ready)
@@ -290,7 +290,7 @@ class RoundMachine:
         able = session.able or {self._me}
         view = self._next_view
         plan = plans.continue_plan(
-            session.plan, self._me, view, able, open_chunks, self._legs.durations(), self._life
+            session.plan, self._me, view, able, open_chunks, self._legs.durations(), self.life
         )
         missing = session.exchange.index.keys() - session.able
         effects = session.end("aborted", _goes_on(session, view), now, missing)

@@ -280,8 +280,12 @@ class Session:
 
     # ---- time, loss and the end
 
-    def roster(self, live: Collection[bytes], now: float) -> list[Effect]:
-        """Who is alive has changed; the lost are not waited for."""
+    def roster(self, live: Collection[bytes], now: float, without: Collection[bytes] = ()) -> list[Effect]:
+        """Who is alive has changed; the lost are not waited for.
+
+        `without`: these take no part any more, alive as they are.
+        """
+        self._declined |= self.exchange.members & set(without)
         self._live = (set(live) | {self._me}) - self._declined
         lost = self.exchange.members - self._live
         changed = self.exchange.lose(lost)
@@ -304,9 +308,9 @@ class Session:
         """The way to these members is another one: what was on the old one goes again, it may be lost."""
         if self.report is not None or self.commit is not None:
             return []  # whoever lacks a result of a commit asks for it
-        self.exchange.renew(peers)
+        members = self.exchange.members & set(peers) & self._live
+        self.exchange.renew(members)
         effects = self._send_due()
-        members = self.exchange.members & set(peers)
         for chunk, (_, signed) in sorted(self.exchange.results.items()):
             to = members if signed.signer == self._me else members & self.exchange.audience(chunk)
             if to:
@@ -315,8 +319,7 @@ class Session:
 
     def declined(self, peer: bytes, now: float) -> list[Effect]:
         """A member says that it takes no part: nobody waits for it."""
-        self._declined.add(peer)
-        return self.roster(self._live, now)
+        return self.roster(self._live, now, {peer})
 
     def tick(self, now: float) -> list[Effect]:
         if self.commit is not None:

@@ -66,6 +66,8 @@ class PeerView:
     """Whether this node has a link to it; else others forward."""
     since: float = 0.0
     """When the present way to it was found, whatever the clock: what was on another one may be lost."""
+    life: int = 0
+    """Another one after each start of its process; 0: not known."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from atoll.protocol import messages_pb2 as pb
@@ -221,6 +223,33 @@ def test_a_leader_that_starts_again_replaces_its_session(third: Bench):
     assert ended.report.session == before and third.session.id.life == 7
     late = third.feed(t.ContributionArrived(SECOND, before, owned_by(third, THIRD)[0], b"x"))
     assert reasons(late) == ["message of a past session"]
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_an_owner_that_starts_again_knows_the_session_no_more(leader: Bench, noticed: bool):
+    """Its link is there again before any deadline, and still nobody waits for what it owned."""
+    view = replace(leader.peers[THIRD], life=4)
+    leader.peers[THIRD] = view
+    assert leader.roster() == [], "the first one that is known"
+    if noticed:
+        leader.lose(THIRD)
+        assert leader.session.trouble
+    leader.peers[THIRD] = replace(view, since=5.0, life=5)
+    effects = leader.roster()
+    assert not of(t.Scatter, effects) and not of(t.SendResult, effects)
+    assert leader.session.trouble == "an owner of chunks left" and THIRD not in leader.session.able
+    leader.peers[THIRD] = replace(view, since=9.0, life=5)
+    leader.roster()
+    assert THIRD not in leader.session.able, "not in this session any more"
+
+
+def test_a_member_whose_link_is_new_and_whose_process_is_not_stays(leader: Bench):
+    leader.peers[THIRD] = replace(leader.peers[THIRD], life=4)
+    leader.roster()
+    for view in (replace(leader.peers[THIRD], since=5.0), replace(leader.peers[THIRD], since=6.0, life=0)):
+        leader.peers[THIRD] = view
+        leader.roster()
+        assert not leader.session.trouble and THIRD in leader.session.able
 
 
 def test_a_message_of_another_parent_is_not_of_this_session(third: Bench):
