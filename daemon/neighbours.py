@@ -24,6 +24,7 @@ from atoll.peers.links import Callbacks, Link, LinkLost, Links
 from atoll.peers.p2pd import Host
 from atoll.peers.roster import EVICT_S, HEARTBEAT_S, Roster
 from atoll.peers.routing import MAX_LINKED, Router, RoutingError
+from atoll.peers.telling import Telling, completed
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, forks, wire
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import SwarmManifest
@@ -77,6 +78,7 @@ class Neighbours:
         """Envelopes of others: passed on, or why not."""
         self.roster = Roster()
         self.following = Following(self.roster, KEEP, self._doubted)
+        self._telling = Telling()
         self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
         self.links = Links(host, keyring.peer_id, callbacks, lanes, packs)
@@ -124,6 +126,7 @@ class Neighbours:
     # ---- who is there
 
     def _up(self, link: Link) -> None:
+        self._telling.forget(link.peer)
         self.roster.up(link.peer, link.hello, time.monotonic())
         self._events.emit("peer-up", f"{readable_name(link.peer)} is connected.")
         for address in list(link.hello.addresses)[:MAX_LEARNED_PER_PEER]:
@@ -132,6 +135,7 @@ class Neighbours:
 
     def _down(self, peer: bytes, reason: str) -> None:
         self._router.lost(peer)
+        self._telling.forget(peer)
         if self.roster.down(peer):
             self._events.emit("peer-down", f"{readable_name(peer)} is gone: {reason}.")
             self._hooks.changed()
@@ -230,15 +234,18 @@ class Neighbours:
             await self._hooks.frame(origin, frame, payload)
 
     def _heartbeat(self, peer: bytes, beat: pb.Heartbeat, now: float) -> None:
-        if self.links.get(peer) is not None:
-            self._router.heard(peer, beat.status.linked)
         sent = self._echoes.pop(beat.echo, None) if beat.echo else None
         if sent is not None and sent[0] == peer:
             self.roster.measured(peer, now - sent[1])
         if beat.nonce:
-            answer = pb.Heartbeat(status=self._status(), echo=beat.nonce)
-            self.send(peer, pb.Frame(heartbeat=answer))
-        if self.roster.heard(peer, beat.status, now):
+            self.send(peer, pb.Frame(heartbeat=pb.Heartbeat(echo=beat.nonce)))
+        entry = self.roster.entries.get(peer)
+        if entry is None or not beat.HasField("status"):
+            return
+        status = completed(beat.status, entry.status)
+        if self.links.get(peer) is not None:
+            self._router.heard(peer, status.linked)
+        if self.roster.heard(peer, status, now):
             self._hooks.changed()
 
     def tell_soon(self) -> None:
@@ -247,9 +254,14 @@ class Neighbours:
 
     def tell_everyone(self) -> None:
         """Sends the status at once: rounds wait for it."""
-        status = self._status()
-        for peer in self._reached(time.monotonic()):
+        for peer, status in self._statuses(time.monotonic()).items():
             self.send(peer, pb.Frame(heartbeat=pb.Heartbeat(status=status)))
+
+    def _statuses(self, now: float) -> dict[bytes, pb.NodeStatus]:
+        """What everyone is to be told; through others, where a frame may be lost, all of it."""
+        status, peers = self._status(), self._reached(now)
+        direct = [peer for peer in peers if self.links.get(peer) is not None]
+        return {**dict.fromkeys(peers, status), **self._telling.statuses(direct, status, now)}
 
     def _reached(self, now: float) -> list[bytes]:
         return [*self.links.peers, *self._router.indirect(self.links.peers, now)]
@@ -258,8 +270,7 @@ class Neighbours:
         """Tells everyone how this node is, every HEARTBEAT_S and when it matters; evicts the silent."""
         while True:
             now = time.monotonic()
-            status = self._status()
-            for peer in self._reached(now):
+            for peer, status in self._statuses(now).items():
                 nonce = secrets.randbits(63) | 1
                 self._echoes[nonce] = (peer, now)
                 beat = pb.Heartbeat(status=status, nonce=nonce)

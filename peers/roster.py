@@ -56,7 +56,7 @@ class Roster:
         return self.entries.pop(peer, None) is not None
 
     def heard(self, peer: bytes, status: pb.NodeStatus, now: float) -> bool:
-        """A heartbeat came; whether it changes what the rounds depend on (chain or readiness)."""
+        """A heartbeat came; whether it changes what the rounds depend on (chain, readiness or process)."""
         entry = self.entries.get(peer)
         if entry is None:
             return False
@@ -64,7 +64,8 @@ class Roster:
         if list(entry.status.chain) != list(status.chain) or entry.status.state != status.state:
             chain = _chain_of(status)
         self.entries[peer] = replace(entry, status=status, last_seen=now, chain=chain)
-        return (chain, status.digest, status.state) != (entry.chain, entry.status.digest, entry.status.state)
+        before = entry.chain, entry.status.digest, entry.status.state, entry.status.life
+        return (chain, status.digest, status.state, status.life) != before
 
     def seen(self, peer: bytes, now: float) -> None:
         """Any frame is a sign of life."""

@@ -233,7 +233,7 @@ class HeldState(_message.Message):
     def __init__(self, version: _Optional[int] = ..., state: _Optional[bytes] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("state", "version", "digest", "certified", "cumulative_tokens", "accepted_tokens", "tokens_per_s", "step", "steps", "upload_bps", "download_bps", "label", "reason", "chain", "linked", "held", "life")
+    __slots__ = ("state", "version", "digest", "certified", "cumulative_tokens", "accepted_tokens", "tokens_per_s", "step", "steps", "upload_bps", "download_bps", "label", "reason", "chain", "linked", "held", "life", "unchanged")
     STATE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -251,6 +251,7 @@ class NodeStatus(_message.Message):
     LINKED_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     LIFE_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
     state: NodeState
     version: int
     digest: bytes
@@ -268,7 +269,8 @@ class NodeStatus(_message.Message):
     linked: _containers.RepeatedScalarFieldContainer[bytes]
     held: _containers.RepeatedCompositeFieldContainer[HeldState]
     life: int
-    def __init__(self, state: _Optional[_Union[NodeState, str]] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., certified: bool = ..., cumulative_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., label: _Optional[str] = ..., reason: _Optional[str] = ..., chain: _Optional[_Iterable[_Union[ChainLink, _Mapping]]] = ..., linked: _Optional[_Iterable[bytes]] = ..., held: _Optional[_Iterable[_Union[HeldState, _Mapping]]] = ..., life: _Optional[int] = ...) -> None: ...
+    unchanged: int
+    def __init__(self, state: _Optional[_Union[NodeState, str]] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., certified: bool = ..., cumulative_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., label: _Optional[str] = ..., reason: _Optional[str] = ..., chain: _Optional[_Iterable[_Union[ChainLink, _Mapping]]] = ..., linked: _Optional[_Iterable[bytes]] = ..., held: _Optional[_Iterable[_Union[HeldState, _Mapping]]] = ..., life: _Optional[int] = ..., unchanged: _Optional[int] = ...) -> None: ...
 
 class LaneOffer(_message.Message):
     __slots__ = ("token", "certificate", "port", "connections")

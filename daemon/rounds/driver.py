@@ -45,6 +45,8 @@ SEND_AHEAD = 4
 """Encoded chunks on their way out at once."""
 HELD_BYTES = 12 << 20
 """Contributions that wait for others in memory; those beyond wait in files."""
+LEAVING_BYTES = 4 << 20
+"""Results that wait in memory for peers to take them; those beyond wait in files."""
 UNSTORED_BYTES = 4 << 20
 """Results that the disk has not taken yet; then no more are taken from peers."""
 
@@ -87,7 +89,7 @@ class RoundDriver:
         self._tasks: set[asyncio.Task[None]] = set()
         self._kick = asyncio.Event()
         self._fed = asyncio.Event()
-        self._unstored = 0
+        self._unstored = self._leaving = 0
         self._stored = asyncio.Event()
         self._closed = False
         self._clockwork = asyncio.create_task(self._tick_for_ever(), name="round-clock")
@@ -260,13 +262,19 @@ class RoundDriver:
 
     async def _send_result(self, effect: t.SendResult) -> None:
         message = pb.ChunkResult.FromString(effect.signed.body)
-        payload = b""
+        payload: wire.Payload = b""
         if message.contributors and effect.peers:
             version, count = self.state.head.version + 1, len(message.contributors)
-            payload = await self.on_disk(self.state.rounds.view, version, effect.chunk, count)
-        async with asyncio.TaskGroup() as group:
-            for peer in effect.peers:
-                group.create_task(self._deliver(peer, effect.signed, payload))
+            payload = await self.on_disk(self.state.rounds.get, version, effect.chunk, count)
+        self._leaving += len(payload)
+        try:
+            if self._leaving > LEAVING_BYTES:
+                payload = await self.on_disk(spill, self.state.rounds.folder, payload)
+            async with asyncio.TaskGroup() as group:
+                for peer in effect.peers:
+                    group.create_task(self._deliver(peer, effect.signed, payload))
+        finally:
+            self._leaving -= len(payload)
 
     async def _deliver(self, peer: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
         try:

@@ -88,9 +88,6 @@ class SimulatedDisk:
     def pread(self, path: Path, size: int, offset: int) -> bytes:
         return self.read(path)[offset : offset + size]
 
-    def view(self, path: Path, size: int, offset: int) -> bytes:
-        return self.pread(path, size, offset)
-
     def truncate(self, path: Path, size: int) -> None:
         self._step(path)
         self._made(str(path)).truncate(size)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 from atoll.daemon.storage import files
-from atoll.daemon.storage.spill import mapped
 
 
 class Disk(Protocol):
@@ -23,9 +22,6 @@ class Disk(Protocol):
 
     def pread(self, path: Path, size: int, offset: int) -> bytes:
         """At most `size` bytes from an offset."""
-
-    def view(self, path: Path, size: int, offset: int) -> bytes | memoryview:
-        """The same, without a copy where the disk can; the file must not be cut meanwhile."""
 
     def truncate(self, path: Path, size: int) -> None:
         """Cuts or extends (with zeros) a file."""
@@ -68,11 +64,6 @@ class RealDisk:
 
     def pread(self, path: Path, size: int, offset: int) -> bytes:
         return os.pread(self._descriptor(path, writes=False), size, offset)
-
-    def view(self, path: Path, size: int, offset: int) -> bytes | memoryview:
-        descriptor = self._descriptor(path, writes=False)
-        there = max(0, min(size, os.fstat(descriptor).st_size - offset))
-        return mapped(descriptor, there, offset) if there else b""
 
     def truncate(self, path: Path, size: int) -> None:
         try:

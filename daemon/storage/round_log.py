@@ -101,18 +101,9 @@ class RoundLog:
 
     def get(self, version: int, chunk: int, count: int) -> bytes:
         """The kept result of a chunk with `count` contributors. Raises RoundLogError."""
-        return bytes(self._read_result(self._disk.pread, version, chunk, count))
-
-    def view(self, version: int, chunk: int, count: int) -> Payload:
-        """The same without a copy in memory, for a result that was put by this object."""
-        return self._read_result(self._disk.view, version, chunk, count)
-
-    def _read_result(
-        self, read: Callable[[Path, int, int], Payload], version: int, chunk: int, count: int
-    ) -> Payload:
         size = self._codec.size(self._chunks.size(chunk), count)
         try:
-            payload = read(self.path(version, "payload"), size, self._offset(chunk))
+            payload = self._disk.pread(self.path(version, "payload"), size, self._offset(chunk))
         except OSError as error:
             raise RoundLogError(
                 f"the results of version {version} can't be read: {error.strerror}"

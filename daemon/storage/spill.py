@@ -1,9 +1,8 @@
-"""Payloads that wait in files instead of in memory, and parts of files as memory: lent by the page cache.
+"""Payloads that wait in files instead of in memory.
 
 What a round holds for a while (contributions to chunks of which others are late, results on their way to slow
 peers) grows with the model and with the slowest line. The kernel may take pages of files back, and writes
-them out only where they stay long. A mapped file that can't be read any more would end the process: so only
-what this process has just written itself is mapped.
+them out only where they stay long.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,28 +18,24 @@ from atoll.protocol.wire import Payload
 
 log = logging.getLogger(__name__)
 
-
-def mapped(descriptor: int, size: int, offset: int = 0) -> memoryview:
-    """`size` bytes of a file as read-only memory; the file may be closed and removed meanwhile.
-
-    Raises OSError, ValueError where the file ends before.
-    """
-    start = offset - offset % mmap.ALLOCATIONGRANULARITY
-    whole = mmap.mmap(descriptor, offset - start + size, offset=start, access=mmap.ACCESS_READ)
-    return memoryview(whole)[offset - start :]
+SPARE_BYTES = 256 << 20
+"""On a disk with less room, a round's results need it more."""
 
 
 def spill(folder: Path, payload: Payload) -> Payload:
     """The same bytes, in a file without a name in `folder`, gone with the last view of it.
 
-    Where the disk refuses, the payload itself.
+    Where the disk refuses or is nearly full, the payload itself. Only what is there whole is mapped: reading
+    a hole in a file on a full disk would end the process.
     """
     try:
+        if not payload or shutil.disk_usage(folder).free < SPARE_BYTES:
+            return payload
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             left = memoryview(payload)
             while left:
                 left = left[os.write(file.fileno(), left) :]
-            return mapped(file.fileno(), len(payload))
+            return memoryview(mmap.mmap(file.fileno(), len(payload), access=mmap.ACCESS_READ))
     except OSError as error:
         log.info("%d bytes of a round stay in memory: %s", len(payload), error.strerror)
         return payload
