@@ -225,7 +225,8 @@ class Neighbours:
 
     async def _unwrapped(self, origin: bytes, frame: pb.Frame, payload: wire.Payload, now: float) -> None:
         if frame.WhichOneof("message") == "heartbeat":
-            if self.roster.up_through_others(origin, frame.heartbeat.status, now):
+            told = frame.heartbeat.HasField("status")
+            if told and self.roster.up_through_others(origin, frame.heartbeat.status, now):
                 self._events.emit("peer-up", f"{readable_name(origin)} is reached through others.")
                 self._hooks.changed()
             self._heartbeat(origin, frame.heartbeat, now)

@@ -148,6 +148,40 @@ async def test_a_change_is_told_through_others_and_their_loss_ends_it(
     await until(lambda: not a.neighbours.views(), a.changed)
 
 
+async def test_lists_are_told_once_and_stay_known(
+    trio: tuple[Node, Node, Node], monkeypatch: pytest.MonkeyPatch
+):
+    a, b, f = trio
+    heard: list[pb.NodeStatus] = []
+    real = a.neighbours.roster.heard
+    told = asyncio.Event()
+
+    def listen(peer: bytes, status: pb.NodeStatus, now: float) -> bool:
+        heard.append(status)
+        told.set()
+        return real(peer, status, now)
+
+    await until(lambda: len(a.neighbours.roster.entries[f.id].status.linked) == 2)
+    monkeypatch.setattr(a.neighbours.roster, "heard", listen)
+    brief: list[int] = []
+    send = f.neighbours.links.send
+    monkeypatch.setattr(
+        f.neighbours.links, "send", lambda peer, frame: (brief.append(frame.ByteSize()), send(peer, frame))[1]
+    )
+    for version in range(1, 4):
+        f.version = version
+        f.neighbours.tell_everyone()
+        await until(lambda version=version: bool(heard) and heard[-1].version == version, told)
+        assert sorted(heard[-1].linked) == sorted((a.id, b.id)) and not heard[-1].unchanged
+    assert min(brief) < 60, "two ids alone are 76 bytes"
+
+
+async def test_an_echo_from_nowhere_makes_no_peer(trio: tuple[Node, Node, Node]):
+    a, _, _ = trio
+    await a.neighbours._unwrapped(b"x" * 38, pb.Frame(heartbeat=pb.Heartbeat(echo=5)), b"", 1.0)
+    assert b"x" * 38 not in a.neighbours.views()
+
+
 async def test_envelopes_that_are_not_to_be_passed_on_are_counted(trio: tuple[Node, Node, Node]):
     a, b, f = trio
     await until(lambda: b.id in a.neighbours.views(), a.changed)
