@@ -52,7 +52,7 @@ sim: $(READY)  ## 10,000 simulated swarms on all cores (SEEDS=…); stop it at a
 container: $(READY)  ## build the image and run it; needs root and Docker's engine (docker.io, debootstrap)
 	$(BIN)/python -m pytest -m container --timeout=1800 tests/container $(ARGS)
 
-bench: $(READY)  ## codecs, averaging beside hivemind and gloo, and as root shaped lines (ARGS="--peers 2 4 8 --values 25 100")
+bench: $(READY)  ## codecs, averaging beside hivemind, torchft and gloo, and as root shaped lines (ARGS="--peers 2 4 8 --values 25 100")
 	$(BIN)/python -m benchmarks.codecs
 	$(BIN)/python -m benchmarks.averaging $(ARGS)
 	if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m benchmarks.links; fi

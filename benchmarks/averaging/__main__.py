@@ -6,7 +6,8 @@
 All arms stay up and take turns, operation by operation, so that a busy machine slows all of them alike. Wall
 clock is from the first process that is told to begin to the last that has the mean. CPU is that of a process
 and of those it started (p2pd). As root each arm has a network namespace, and its loopback counts the bytes;
-else they are not counted. hivemind runs in an environment of its own under build/, made when it is missing.
+else they are not counted. hivemind and torchft each run in an environment of their own under build/, made
+when it is missing. Where memory is short the less important arms are left out, and the table says which.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.averaging.arms import Arm, Arms, hivemind_python
+from benchmarks.averaging.arms import Arm, Arms, python_of
 from benchmarks.plot import bars
 
 from atoll.protocol.codecs import CODECS
@@ -28,18 +30,35 @@ RESULT = {"fp32": "fp32", "bf16": "bf16"}
 """What means are encoded with where nothing is said, if it is not int8."""
 
 
-def measure(args: argparse.Namespace, peers: int, values: int, python: Path | None) -> list[Arm]:
+@dataclass(frozen=True)
+class Measured:
+    """A combination, what was measured of it, and the names of the arms that memory did not suffice for."""
+
+    peers: int
+    values: int
+    arms: list[Arm]
+    left_out: list[str]
+
+
+def measure(
+    args: argparse.Namespace, peers: int, values: int, hivemind: Path | None, torchft: Path | None
+) -> Measured:
     with ExitStack() as stack:
         arms = Arms(stack, peers, values)
         results = {codec: args.result_codec or RESULT.get(codec, "int8") for codec in args.codecs}
-        running = [
+        planned = [
             arms.atoll(codec, result, args.chunk, way == "direct")
             for codec, result in results.items()
             for way in args.ways
         ]
-        running.append(arms.gloo())
-        if python is not None:
-            running += [arms.hivemind(python, compression) for compression in ("8bit", "fp16")]
+        planned.append(arms.gloo())
+        if torchft is not None:
+            planned.append(arms.torchft(torchft))
+        if hivemind is not None:
+            planned += [arms.hivemind(hivemind, compression) for compression in ("8bit", "fp16")]
+        running = arms.that_fit(planned)
+        for arm in running:
+            arms.start(arm)
         for turn in range(args.repeats + 1):
             for arm in running:
                 if turn > args.slow_repeats and arm.name.startswith("hivemind"):
@@ -49,9 +68,9 @@ def measure(args: argparse.Namespace, peers: int, values: int, python: Path | No
                 if turn:  # the first one warms links, caches and scratch
                     arm.operations.append(operation)
         for arm in running:
-            # One of them: each makes all vectors again in float64, and eight at once run out of memory.
+            # One of them: each makes all vectors again.
             arm.error = arm.ask_first(do="error")["error"]
-    return running
+    return Measured(peers, values, running, [arm.name for arm in planned if not arm.workers])
 
 
 def row(arm: Arm, peers: int, values: int, arms: Sequence[Arm]) -> str:
@@ -79,7 +98,7 @@ def row(arm: Arm, peers: int, values: int, arms: Sequence[Arm]) -> str:
     )
 
 
-def table(measured: Sequence[tuple[int, int, list[Arm]]], repeats: int) -> str:
+def table(measured: Sequence[Measured], repeats: int) -> str:
     lines = [
         "# Averaging on loopback",
         "",
@@ -87,40 +106,43 @@ def table(measured: Sequence[tuple[int, int, list[Arm]]], repeats: int) -> str:
         "Wall is min / median in seconds; CPU-seconds per peer with p2pd (in brackets: without it and other",
         "children); wire: bytes on the loopback over the bound of 2(N-1) payloads; extra: what the largest",
         "process grew by during an operation; ratios are of medians, wall / CPU. Atoll and hivemind encrypt",
-        "(TLS), gloo does not. Atoll's operation has matchmaking, the vote with its fsync and the outer step",
-        "inside.",
+        "(TLS), gloo and torchft do not. Atoll's operation has matchmaking, the vote with its fsync and the",
+        "outer step inside, torchft's its quorum and its vote.",
     ]
-    for peers, values, arms in measured:
+    for m in measured:
         lines += [
             "",
-            f"## {peers} peers, {values / 1e6:g} M values",
+            f"## {m.peers} peers, {m.values / 1e6:g} M values",
             "",
             "| arm | wall | CPU-s per peer | wire | extra, MB | error | same bits | to hivemind | to gloo |",
             "|---|---|---|---|---|---|---|---|---|",
-            *(row(arm, peers, values, arms) for arm in arms),
+            *(row(arm, m.peers, m.values, m.arms) for arm in m.arms),
         ]
-        phases = {
-            name: statistics.median(op.phases[name] for op in arms[0].operations)
-            for name in arms[0].operations[0].phases
-        }
-        if phases:
-            said = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
-            lines += ["", f"Phases of {arms[0].name} as the first peer saw them, median seconds: {said}."]
+        for first in m.arms[:1]:
+            phases = {
+                name: statistics.median(op.phases[name] for op in first.operations)
+                for name in first.operations[0].phases
+            }
+            if phases:
+                said = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
+                lines += ["", f"Phases of {first.name} as the first peer saw them, median seconds: {said}."]
+        if m.left_out:
+            lines += ["", f"Left out for want of memory: {'; '.join(m.left_out)}."]
     return "\n".join([*lines, "", "![CPU-seconds per peer](averaging.svg)", ""])
 
 
-def plot(measured: Sequence[tuple[int, int, list[Arm]]]) -> str:
+def plot(measured: Sequence[Measured]) -> str:
     """CPU-seconds per peer of every arm."""
     rows: list[tuple[str, float, float | None]] = [
         (
-            f"{arm.name}, {peers} peers, {values / 1e6:g} M",
-            statistics.median(op.cpu_s for op in arm.operations) * 25e6 / values,
+            f"{arm.name}, {m.peers} peers, {m.values / 1e6:g} M",
+            statistics.median(op.cpu_s for op in arm.operations) * 25e6 / m.values,
             None,
         )
-        for peers, values, arms in measured
-        for arm in arms
+        for m in measured
+        for arm in m.arms
     ]
-    full = max(value for _, value, _ in rows)
+    full = max((value for _, value, _ in rows), default=1.0)
     return bars("CPU-seconds per peer and 25 M values", rows, full, "{:.3f}".format)
 
 
@@ -135,14 +157,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="operations of each arm (9)")
     parser.add_argument("--slow-repeats", type=int, default=7, help="of hivemind (7)")
     parser.add_argument("--no-hivemind", action="store_true")
+    parser.add_argument("--no-torchft", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "averaging.md")
     args = parser.parse_args()
-    python = None if args.no_hivemind else hivemind_python()
+    hivemind = None if args.no_hivemind else python_of("hivemind")
+    torchft = None if args.no_torchft else python_of("torchft")
     measured = []
     for peers in args.peers:
         for millions in args.values:
             values = int(millions * 1e6)
-            measured.append((peers, values, measure(args, peers, values, python)))
+            measured.append(measure(args, peers, values, hivemind, torchft))
             text = table(measured, args.repeats)
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(text)

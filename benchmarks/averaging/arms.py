@@ -1,7 +1,8 @@
 """The arms of a comparison: what each system under test is, how it is started, and one operation of it.
 
 Each arm's processes share a folder, and as root each arm has a network namespace (averaging) or each process
-has one (links). An operation is told to all processes of an arm at once.
+has one (links). An operation is told to all processes of an arm at once. An arm that is not started yet is
+only a plan: what it would be called, and what memory it would take.
 """
 
 from __future__ import annotations
@@ -23,8 +24,13 @@ from atoll.protocol import codecs
 from atoll.protocol.manifest import block_of
 
 ROOT = Path(__file__).parents[2]
-HIVEMIND_ENV = ROOT / "build" / "hivemind-env"
-HIVEMIND_NEEDS = ("torch==2.13.0", "hivemind==1.1.12", "numpy<2.4")
+NEEDS = {
+    "hivemind": ("torch==2.13.0", "hivemind==1.1.12", "numpy<2.4"),
+    "torchft": ("torch==2.13.0", "torchft==0.2.0", "numpy<2.4"),
+}
+"""What others are installed with, each in an environment of its own under build/."""
+MEMORY_SHARE = 0.9
+"""Of the memory that is available: what arms may be planned to take."""
 
 
 class BenchmarkError(RuntimeError):
@@ -85,10 +91,21 @@ class Worker:
 
 @dataclass
 class Arm:
-    """A system under test: `workers` that are up, and what was measured."""
+    """A system under test: `workers` that are up, and what was measured.
+
+    The memory is what was seen at 25 to 100 M values: the largest proportional set size of a process and of
+    those it started.
+    """
 
     name: str
     bits: float  # of an encoded value, both legs' mean
+    command: list[str]
+    meet: Callable[[Arm], None]  # what its processes say until they are ready
+    value_bytes: float  # of memory, for each value and process
+    base_bytes: float  # of memory, for each process however few the values
+    importance: int = 4  # where memory is short 0 comes first
+    paths: Sequence[Path] = (ROOT,)
+    hosts: Sequence[str] = ()
     workers: list[Worker] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
     error: float = 0.0
@@ -127,6 +144,25 @@ class Arm:
         )
 
 
+def all_know_all(arm: Arm) -> None:
+    peers = [worker.hear() for worker in arm.workers]
+    arm.ask_all(peers=peers)
+    arm.ask_all(link=True)
+
+
+def all_know_first(arm: Arm) -> None:
+    first = arm.workers[0].hear()["addresses"]
+    for worker in arm.workers[1:]:
+        worker.tell(peers=first)
+    for worker in arm.workers[1:]:
+        worker.hear()
+
+
+def all_have_begun(arm: Arm) -> None:
+    for worker in arm.workers:
+        worker.hear()
+
+
 @contextmanager
 def namespace(name: str) -> Iterator[list[str]]:
     """What to put before a command so that it has a network of its own; nothing where that is not allowed."""
@@ -141,26 +177,33 @@ def namespace(name: str) -> Iterator[list[str]]:
         subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
-def hivemind_python() -> Path | None:
-    """The interpreter of hivemind's environment; None, and why on stderr, where it can't be made."""
-    python = HIVEMIND_ENV / "bin" / "python"
-    if not (HIVEMIND_ENV / ".ready").exists():
-        print("making an environment for hivemind", file=sys.stderr)
-        shutil.rmtree(HIVEMIND_ENV, ignore_errors=True)
+def python_of(system: str) -> Path | None:
+    """The interpreter of a system's environment; None, and why on stderr, where it can't be made."""
+    folder = ROOT / "build" / f"{system}-env"
+    python = folder / "bin" / "python"
+    if not (folder / ".ready").exists():
+        print(f"making an environment for {system}", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
         for command in (
-            [sys.executable, "-m", "venv", str(HIVEMIND_ENV)],
-            [str(python), "-m", "pip", "install", "-q", *HIVEMIND_NEEDS],
-            [str(python), "-m", "compileall", "-q", str(HIVEMIND_ENV / "lib")],
+            [sys.executable, "-m", "venv", str(folder)],
+            [str(python), "-m", "pip", "install", "-q", *NEEDS[system]],
+            [str(python), "-m", "compileall", "-q", str(folder / "lib")],
         ):
             if subprocess.run(command, check=False, stdout=sys.stderr).returncode and "pip" in command:
-                print("hivemind can't be installed here: it is left out", file=sys.stderr)
+                print(f"{system} can't be installed here: it is left out", file=sys.stderr)
                 return None
-        (HIVEMIND_ENV / ".ready").touch()
+        (folder / ".ready").touch()
     return python
 
 
+def available_bytes() -> int:
+    """What the kernel would give to processes that start now, without swapping."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+
+
 class Arms:
-    """Starts arms, each in a folder and a namespace of its own."""
+    """Plans arms, and starts them, each in a folder and a namespace of its own."""
 
     def __init__(
         self, stack: ExitStack, peers: int, values: int, inside: Callable[[int], list[str]] | None = None
@@ -173,10 +216,19 @@ class Arms:
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="atoll-bench-")))
         self._count = 0
 
-    def _start(
-        self, arm: Arm, command: Sequence[str], paths: Sequence[Path], hosts: Sequence[str] = ()
-    ) -> Arm:
-        """A worker for each rank, in folders that the ranks share a parent of."""
+    def that_fit(self, arms: Sequence[Arm]) -> list[Arm]:
+        """Those that memory suffices for all at once, the most important ones first; in the order given."""
+        room = MEMORY_SHARE * available_bytes()
+        fit = set()
+        for arm in sorted(arms, key=lambda arm: arm.importance):
+            needed = self._peers * (arm.value_bytes * self._values + arm.base_bytes)
+            if needed <= room:
+                room -= needed
+                fit.add(arm.name)
+        return [arm for arm in arms if arm.name in fit]
+
+    def start(self, arm: Arm) -> None:
+        """A worker for each rank, in folders that the ranks share a parent of; returns when all are ready."""
         self._count += 1
         inside = self._inside
         if inside is None:
@@ -184,59 +236,63 @@ class Arms:
             inside = lambda rank: own  # noqa: E731
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "PYTHONPATH": os.pathsep.join(map(str, arm.paths)),
             "GLOO_SOCKET_IFNAME": "lo",
             "OMP_NUM_THREADS": "1",
         }
         for rank in range(self._peers):
-            each = ["--host", hosts[rank]] if hosts else []
+            each = ["--host", arm.hosts[rank]] if arm.hosts else []
             folder = self._folder / str(self._count) / str(rank)
             folder.mkdir(parents=True)
             options = ["--rank", rank, "--peers", self._peers, "--values", self._values, "--folder", folder]
-            whole = [*inside(rank), *command, *each, *map(str, options)]
+            whole = [*inside(rank), *arm.command, *each, *map(str, options)]
             worker = Worker(whole, environment, folder / "log")
             self._stack.callback(worker.end)
             arm.workers.append(worker)
-        return arm
+        arm.meet(arm)
 
     def atoll(self, codec: str, result_codec: str, chunk: int, lane: bool, hosts: Sequence[str] = ()) -> Arm:
         """`hosts`: the address of each rank, else loopback."""
         n = block_of(codec)
         returned = codecs.result_codec(codec, result_codec).size(n, self._peers)
-        bits = 4 * (codecs.CODECS[codec].bound(n) + returned) / n
         name = codec if result_codec == codec else f"{codec} / {result_codec}"
-        arm = Arm(f"Atoll {name}, {'direct' if lane else 'libp2p'}", bits)
         command = [sys.executable, "-m", "benchmarks.averaging.atoll_worker", "--codec", codec]
-        self._start(
-            arm,
-            [*command, "--result-codec", result_codec, "--chunk", str(chunk), *["--lane"] * lane],
-            [ROOT, ROOT / "src"],
-            hosts,
+        return Arm(
+            f"Atoll {name}, {'direct' if lane else 'libp2p'}",
+            bits=4 * (codecs.CODECS[codec].bound(n) + returned) / n,
+            command=[*command, "--result-codec", result_codec, "--chunk", str(chunk), *["--lane"] * lane],
+            meet=all_know_all,
+            value_bytes=23,
+            base_bytes=300e6,
+            importance=0 if codec == "int8" and lane else 4,
+            paths=(ROOT, ROOT / "src"),
+            hosts=hosts,
         )
-        peers = [worker.hear() for worker in arm.workers]
-        arm.ask_all(peers=peers)
-        arm.ask_all(link=True)
-        return arm
 
     def gloo(self) -> Arm:
-        arm = Arm("gloo fp32", 32)
-        self._start(arm, [sys.executable, "-m", "benchmarks.averaging.gloo_worker"], [ROOT, ROOT / "src"])
-        for worker in arm.workers:
-            worker.hear()
-        return arm
+        command = [sys.executable, "-m", "benchmarks.averaging.gloo_worker"]
+        return Arm("gloo fp32", 32, command, all_have_begun, value_bytes=8, base_bytes=200e6, importance=1)
 
     def hivemind(self, python: Path, compression: str) -> Arm:
-        arm = Arm(f"hivemind {compression}", {"8bit": 8, "fp16": 16}[compression])
-        command = [
-            str(python),
-            str(Path(__file__).parent / "hivemind_worker.py"),
-            "--compression",
-            compression,
-        ]
-        self._start(arm, command, [ROOT])
-        first = arm.workers[0].hear()["addresses"]
-        for worker in arm.workers[1:]:
-            worker.tell(peers=first)
-        for worker in arm.workers[1:]:
-            worker.hear()
-        return arm
+        script = str(Path(__file__).parent / "hivemind_worker.py")
+        return Arm(
+            f"hivemind {compression}",
+            bits={"8bit": 8, "fp16": 16}[compression],
+            command=[str(python), script, "--compression", compression],
+            meet=all_know_first,
+            value_bytes=20,
+            base_bytes=500e6,
+            importance=2 if compression == "8bit" else 4,
+        )
+
+    def torchft(self, python: Path) -> Arm:
+        script = str(Path(__file__).parent / "torchft_worker.py")
+        return Arm(
+            "torchft gloo fp32",
+            bits=32,
+            command=[str(python), script],
+            meet=all_know_first,
+            value_bytes=8,
+            base_bytes=250e6,
+            importance=3,
+        )

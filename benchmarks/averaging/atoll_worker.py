@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import uvloop
-from benchmarks.averaging.worker import Channel, Meter, forget_peak, memory_bytes
+from benchmarks.averaging.worker import Channel, Meter, error_of, forget_peak, memory_bytes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from atoll.daemon.rounds.driver import RoundDriver
@@ -237,7 +237,8 @@ async def run(args: argparse.Namespace, channel: Channel) -> None:
                 said = await node.average()
                 channel.say(**said, digest=node.digest(), extra=memory_bytes("VmHWM") - base)
             elif order["do"] == "error":
-                channel.say(error=error_of(before - node.state.parameters, args))
+                moved = before - node.state.parameters
+                channel.say(error=error_of(moved[: args.values], args.peers))
             else:
                 return
     finally:
@@ -246,15 +247,6 @@ async def run(args: argparse.Namespace, channel: Channel) -> None:
         if lanes is not None:
             await lanes.close()
         await host.close()
-
-
-def error_of(moved: np.ndarray[Any, Any], args: argparse.Namespace) -> float:
-    """Relative error of the mean that was applied, against float64."""
-    exact = np.zeros(args.values)
-    for rank in range(args.peers):
-        exact += np.random.default_rng(rank).standard_normal(args.values, dtype=np.float32)
-    exact /= args.peers
-    return float(np.linalg.norm(moved[: args.values] - exact) / np.linalg.norm(exact))
 
 
 def main() -> None:

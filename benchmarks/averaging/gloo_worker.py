@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from benchmarks.averaging.worker import Channel, Meter, forget_peak, memory_bytes
+from benchmarks.averaging.worker import Channel, Meter, error_of, forget_peak, memory_bytes
 
 
 def main() -> None:
@@ -41,11 +41,7 @@ def main() -> None:
             digest = hashlib.sha256(work.numpy().data.cast("B")).hexdigest()
             channel.say(**said, digest=digest, extra=memory_bytes("VmHWM") - base)
         elif order["do"] == "error":
-            exact = np.zeros(args.values)
-            for rank in range(args.peers):
-                exact += np.random.default_rng(rank).standard_normal(args.values, dtype=np.float32)
-            exact /= args.peers
-            channel.say(error=float(np.linalg.norm(work.numpy() - exact) / np.linalg.norm(exact)))
+            channel.say(error=error_of(work.numpy(), args.peers))
         else:
             return
 

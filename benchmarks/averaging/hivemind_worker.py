@@ -8,7 +8,7 @@ import hashlib
 import hivemind
 import numpy as np
 import torch
-from benchmarks.averaging.worker import Channel, Meter, forget_peak, memory_bytes
+from benchmarks.averaging.worker import Channel, Meter, error_of, forget_peak, memory_bytes
 from hivemind.averaging import DecentralizedAverager
 from hivemind.compression import Float16Compression, Uniform8BitQuantization
 
@@ -55,13 +55,8 @@ def main() -> None:
                 digest = hashlib.sha256(tensors[0].numpy().data.cast("B")).hexdigest()
             channel.say(**said, digest=digest, extra=memory_bytes("VmHWM") - base)
         elif order["do"] == "error":
-            exact = np.zeros(args.values)
-            for rank in range(args.peers):
-                exact += np.random.default_rng(rank).standard_normal(args.values, dtype=np.float32)
-            exact /= args.peers
             with averager.get_tensors() as tensors:
-                error = np.linalg.norm(tensors[0].numpy() - exact) / np.linalg.norm(exact)
-            channel.say(error=float(error))
+                channel.say(error=error_of(tensors[0].numpy(), args.peers))
         else:
             averager.shutdown()
             dht.shutdown()

@@ -98,6 +98,7 @@ def measure(row: Row, way: str, repeats: int) -> Measured:
             made = stack.enter_context(lines.shaped(name, row.mbit))
         arms = Arms(stack, len(row.mbit), int(row.millions * 1e6), made.inside)
         arm = arms.atoll("int8", "int8", 0, way == "direct", made.addresses)
+        arms.start(arm)
         wall = []
         for turn in range(repeats + 1):
             operation = arm.operate()
