@@ -98,7 +98,7 @@ def row(arm: Arm, peers: int, values: int, arms: Sequence[Arm]) -> str:
     )
 
 
-def table(measured: Sequence[Measured], repeats: int) -> str:
+def table(measured: Sequence[Measured], repeats: int, picture: str) -> str:
     lines = [
         "# Averaging on loopback",
         "",
@@ -128,7 +128,7 @@ def table(measured: Sequence[Measured], repeats: int) -> str:
                 lines += ["", f"Phases of {first.name} as the first peer saw them, median seconds: {said}."]
         if m.left_out:
             lines += ["", f"Left out for want of memory: {'; '.join(m.left_out)}."]
-    return "\n".join([*lines, "", "![CPU-seconds per peer](averaging.svg)", ""])
+    return "\n".join([*lines, "", f"![CPU-seconds per peer]({picture})", ""])
 
 
 def plot(measured: Sequence[Measured]) -> str:
@@ -167,7 +167,7 @@ def main() -> None:
         for millions in args.values:
             values = int(millions * 1e6)
             measured.append(measure(args, peers, values, hivemind, torchft))
-            text = table(measured, args.repeats)
+            text = table(measured, args.repeats, args.out.with_suffix(".svg").name)
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(text)
             args.out.with_suffix(".svg").write_text(plot(measured))

@@ -9,6 +9,7 @@ of the machine or of the log, never silence.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import math
@@ -48,7 +49,9 @@ HELD_BYTES = 12 << 20
 LEAVING_BYTES = 4 << 20
 """Results that wait in memory for peers to take them; those beyond wait in files."""
 UNSTORED_BYTES = 4 << 20
-"""Results that the disk has not taken yet; then no more are taken from peers."""
+"""Results that the disk has not taken yet; then no more are taken from peers for a moment each."""
+STORE_WAIT_S = 2.0
+"""Far less than the silence after which a peer is gone: it is not heard meanwhile."""
 
 
 class RoundDriver:
@@ -398,9 +401,11 @@ class RoundDriver:
     async def _result(self, sender: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
         message = await self.on_codec(self._judged, signed, payload)
         self.feed(t.ResultArrived(sender, message, signed, payload))
-        while self._unstored > UNSTORED_BYTES:
-            self._stored.clear()
-            await self._stored.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STORE_WAIT_S):
+                while self._unstored > UNSTORED_BYTES:
+                    self._stored.clear()
+                    await self._stored.wait()
 
     @property
     def _holds_enough(self) -> bool:

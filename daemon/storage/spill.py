@@ -12,6 +12,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 from atoll.protocol.wire import Payload
@@ -20,22 +21,29 @@ log = logging.getLogger(__name__)
 
 SPARE_BYTES = 256 << 20
 """On a disk with less room, a round's results need it more."""
+MAX_SPILLED = 256
+"""Payloads in files at once: each keeps a file open, of which a process often has 1024."""
+
+_open: set[int] = set()
 
 
 def spill(folder: Path, payload: Payload) -> Payload:
     """The same bytes, in a file without a name in `folder`, gone with the last view of it.
 
-    Where the disk refuses or is nearly full, the payload itself. Only what is there whole is mapped: reading
-    a hole in a file on a full disk would end the process.
+    Where the disk refuses or is nearly full, or many are there, the payload itself. Only what is there whole
+    is mapped: reading a hole in a file on a full disk would end the process.
     """
     try:
-        if not payload or shutil.disk_usage(folder).free < SPARE_BYTES:
+        if not payload or len(_open) >= MAX_SPILLED or shutil.disk_usage(folder).free < SPARE_BYTES:
             return payload
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             left = memoryview(payload)
             while left:
                 left = left[os.write(file.fileno(), left) :]
-            return memoryview(mmap.mmap(file.fileno(), len(payload), access=mmap.ACCESS_READ))
+            kept = mmap.mmap(file.fileno(), len(payload), access=mmap.ACCESS_READ)
+        _open.add(id(kept))
+        weakref.finalize(kept, _open.discard, id(kept))
+        return memoryview(kept)
     except OSError as error:
         log.info("%d bytes of a round stay in memory: %s", len(payload), error.strerror)
         return payload

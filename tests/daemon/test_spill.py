@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import threading
 from pathlib import Path
@@ -43,6 +44,25 @@ def test_a_disk_that_takes_a_part_is_asked_again(tmp_path: Path, monkeypatch: py
     write = os.write
     monkeypatch.setattr(spills.os, "write", lambda descriptor, data: write(descriptor, bytes(data[:7])))
     assert spill(tmp_path, bytes(range(100))) == bytes(range(100))
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_not_more_files_are_open_than_a_process_can_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spills, "MAX_SPILLED", 5)
+    gc.collect()
+    before = _open_files()
+    kept = [spill(tmp_path, b"payload") for _ in range(9)]
+    assert sum(isinstance(one, memoryview) for one in kept) == 5
+    assert _open_files() == before + 5 and set(kept) == {b"payload"}
+    kept.clear()
+    gc.collect()
+    assert _open_files() == before and not spills._open
+    assert isinstance(spill(tmp_path, b"again"), memoryview)
 
 
 def test_a_disk_that_is_nearly_full_is_spared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
