@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,9 @@ class Node:
             self.linked.set()
 
     def _down(self, peer: bytes, reason: str) -> None:
-        raise SystemExit(f"a link ended: {reason}")
+        # At once: the tasks that end with the process give reasons of their own.
+        print(f"a link ended: {reason}", file=sys.stderr, flush=True)
+        raise SystemExit(1)
 
     async def _frame(self, peer: bytes, frame: pb.Frame, payload: Any) -> None:
         await self.driver.received(peer, frame, payload)

@@ -8,12 +8,10 @@ The first process has the lighthouse, which asks for all of them: nobody average
 from __future__ import annotations
 
 import argparse
-import hashlib
 from datetime import timedelta
 
-import numpy as np
 import torch
-from benchmarks.averaging.worker import Channel, Meter, error_of, forget_peak, memory_bytes
+from benchmarks.averaging.worker import Channel, arguments, own_values, serve
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torchft import Manager, ProcessGroupGloo
 from torchft.coordination import LighthouseServer
@@ -50,14 +48,9 @@ def average(manager: Manager, work: torch.Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in ("rank", "peers", "values"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--folder", required=True)
-    args = parser.parse_args()
-    channel = Channel()
+    args, channel = arguments(), Channel()
     torch.set_num_threads(1)
-    own = torch.from_numpy(np.random.default_rng(args.rank).standard_normal(args.values, dtype=np.float32))
+    own = torch.from_numpy(own_values(args))
     work = torch.empty_like(own)
     server = None
     if args.rank == 0:
@@ -68,27 +61,10 @@ def main() -> None:
     store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
     manager = manager_of(args, store.port, addresses[0])
     channel.say(addresses=addresses)
-    base = 0
-    while True:
-        order = channel.hear()
-        if order["do"] == "prepare":
-            work.copy_(own)
-            forget_peak()
-            base = memory_bytes()
-            channel.say(prepared=True)
-        elif order["do"] == "go":
-            meter = Meter()
-            average(manager, work)
-            said = meter.result()
-            digest = hashlib.sha256(work.numpy().data.cast("B")).hexdigest()
-            channel.say(**said, digest=digest, extra=memory_bytes("VmHWM") - base)
-        elif order["do"] == "error":
-            channel.say(error=error_of(work.numpy(), args.peers))
-        else:
-            manager.shutdown()
-            if server is not None:
-                server.shutdown()
-            return
+    serve(channel, args.peers, lambda: work.copy_(own), lambda: average(manager, work), work.numpy)
+    manager.shutdown()
+    if server is not None:
+        server.shutdown()
 
 
 if __name__ == "__main__":

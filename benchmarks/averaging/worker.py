@@ -6,11 +6,13 @@ torch, so that the workers of other systems can run in environments of their own
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -108,3 +110,47 @@ class Meter:
         ended = time.monotonic()
         cpu = {name: spent - self._cpu[name] for name, spent in cpu_s(self._family).items()}
         return {"began": self._began, "ended": ended, "cpu": cpu}
+
+
+def arguments(*more: str) -> argparse.Namespace:
+    """What every worker is started with, and options of its own."""
+    parser = argparse.ArgumentParser()
+    for name in ("rank", "peers", "values"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    for name in ("folder", *more):
+        parser.add_argument(f"--{name}", required=True)
+    return parser.parse_args()
+
+
+def own_values(args: argparse.Namespace) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """What this process gives: fp32 [values], of its rank alone (`error_of` makes them again)."""
+    rank, values = int(args.rank), int(args.values)
+    return np.random.default_rng(rank).standard_normal(values, dtype=np.float32)
+
+
+def serve(
+    channel: Channel,
+    peers: int,
+    prepare: Callable[[], object],
+    average: Callable[[], object],
+    mean: Callable[[], np.ndarray[Any, Any]],
+) -> None:
+    """Does what the parent orders until the end. `prepare` sets the values, `mean` is what `average` made."""
+    base = 0
+    while True:
+        order = channel.hear()
+        if order["do"] == "prepare":
+            prepare()
+            forget_peak()
+            base = memory_bytes()
+            channel.say(prepared=True)
+        elif order["do"] == "go":
+            meter = Meter()
+            average()
+            said = meter.result()
+            digest = hashlib.sha256(mean().data.cast("B")).hexdigest()
+            channel.say(**said, digest=digest, extra=memory_bytes("VmHWM") - base)
+        elif order["do"] == "error":
+            channel.say(error=error_of(mean(), peers))
+        else:
+            return
