@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ from atoll.daemon.training.model import SIZES
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, shards
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.manifest import ManifestError, SwarmManifest
+from atoll.protocol.manifest import DILOCO, STREAMING, ManifestError, SwarmManifest
+from atoll.protocol.modes.fragments import fragments
 from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ParameterSchema, SchemaError, default_chunk_values
 from atoll.protocol.signing import Ed25519Keyring
@@ -36,6 +37,41 @@ FEEDBACK = {"2bit": 0.9, "topk": 0.95}
 """Decay of error feedback for codecs that can't do without (MuLoCo 2505.23725, SparseLoCo 2508.15706)."""
 OUTER_LR = (0.4, 0.6, 0.6, 0.6, 0.7, 0.7, 0.7, 0.8)
 """By contributors 1 to 8 and more (2503.09799: 0.4 to 0.6 for one, 0.6 for two and four, 0.8 for eight)."""
+
+
+@dataclass(frozen=True)
+class ModeDefaults:
+    """What a mode has unless something else is asked for; None: what the model's size has."""
+
+    codec: str = "int8"
+    outer_lr: tuple[float, ...] = OUTER_LR
+    momentum: float = OUTER_MOMENTUM
+    fragments: int = 1
+    overlap: int = 0
+    mix: float = 0.0
+    optimizer: str = "adamw"
+    feedback: float | None = None
+    steps: int | None = None
+    warmup_steps: int = 50
+    total_steps: int | None = None
+    batch_divisor: int = 1
+    """Sequences per step are so many times fewer."""
+
+
+MODES = {
+    DILOCO: ModeDefaults(),
+    # 2501.18512, section 3: outer rate 0.4, E3M0, one step of overlap, half of what is local stays.
+    STREAMING: ModeDefaults("e3m0", (0.4,), fragments=3, overlap=1, mix=0.5),
+    "fedavg": ModeDefaults(outer_lr=(1.0,), momentum=0.0),
+    # 2411.02908: 128 local steps, a large batch's peak rate for an eighth of it, eight times the schedule.
+    "photon": ModeDefaults(
+        outer_lr=(1.0,), momentum=0.0, steps=128, warmup_steps=800, total_steps=40_960, batch_divisor=8
+    ),
+    # 2508.15706: error feedback is the outer momentum.
+    "sparseloco": ModeDefaults("topk", (1.0,), momentum=0.0, feedback=0.95, steps=30),
+    # 2505.23725: Muon inside, Nesterov 0.9 at 0.8 outside, two bits with error feedback.
+    "muloco": ModeDefaults("2bit", (0.8,), optimizer="muon", feedback=0.9, steps=30),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +89,14 @@ class NewSwarm:
     lr: float | None = None
     total_steps: int | None = None
     min_peers: int = 1
-    codec: str = "int8"
+    mode: str = DILOCO
+    fragments: int | None = None
+    overlap: int | None = None
+    mix: float | None = None
+    outer_lr: float | None = None
+    outer_momentum: float | None = None
+    optimizer: str | None = None
+    codec: str | None = None
     result_codec: str = "int8"
     feedback: float | None = None
     random_rounding: bool = False
@@ -87,6 +130,7 @@ def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManif
     Nothing is written, and no folder made, before all that was asked for has been checked.
     """
     _check(wanted)
+    wanted = _of_mode(wanted)
     model, schema, parameters = _own_model(wanted) if wanted.genesis else _built_in(wanted)
     text = None if wanted.genesis else _text(wanted, model.context)
     body = _body(wanted, model, schema, parameters, now_unix_s)
@@ -154,6 +198,47 @@ def _check(wanted: NewSwarm) -> None:
         )
 
 
+def _of_mode(wanted: NewSwarm) -> NewSwarm:
+    """The same with what its mode has where nothing was asked for. Raises AtollError."""
+    mode = MODES.get(wanted.mode)
+    if mode is None:
+        text = f"There is no mode {wanted.mode!r}."
+        raise AtollError(Exit.USAGE, "unknown_mode", text, f"Choose of {', '.join(MODES)}.")
+    codec = wanted.codec or mode.codec
+    return replace(
+        wanted,
+        codec=codec,
+        fragments=mode.fragments if wanted.fragments is None else wanted.fragments,
+        overlap=mode.overlap if wanted.overlap is None else wanted.overlap,
+        mix=mode.mix if wanted.mix is None else wanted.mix,
+        outer_momentum=mode.momentum if wanted.outer_momentum is None else wanted.outer_momentum,
+        optimizer=wanted.optimizer or mode.optimizer,
+        feedback=_feedback(mode, codec) if wanted.feedback is None else wanted.feedback,
+        inner_steps=wanted.inner_steps or mode.steps,
+        total_steps=wanted.total_steps or mode.total_steps,
+    )
+
+
+def _feedback(mode: ModeDefaults, codec: str) -> float:
+    return FEEDBACK.get(codec, 0.0) if mode.feedback is None else mode.feedback
+
+
+def _sync(wanted: NewSwarm, schema: ParameterSchema) -> pb.Sync | None:
+    """How the swarm synchronises. Raises AtollError."""
+    if wanted.mode == DILOCO and wanted.fragments == 1 and not wanted.overlap and not wanted.mix:
+        return None
+    try:
+        runs = () if wanted.fragments == 1 else fragments(schema, wanted.fragments or 0)
+    except SchemaError as error:
+        raise AtollError(Exit.USAGE, "manifest_invalid", f"No such swarm can be made: {error}.") from error
+    return pb.Sync(
+        mode=wanted.mode,
+        runs=[pb.Run(start=start, fragment=number) for start, number in runs],
+        overlap_steps=wanted.overlap,
+        mix=wanted.mix,
+    )
+
+
 def _sign(body: pb.Manifest, organiser: Ed25519Keyring) -> SwarmManifest:
     try:
         return manifests.sign(body, organiser)
@@ -174,12 +259,16 @@ def _body(
         seed=wanted.seed,
         model=model,
         inner=_inner(wanted),
-        outer=pb.Outer(momentum=OUTER_MOMENTUM, lr_by_contributors=OUTER_LR, missed=wanted.missed),
+        outer=pb.Outer(
+            momentum=wanted.outer_momentum,
+            lr_by_contributors=MODES[wanted.mode].outer_lr if wanted.outer_lr is None else [wanted.outer_lr],
+            missed=wanted.missed,
+        ),
         rounds=pb.Rounds(
             chunk_values=default_chunk_values(schema.total, schema.block),
             codec=wanted.codec,
             result_codec=wanted.result_codec,
-            feedback=FEEDBACK.get(wanted.codec, 0.0) if wanted.feedback is None else wanted.feedback,
+            feedback=wanted.feedback,
             random_rounding=wanted.random_rounding,
             two_level_above=wanted.two_level_above,
             min_peers_to_start=wanted.min_peers,
@@ -193,22 +282,26 @@ def _body(
         parameters=schema.parameters,
         genesis_parameters=hashlib.sha256(parameters.data.cast("B")).digest(),
         bootstrap=wanted.bootstrap,
+        sync=_sync(wanted, schema),
     )
 
 
 def _inner(wanted: NewSwarm) -> pb.Inner:
     defaults = DEFAULTS.get(wanted.model, DEFAULTS["0.8m"])
+    mode, shared = MODES[wanted.mode], wanted.fragments or 1
     return pb.Inner(
-        steps=defaults.steps if wanted.inner_steps is None else wanted.inner_steps,
+        # As many more as it takes for the fragments to share them evenly.
+        steps=-(-defaults.steps // shared) * shared if wanted.inner_steps is None else wanted.inner_steps,
         lr=defaults.lr if wanted.lr is None else wanted.lr,
-        warmup_steps=50,
+        warmup_steps=mode.warmup_steps,
         total_steps=1 if wanted.total_steps is None else wanted.total_steps,
         schedule="constant" if wanted.total_steps is None else "cosine",
-        batch=defaults.batch if wanted.batch is None else wanted.batch,
+        batch=max(1, defaults.batch // mode.batch_divisor) if wanted.batch is None else wanted.batch,
         weight_decay=0.1,
         clip=1.0,
         beta1=0.9,
         beta2=0.99,
+        optimizer=wanted.optimizer,
     )
 
 
@@ -221,7 +314,7 @@ def _built_in(wanted: NewSwarm) -> tuple[pb.Model, ParameterSchema, Float32]:
             f"There is no model {wanted.model!r}.",
             f"Choose of {', '.join(SIZES)}.",
         )
-    schema, parameters = builtin_genesis(config, wanted.seed, manifests.block_of(wanted.codec))
+    schema, parameters = builtin_genesis(config, wanted.seed, manifests.block_of(wanted.codec or ""))
     model = pb.Model(
         kind="gpt",
         size=wanted.model,
@@ -241,7 +334,7 @@ def _own_model(wanted: NewSwarm) -> tuple[pb.Model, ParameterSchema, Float32]:
             order = json.loads((file.metadata() or {})["order"])
             tensors = [(name, file.get_tensor(name)) for name in order]
         shapes = ((name, tensor.shape) for name, tensor in tensors)
-        schema = ParameterSchema.of(shapes, manifests.block_of(wanted.codec))
+        schema = ParameterSchema.of(shapes, manifests.block_of(wanted.codec or ""))
         flat = np.zeros(schema.total, dtype=np.float32)
         for spec, (_, tensor) in zip(schema.tensors, tensors, strict=True):
             flat[spec.offset : spec.end] = tensor.astype(np.float32).ravel()

@@ -292,7 +292,7 @@ class Island:
         ready, parent = self._ready, self.driver.state.head.digest
         if ready is None or self.paused is not None:
             return
-        offer = self.ledger.offer(parent)
+        offer = self.ledger.offer(parent, self._chunks.due(self.driver.state.head.version))
         self._save_account()
         while not await self.books_are_saved():  # noqa: ASYNC110  (a disk tells nobody when it has room)
             await asyncio.sleep(BOOKS_RETRY_S)
@@ -358,7 +358,9 @@ class Island:
             return
         if contributed:
             self.phase.step = 0
-        others = [n for n in range(len(self._chunks)) if n not in mine or not contributed]
+        due = sorted({chunk for commit, _ in commits for chunk in self._chunks.due(commit.version - 1)})
+        others = [n for n in due if n not in mine or not contributed]
+        whole = len(self._chunks.fragments) == 1
         resets = self._resets and (contributed or waited)
         if resets:
             # A phase that was over, and that the round did without: the trainer takes what was committed.
@@ -366,7 +368,7 @@ class Island:
         if not any(self.account.pending):
             # What is carried was read here: an offer names one shard, so it stays until a commit has it all.
             self._place = self._find_place()
-        if resets and not contributed:
+        if resets and not contributed and whole:
             self.begin()
         else:
             self._send(
@@ -378,6 +380,7 @@ class Island:
                     contributed=contributed,
                     evaluate=self._evaluates(head.version),
                     text=self._place.text,
+                    due=() if whole else self._spans(due),
                 )
             )
         if mine and self.finishing:

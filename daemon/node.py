@@ -381,7 +381,7 @@ class Node:
         book.catch_up(self.outer, self.keyring.peer_id)
         reader, me = self.reader, self.keyring.peer_id
         island = Island(
-            body.inner.steps,
+            manifest.segment_steps,
             body.rounds.validate_every,
             book.ledger,
             self.events,

@@ -9,7 +9,7 @@ from atoll.daemon.config import Settings
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.training import channel
 from atoll.daemon.training.memory import SharedMemory
-from atoll.protocol.manifest import SwarmManifest
+from atoll.protocol.manifest import STREAMING, SwarmManifest
 
 SMALL_MODEL = 2_000_000
 """Below so many parameters a second thread costs more than it brings; several nodes may share the machine."""
@@ -68,6 +68,7 @@ def welcome(
         "weight_decay": inner.weight_decay,
         "clip": inner.clip,
         "betas": [inner.beta1, inner.beta2],
+        "optimizer": inner.optimizer or "adamw",
     }
     return channel.Welcome(
         version=channel.VERSION,
@@ -84,4 +85,6 @@ def welcome(
         state_path=str(folder.trainer / "optimizer.safetensors"),
         device=settings.device,
         missed=body.outer.missed,
+        overlap=body.sync.overlap_steps,
+        mix=body.sync.mix if body.sync.mode == STREAMING else None,
     )

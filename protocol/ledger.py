@@ -20,7 +20,8 @@ from atoll.protocol.accounts import AccountError, TokenAccount
 from atoll.protocol.round.commit import contribution_of
 
 KEEP_OFFERS = 64
-KEEP_BOOKED = 64
+KEEP_BOOKED = 1024
+"""Commits; a state names as many ancestors, so the last common version of no deeper fork is ever found."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,12 @@ class Offer:
 
 @dataclass(frozen=True)
 class Entry:
-    """Tokens per chunk of one offer that a commit accepted."""
+    """What a commit accepted of one offer: its tokens, summed up over the chunks."""
 
     version: int
     digest: str
     offer: int
-    amounts: tuple[int, ...]
-
-    @property
-    def total(self) -> int:
-        return sum(self.amounts)
+    total: int
 
 
 class Ledger:
@@ -67,10 +64,15 @@ class Ledger:
         self.account.drop("lost")
         self.life += 1
 
-    def offer(self, parent: bytes) -> Offer:
-        """Notes that everything carried is offered for this head. To be written down before it is told."""
+    def offer(self, parent: bytes, due: Collection[int] | None = None) -> Offer:
+        """Notes that everything carried is offered for this head. To be written down before it is told.
+
+        `due`: the chunks that the next commit is about; None: all.
+        """
         self._number += 1
-        carried = tuple(self.account.pending)
+        carried = tuple(
+            tokens if due is None or chunk in due else 0 for chunk, tokens in enumerate(self.account.pending)
+        )
         made = Offer(self._number, parent.hex(), max(carried), carried, self.life)
         self._offers = [*self._offers, made][-KEEP_OFFERS:]
         return made
@@ -84,7 +86,8 @@ class Ledger:
         """
         self.at = max(self.at, int(commit.version))
         number, chunks = contribution_of(commit, me)
-        if not chunks or any(entry.digest == digest.hex() for entry in self._booked):
+        name = digest.hex()
+        if not chunks or any(entry.digest == name for entry in self._booked):
             return []
         offer = next((o for o in self._offers if o.number == number), None)
         if offer is None or offer.parent != commit.session.parent.hex():
@@ -96,8 +99,8 @@ class Ledger:
                 self.account.accept(amounts[chunk], [chunk])
         else:
             self._bring_back(sum(amounts), any(entry.offer == number for entry in self._orphaned))
-        self._orphaned = [entry for entry in self._orphaned if entry.digest != digest.hex()]
-        entry = Entry(int(commit.version), digest.hex(), number, amounts)
+        self._orphaned = [entry for entry in self._orphaned if entry.digest != name]
+        entry = Entry(int(commit.version), name, number, sum(amounts))
         self._booked = [*self._booked, entry][-KEEP_BOOKED:]
         return chunks if living else []
 
@@ -129,8 +132,9 @@ class Ledger:
         lost, won = sum(entry.total for entry in gone), sum(entry.total for entry in back)
         self.account.accepted += won - lost
         self.account.orphaned += lost - won
-        self._booked = ([entry for entry in self._booked if entry not in gone] + back)[-KEEP_BOOKED:]
-        self._orphaned = ([entry for entry in self._orphaned if entry not in back] + gone)[-KEEP_BOOKED:]
+        left, won_back = set(gone), set(back)
+        self._booked = ([entry for entry in self._booked if entry not in left] + back)[-KEEP_BOOKED:]
+        self._orphaned = ([entry for entry in self._orphaned if entry not in won_back] + gone)[-KEEP_BOOKED:]
         if newest is not None:
             self.at = newest
         return lost // self.account.chunks
@@ -166,8 +170,8 @@ class Ledger:
         ledger.account = account
         ledger.life, ledger.at, ledger._number = _integers([data.get(k) for k in ("life", "at", "number")])
         ledger._offers = [_offer(row, account.chunks) for row in _rows(data.get("offers"), KEEP_OFFERS)]
-        ledger._booked = [_entry(row, account.chunks) for row in _rows(data.get("booked"), KEEP_BOOKED)]
-        ledger._orphaned = [_entry(row, account.chunks) for row in _rows(data.get("orphaned"), KEEP_BOOKED)]
+        ledger._booked = [_entry(row) for row in _rows(data.get("booked"), KEEP_BOOKED)]
+        ledger._orphaned = [_entry(row) for row in _rows(data.get("orphaned"), KEEP_BOOKED)]
         return ledger
 
 
@@ -200,6 +204,6 @@ def _offer(row: Mapping[str, object], chunks: int) -> Offer:
     return Offer(number, _digest(row.get("parent")), tokens, _chunked(row.get("carried"), chunks), life)
 
 
-def _entry(row: Mapping[str, object], chunks: int) -> Entry:
-    version, offer = _integers([row.get(k) for k in ("version", "offer")])
-    return Entry(version, _digest(row.get("digest")), offer, _chunked(row.get("amounts"), chunks))
+def _entry(row: Mapping[str, object]) -> Entry:
+    version, offer, total = _integers([row.get(k) for k in ("version", "offer", "total")])
+    return Entry(version, _digest(row.get("digest")), offer, total)

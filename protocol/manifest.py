@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from google.protobuf.message import DecodeError
 
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, messages_pb2, signing
-from atoll.protocol.schema import BLOCK, MAX_VALUES, ChunkTable
+from atoll.protocol.schema import BLOCK, MAX_VALUES, ChunkTable, SchemaError
 from atoll.protocol.shards import MAX_SHARD_BYTES, MAX_SHARDS, table_digest
 from atoll.protocol.text import plain
 
@@ -45,6 +46,38 @@ def block_of(codec: str) -> int:
     return CODEC_BLOCKS.get(codec, BLOCK)
 
 
+MAX_RUNS = 4096
+DILOCO = "diloco"
+STREAMING = "streaming"
+OPTIMIZERS = ("adamw", "muon")
+
+
+@dataclass(frozen=True)
+class ModeRules:
+    """What a mode of synchronisation can be combined with. Ranges have both ends; empty: anything."""
+
+    fragments: tuple[int, int] = (1, 1)
+    missed: tuple[str, ...] = MISSED
+    overlaps: bool = False
+    mixes: bool = False
+    momentum: tuple[float, float] = (0.0, 0.9999)
+    codecs: tuple[str, ...] = ()
+    feedback: bool = False
+    """Whether it is nothing without error feedback."""
+    optimizers: tuple[str, ...] = OPTIMIZERS
+
+
+MODES = {
+    DILOCO: ModeRules(),
+    STREAMING: ModeRules((2, 64), ("keep", "reset"), overlaps=True, mixes=True),
+    "fedavg": ModeRules(momentum=(0.0, 0.0)),
+    "photon": ModeRules(momentum=(0.0, 0.0)),
+    "sparseloco": ModeRules(momentum=(0.0, 0.0), codecs=("topk",), feedback=True),
+    "muloco": ModeRules(codecs=("2bit", "int4"), feedback=True, optimizers=("muon",)),
+}
+"""All there are; docs/modes.md names their sources."""
+
+
 class ManifestError(ValueError):
     """The manifest is unreadable, unsigned, of another swarm, or asks for something impossible."""
 
@@ -62,8 +95,15 @@ class SwarmManifest:
     swarm_id: bytes
 
     @property
+    def segment_steps(self) -> int:
+        """Inner steps from one commit to the next: a fragment is due each `inner.steps`, so one is at the end
+        of each of these."""
+        return int(self.body.inner.steps) // len(self.chunks.fragments)
+
+    @cached_property
     def chunks(self) -> ChunkTable:
-        return ChunkTable(self.body.total_values, self.body.rounds.chunk_values, self.block)
+        """How the vector is cut, and which chunk is in which fragment."""
+        return _chunks(self.body, self.block)
 
     @property
     def block(self) -> int:
@@ -110,6 +150,11 @@ def load(data: bytes, expect_swarm: bytes | None = None) -> SwarmManifest:
     return SwarmManifest(signed, body, swarm_id)
 
 
+def _chunks(body: messages_pb2.Manifest, block: int) -> ChunkTable:
+    runs = tuple((int(run.start), int(run.fragment)) for run in body.sync.runs)
+    return ChunkTable(body.total_values, body.rounds.chunk_values, block, runs)
+
+
 def _check(body: messages_pb2.Manifest) -> None:
     if body.format != 1:
         raise ManifestError(f"manifest format {body.format} is not known here (1 is)")
@@ -131,6 +176,7 @@ def _check(body: messages_pb2.Manifest) -> None:
         raise ManifestError(f"admission {body.admission!r} is not known here (open is)")
     _check_numbers(body)
     _check_sizes(body)
+    _check_sync(body)
 
 
 def _check_numbers(body: messages_pb2.Manifest) -> None:
@@ -177,7 +223,13 @@ def _check_sizes(body: messages_pb2.Manifest) -> None:
     block = block_of(body.rounds.codec)
     if not 0 < total <= MAX_VALUES or total % block or not 0 < chunk <= 1 << 20 or chunk % block:
         raise ManifestError(f"{total} values in chunks of {chunk} are not whole blocks of {block}")
-    if len(ChunkTable(total, chunk, block)) > MAX_CHUNKS:
+    if len(body.sync.runs) > MAX_RUNS:
+        raise ManifestError(f"sync.runs has {len(body.sync.runs)} runs, more than {MAX_RUNS}")
+    try:
+        chunks = len(_chunks(body, block))
+    except SchemaError as error:
+        raise ManifestError(f"sync.runs: {error}") from error
+    if chunks > MAX_CHUNKS:
         raise ManifestError(f"{total} values in chunks of {chunk} make more than {MAX_CHUNKS} chunks")
     if not 0 < body.parameters <= total:
         raise ManifestError(f"{body.parameters} parameters do not fit into {total} values")
@@ -189,6 +241,37 @@ def _check_sizes(body: messages_pb2.Manifest) -> None:
         if len(value) != size:
             raise ManifestError(f"{name} has {len(value)} bytes, not {size}")
     _check_data(body)
+
+
+def _check_sync(body: messages_pb2.Manifest) -> None:
+    """One row of MODES, and numbers that go together."""
+    sync, mode = body.sync, body.sync.mode or DILOCO
+    fragments = len(_chunks(body, block_of(body.rounds.codec)).fragments)
+    if mode not in MODES:
+        raise ManifestError(f"sync.mode {mode!r} is not known here ({', '.join(MODES)} are)")
+    rules = MODES[mode]
+    if not rules.fragments[0] <= fragments <= rules.fragments[1]:
+        raise ManifestError(f"{mode} can't have {fragments} fragments")
+    if body.outer.missed not in rules.missed:
+        raise ManifestError(f"{mode} can't have outer.missed {body.outer.missed!r}")
+    if body.inner.steps % fragments:
+        raise ManifestError(f"{fragments} fragments can't share {body.inner.steps} inner steps evenly")
+    if sync.overlap_steps and not rules.overlaps:
+        raise ManifestError(f"{mode} can't go on while it exchanges")
+    if sync.overlap_steps > body.inner.steps // fragments:
+        raise ManifestError("sync.overlap_steps is more than the steps between two exchanges")
+    if not rules.momentum[0] <= body.outer.momentum <= rules.momentum[1]:
+        raise ManifestError(f"{mode} can't have outer.momentum {body.outer.momentum}")
+    if rules.codecs and body.rounds.codec not in rules.codecs:
+        raise ManifestError(f"{mode} can't have codec {body.rounds.codec!r}")
+    if rules.feedback and not body.rounds.feedback:
+        raise ManifestError(f"{mode} needs rounds.feedback")
+    if (body.inner.optimizer or OPTIMIZERS[0]) not in rules.optimizers:
+        raise ManifestError(f"{mode} can't have inner.optimizer {body.inner.optimizer!r}")
+    if sync.mix and not rules.mixes:
+        raise ManifestError(f"{mode} can't mix local and committed parameters")
+    if not (math.isfinite(sync.mix) and 0 <= sync.mix < 1):
+        raise ManifestError(f"sync.mix is {sync.mix}, outside 0 to 1")
 
 
 def _check_data(body: messages_pb2.Manifest) -> None:

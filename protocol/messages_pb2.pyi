@@ -75,7 +75,7 @@ class Data(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[DataShard, _Mapping]]] = ..., urls: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Inner(_message.Message):
-    __slots__ = ("steps", "lr", "warmup_steps", "total_steps", "schedule", "batch", "weight_decay", "clip", "beta1", "beta2")
+    __slots__ = ("steps", "lr", "warmup_steps", "total_steps", "schedule", "batch", "weight_decay", "clip", "beta1", "beta2", "optimizer")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LR_FIELD_NUMBER: _ClassVar[int]
     WARMUP_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,7 @@ class Inner(_message.Message):
     CLIP_FIELD_NUMBER: _ClassVar[int]
     BETA1_FIELD_NUMBER: _ClassVar[int]
     BETA2_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     steps: int
     lr: float
     warmup_steps: int
@@ -96,7 +97,8 @@ class Inner(_message.Message):
     clip: float
     beta1: float
     beta2: float
-    def __init__(self, steps: _Optional[int] = ..., lr: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., total_steps: _Optional[int] = ..., schedule: _Optional[str] = ..., batch: _Optional[int] = ..., weight_decay: _Optional[float] = ..., clip: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ...) -> None: ...
+    optimizer: str
+    def __init__(self, steps: _Optional[int] = ..., lr: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., total_steps: _Optional[int] = ..., schedule: _Optional[str] = ..., batch: _Optional[int] = ..., weight_decay: _Optional[float] = ..., clip: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., optimizer: _Optional[str] = ...) -> None: ...
 
 class Outer(_message.Message):
     __slots__ = ("momentum", "lr_by_contributors", "missed")
@@ -132,8 +134,28 @@ class Rounds(_message.Message):
     two_level_above: int
     def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ..., two_level_above: _Optional[int] = ...) -> None: ...
 
+class Run(_message.Message):
+    __slots__ = ("start", "fragment")
+    START_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    fragment: int
+    def __init__(self, start: _Optional[int] = ..., fragment: _Optional[int] = ...) -> None: ...
+
+class Sync(_message.Message):
+    __slots__ = ("mode", "runs", "overlap_steps", "mix")
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MIX_FIELD_NUMBER: _ClassVar[int]
+    mode: str
+    runs: _containers.RepeatedCompositeFieldContainer[Run]
+    overlap_steps: int
+    mix: float
+    def __init__(self, mode: _Optional[str] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., overlap_steps: _Optional[int] = ..., mix: _Optional[float] = ...) -> None: ...
+
 class Manifest(_message.Message):
-    __slots__ = ("format", "name", "organiser", "sequence", "created_unix_s", "protocol", "seed", "model", "data", "inner", "outer", "rounds", "admission", "schema_digest", "total_values", "parameters", "genesis_parameters", "genesis_node", "bootstrap")
+    __slots__ = ("format", "name", "organiser", "sequence", "created_unix_s", "protocol", "seed", "model", "data", "inner", "outer", "rounds", "admission", "schema_digest", "total_values", "parameters", "genesis_parameters", "genesis_node", "bootstrap", "sync")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ORGANISER_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +175,7 @@ class Manifest(_message.Message):
     GENESIS_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     GENESIS_NODE_FIELD_NUMBER: _ClassVar[int]
     BOOTSTRAP_FIELD_NUMBER: _ClassVar[int]
+    SYNC_FIELD_NUMBER: _ClassVar[int]
     format: int
     name: str
     organiser: bytes
@@ -172,7 +195,8 @@ class Manifest(_message.Message):
     genesis_parameters: bytes
     genesis_node: bytes
     bootstrap: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, format: _Optional[int] = ..., name: _Optional[str] = ..., organiser: _Optional[bytes] = ..., sequence: _Optional[int] = ..., created_unix_s: _Optional[int] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., seed: _Optional[int] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., inner: _Optional[_Union[Inner, _Mapping]] = ..., outer: _Optional[_Union[Outer, _Mapping]] = ..., rounds: _Optional[_Union[Rounds, _Mapping]] = ..., admission: _Optional[str] = ..., schema_digest: _Optional[bytes] = ..., total_values: _Optional[int] = ..., parameters: _Optional[int] = ..., genesis_parameters: _Optional[bytes] = ..., genesis_node: _Optional[bytes] = ..., bootstrap: _Optional[_Iterable[str]] = ...) -> None: ...
+    sync: Sync
+    def __init__(self, format: _Optional[int] = ..., name: _Optional[str] = ..., organiser: _Optional[bytes] = ..., sequence: _Optional[int] = ..., created_unix_s: _Optional[int] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., seed: _Optional[int] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., inner: _Optional[_Union[Inner, _Mapping]] = ..., outer: _Optional[_Union[Outer, _Mapping]] = ..., rounds: _Optional[_Union[Rounds, _Mapping]] = ..., admission: _Optional[str] = ..., schema_digest: _Optional[bytes] = ..., total_values: _Optional[int] = ..., parameters: _Optional[int] = ..., genesis_parameters: _Optional[bytes] = ..., genesis_node: _Optional[bytes] = ..., bootstrap: _Optional[_Iterable[str]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ...) -> None: ...
 
 class Ticket(_message.Message):
     __slots__ = ("version", "swarm_id", "organiser", "addresses", "expires_unix_s", "uses", "swarm_name", "label", "capability", "delegation")

@@ -103,31 +103,68 @@ class ParameterSchema:
 
 @dataclass(frozen=True)
 class ChunkTable:
-    """Cuts `total` values into chunks of `values` each, the last one shorter. Both in whole blocks."""
+    """Cuts `total` values into chunks of `values` each, the last one of each run shorter. In whole blocks.
+
+    `runs`: (start, fragment) of stretches of the vector, from 0 on; a chunk lies in one of them, and so in
+    one fragment. Without runs there is one fragment.
+    """
 
     total: int
     values: int
     block: int = BLOCK
+    runs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.total, self.values) <= 0 or self.total % self.block or self.values % self.block:
             raise SchemaError(
                 f"{self.total} values in chunks of {self.values} are not whole blocks of {self.block}"
             )
+        starts, numbers = [start for start, _ in self.runs], {number for _, number in self.runs}
+        ends = [*starts[1:], self.total]
+        if any(a >= b or a % self.block for a, b in zip(starts, ends, strict=False)) or starts[:1] not in (
+            [],
+            [0],
+        ):
+            raise SchemaError("the runs of fragments do not cut the vector between blocks")
+        if numbers != set(range(len(numbers))):
+            raise SchemaError("fragments are not numbered from 0 on")
+
+    @cached_property
+    def _table(self) -> tuple[tuple[int, int, int], ...]:
+        """Start, end and fragment of each chunk."""
+        runs = self.runs or ((0, 0),)
+        ends = [*(start for start, _ in runs[1:]), self.total]
+        return tuple(
+            (at, min(at + self.values, end), number)
+            for (start, number), end in zip(runs, ends, strict=True)
+            for at in range(start, end, self.values)
+        )
 
     def __len__(self) -> int:
-        return -(-self.total // self.values)
+        return len(self._table) if self.runs else -(-self.total // self.values)
 
     def span(self, chunk: int) -> slice:
         """Flat positions of chunk number `chunk`."""
         if not 0 <= chunk < len(self):
             raise IndexError(f"chunk {chunk} of {len(self)}")
-        start = chunk * self.values
-        return slice(start, min(start + self.values, self.total))
+        start, end, _ = self._table[chunk]
+        return slice(start, end)
 
     def size(self, chunk: int) -> int:
         span = self.span(chunk)
         return int(span.stop - span.start)
+
+    @cached_property
+    def fragments(self) -> tuple[tuple[int, ...], ...]:
+        """The chunks of each fragment."""
+        count = 1 + max((number for _, number in self.runs), default=0)
+        return tuple(
+            tuple(chunk for chunk, row in enumerate(self._table) if row[2] == k) for k in range(count)
+        )
+
+    def due(self, version: int) -> tuple[int, ...]:
+        """The chunks of the fragment that the commit after `version` is about: fragments take turns."""
+        return self.fragments[version % len(self.fragments)]
 
 
 def default_chunk_values(total: int, block: int = BLOCK) -> int:

@@ -120,7 +120,22 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument("--batch", type=int, help="sequences per inner step")
     init.add_argument("--lr", type=float, help="inner learning rate")
     init.add_argument("--total-steps", type=int, help="inner steps of the whole schedule")
-    init.add_argument("--codec", default="int8", help="how contributions are encoded, or auto (int8)")
+    init.add_argument(
+        "--mode",
+        default="diloco",
+        help="diloco, streaming, fedavg, photon, sparseloco or muloco; see docs/modes.md (diloco)",
+    )
+    init.add_argument("--outer-lr", type=float, metavar="LR", help="rate of the outer step (by mode)")
+    init.add_argument("--outer-momentum", type=float, metavar="M", help="its Nesterov momentum (by mode)")
+    init.add_argument("--optimizer", metavar="NAME", help="inner one: adamw or muon (by mode)")
+    init.add_argument("--fragments", type=int, metavar="P", help="parts that take turns (streaming: 3)")
+    init.add_argument(
+        "--overlap", type=int, metavar="STEPS", help="that go on during an exchange (streaming: 1)"
+    )
+    init.add_argument(
+        "--mix", type=float, metavar="ALPHA", help="of local parameters that stays (streaming: 0.5)"
+    )
+    init.add_argument("--codec", help="how contributions are encoded, or auto (int8; streaming: e3m0)")
     init.add_argument("--result-codec", default="int8", help="how their mean is encoded (int8)")
     init.add_argument("--random-rounding", action="store_true", help="of contributions; int8 and int4 only")
     init.add_argument(

@@ -17,6 +17,7 @@ from atoll.daemon.storage.data_dir import DataDir
 if TYPE_CHECKING:
     from atoll.daemon.storage.shard_files import ShardFiles
     from atoll.protocol import messages_pb2 as pb
+    from atoll.protocol.manifest import SwarmManifest
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_S = 3_652_500 * 86_400
@@ -34,7 +35,7 @@ def seconds_of(text: str) -> float:
 def init(arguments: argparse.Namespace) -> int:
     """`atoll init NAME`"""
     from atoll.daemon.genesis import NewSwarm, make_swarm
-    from atoll.protocol.manifest import is_base_url
+    from atoll.protocol.manifest import DILOCO, is_base_url
     from atoll.protocol.shards import MAX_SHARD_BYTES
 
     folder = DataDir(data_dir_of(arguments.data_dir))
@@ -59,6 +60,13 @@ def init(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
         lr=arguments.lr,
         total_steps=arguments.total_steps,
+        mode=arguments.mode,
+        fragments=arguments.fragments,
+        overlap=arguments.overlap,
+        mix=arguments.mix,
+        outer_lr=arguments.outer_lr,
+        outer_momentum=arguments.outer_momentum,
+        optimizer=arguments.optimizer,
         codec=arguments.codec,
         result_codec=arguments.result_codec,
         feedback=arguments.feedback,
@@ -73,12 +81,22 @@ def init(arguments: argparse.Namespace) -> int:
     body = manifest.body
     print(f"Swarm {body.name} ({manifest.swarm_id.hex()[:16]}) is made in {folder.root}.")
     print(f"It trains {body.parameters:,} parameters on {_described(body.data)}.")
+    print(f"Mode {body.sync.mode or DILOCO}: {_rhythm(manifest)}.")
     print(f"Organiser key {manifest.organiser_fingerprint}; keep {folder.organiser} safe.")
     here = where(folder.root)
     if body.data.urls:
         print(f"Put the files of `atoll shards --out FOLDER{here}` where the manifest's data.urls say.")
     print(f"Next: `atoll run{here}`, then `atoll ticket{here}` for everyone who takes part.")
     return int(Exit.OK)
+
+
+def _rhythm(manifest: SwarmManifest) -> str:
+    """When is averaged what, in a few words."""
+    fragments, steps = len(manifest.chunks.fragments), manifest.segment_steps
+    codec = manifest.body.rounds.codec
+    if fragments == 1:
+        return f"everything is averaged after {steps} inner steps, sent as {codec}"
+    return f"one of {fragments} fragments is averaged after each {steps} inner steps, sent as {codec}"
 
 
 def _described(data: pb.Data) -> str:

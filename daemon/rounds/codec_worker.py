@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 import numpy as np
 import torch
 
+from atoll.daemon.storage.spill import loaded
 from atoll.protocol import wire
-from atoll.protocol.codecs import CODECS, Codec, ResultCodec, aggregate, result_codec
+from atoll.protocol.codecs import CODECS, Codec, aggregate, result_codec
 from atoll.protocol.outer import Float32
 from atoll.protocol.round.codec_choice import allowed
 from atoll.protocol.round.types import Part
@@ -43,8 +44,7 @@ class CodecWorker:
         self._names = allowed(codec)
         self._outs = {name: CODECS[name]() for name in self._names}
         self._ins = {name: CODECS[name]() for name in self._names}
-        self._mean = CODECS[results]()
-        self._result: ResultCodec = result_codec(codec, results)
+        self._result = result_codec(codec, results)
         self._chunks = chunks
         self._delta = np.empty(chunks.values, dtype=np.float32)
         self._noise = None if seed is None else torch.Generator()
@@ -114,12 +114,13 @@ class CodecWorker:
         codec than the plan's: its length tells.
         """
         pieces = sorted(self._pieces(parts, weights, n), key=lambda piece: piece[0])
-        payloads = [payload for _, _, payload, _ in pieces]
+        # One at a time: those that wait in files don't all come into memory.
+        payloads = (_tensor(payload) for _, _, payload, _ in pieces)
         if self._result.gathers(n, sum(len(part.members) for part in parts)):
-            return torch.cat(payloads).numpy().data
+            return self._result.join(list(payloads)).numpy().data
         mean = torch.from_numpy(self._delta[:n])
         decoders = [
-            self._mean if is_mean else self._one_of(self._ins, payload, n)
+            self._result.mean if is_mean else self._one_of(self._ins, payload, n)
             for _, _, payload, is_mean in pieces
         ]
         aggregate(decoders, payloads, [weight for _, weight, _, _ in pieces], mean)
@@ -127,16 +128,16 @@ class CodecWorker:
 
     def _pieces(
         self, parts: Sequence[Part], weights: Sequence[int], n: int
-    ) -> Iterator[tuple[int, int, torch.Tensor, bool]]:
+    ) -> Iterator[tuple[int, int, wire.Payload, bool]]:
         """First member, weight, payload, and whether that is a mean, of each payload in the parts."""
         for part in parts:
-            whole = _tensor(part.payload)
-            split = self._result.split(whole, n, len(part.members)) if part.partial else None
-            if split is None:
-                yield part.members[0], part.weight, whole, part.partial
+            places = self._result.pieces(n, len(part.members)) if part.partial else None
+            if places is None:
+                yield part.members[0], part.weight, part.payload, part.partial
                 continue
-            for member, payload in zip(part.members, split, strict=True):
-                yield member, weights[member], payload, False
+            whole = memoryview(part.payload)
+            for member, place in zip(part.members, places, strict=True):
+                yield member, weights[member], whole[place], False
 
     def find_non_finite(self, anchor: Float32, local: Float32) -> int | None:
         """Flat position of the first value whose pseudo-gradient is not finite."""
@@ -152,5 +153,5 @@ class CodecWorker:
 
 def _tensor(payload: wire.Payload) -> torch.Tensor:
     """The payload's bytes without a copy, where they are not immutable: torch has no read-only tensors."""
-    data = bytearray(payload) if memoryview(payload).readonly else payload
+    data = loaded(payload) if memoryview(payload).readonly else payload
     return torch.frombuffer(data, dtype=torch.uint8)

@@ -19,6 +19,7 @@ def round_config(manifest: SwarmManifest) -> RoundConfig:
     return RoundConfig(
         swarm_id=manifest.swarm_id,
         chunks=len(manifest.chunks),
+        fragments=manifest.chunks.fragments,
         codec=body.rounds.codec,
         result_codec=body.rounds.result_codec,
         values=body.total_values,

@@ -9,7 +9,6 @@ of the machine or of the log, never silence.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import math
@@ -23,6 +22,7 @@ from atoll.daemon.errors import AtollError
 from atoll.daemon.rounds.codec_worker import CodecWorker
 from atoll.daemon.rounds.drops import Drops
 from atoll.daemon.rounds.outer_state import OuterState, StateLost
+from atoll.daemon.rounds.results import Results
 from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
 from atoll.daemon.storage.spill import spill
 from atoll.peers.identity import readable_name
@@ -45,13 +45,7 @@ DISK_RETRY_S = 2.0
 SEND_AHEAD = 4
 """Encoded chunks on their way out at once."""
 HELD_BYTES = 12 << 20
-"""Contributions that wait for others in memory; those beyond wait in files."""
-LEAVING_BYTES = 4 << 20
-"""Results that wait in memory for peers to take them; those beyond wait in files."""
-UNSTORED_BYTES = 4 << 20
-"""Results that the disk has not taken yet; then no more are taken from peers for a moment each."""
-STORE_WAIT_S = 2.0
-"""Far less than the silence after which a peer is gone: it is not heard meanwhile."""
+"""Contributions, and means of groups, that wait for others in memory; those beyond wait in files."""
 
 
 class RoundDriver:
@@ -92,8 +86,7 @@ class RoundDriver:
         self._tasks: set[asyncio.Task[None]] = set()
         self._kick = asyncio.Event()
         self._fed = asyncio.Event()
-        self._unstored = self._leaving = 0
-        self._stored = asyncio.Event()
+        self._results = Results(state.rounds, self.on_disk, self._start, links.send_bulk)
         self._closed = False
         self._clockwork = asyncio.create_task(self._tick_for_ever(), name="round-clock")
 
@@ -122,9 +115,9 @@ class RoundDriver:
                 case t.SendPartial():
                     self._start(self._send_partial(effect))
                 case t.StoreResult():
-                    self._start(self._store(effect))
+                    self._results.store(self.state.head.version + 1, effect)
                 case t.SendResult():
-                    self._start(self._send_result(effect))
+                    self._results.send(self.state.head.version + 1, effect)
                 case t.Persist():
                     self._start(self._persist(effect))
                 case t.Apply():
@@ -134,10 +127,11 @@ class RoundDriver:
                 case t.Dropped():
                     self.dropped.note(effect.sender, effect.reason)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -169,13 +163,13 @@ class RoundDriver:
             except TimeoutError:
                 continue
 
-    async def on_codec(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Runs `work` on the codec thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._codec_thread, work, *arguments)
+    def on_codec(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        """Runs `work` on the codec thread, after everything that was given to it before."""
+        return asyncio.get_running_loop().run_in_executor(self._codec_thread, work, *arguments)
 
-    async def on_disk(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Runs `work` on the disk thread, after everything that was given to it before."""
-        return await asyncio.get_running_loop().run_in_executor(self.disk_thread, work, *arguments)
+    def on_disk(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        """The same on the disk thread."""
+        return asyncio.get_running_loop().run_in_executor(self.disk_thread, work, *arguments)
 
     # ---- effects
 
@@ -186,7 +180,7 @@ class RoundDriver:
         offer = int(plan.contributors[index].offer)
         places = asyncio.Semaphore(SEND_AHEAD)
         async with asyncio.TaskGroup() as group:
-            for chunk, target in in_turns(effect.targets, index):
+            for chunk, target in effect.targets:
                 if not self._is_due(plan, chunk, target, offer):
                     continue
                 await places.acquire()
@@ -207,9 +201,8 @@ class RoundDriver:
     ) -> None:
         try:
             if target == self._keyring.peer_id:
-                if self._holds_enough:
-                    payload = await self.on_codec(spill, self.state.rounds.folder, payload)
-                self.feed(t.ContributionArrived(target, session, chunk, payload))
+                kept = await self._kept(payload)
+                self.feed(t.ContributionArrived(target, session, chunk, kept))
                 return
             frame = pb.Frame(contribution=pb.Contribution(session=session, chunk=chunk))
             await self._links.send_bulk(target, frame, payload)
@@ -240,9 +233,13 @@ class RoundDriver:
         return session.exchange.counterpart(chunk) == target
 
     async def _reduce(self, effect: t.Reduce) -> None:
-        payload, digest = b"", hashlib.sha256(b"").digest()
+        payload: wire.Payload = b""
+        digest = hashlib.sha256(b"").digest()
         if effect.parts:
+            await self._results.room()
             payload, digest = await self.on_codec(self._reduced, effect)
+            if effect.partial:
+                payload = await self._kept(payload)
         self.feed(
             t.ChunkReduced(effect.plan.session, effect.chunk, effect.members, payload, digest, effect.partial)
         )
@@ -252,38 +249,6 @@ class RoundDriver:
         weights = [int(c.weight) for c in effect.plan.contributors]
         payload = self._codec.reduce(effect.parts, weights, self._chunks.size(effect.chunk))
         return payload, b"" if effect.partial else hashlib.sha256(payload).digest()
-
-    async def _store(self, effect: t.StoreResult) -> None:
-        version = self.state.head.version + 1
-        chunk, payload, digest = effect.chunk, effect.payload, effect.payload_digest
-        self._unstored += len(payload)
-        try:
-            await self.on_disk(self.state.rounds.put, version, chunk, payload, digest)
-        finally:
-            self._unstored -= len(payload)
-            self._stored.set()
-
-    async def _send_result(self, effect: t.SendResult) -> None:
-        message = pb.ChunkResult.FromString(effect.signed.body)
-        payload: wire.Payload = b""
-        if message.contributors and effect.peers:
-            version, count = self.state.head.version + 1, len(message.contributors)
-            payload = await self.on_disk(self.state.rounds.get, version, effect.chunk, count)
-        self._leaving += len(payload)
-        try:
-            if self._leaving > LEAVING_BYTES:
-                payload = await self.on_disk(spill, self.state.rounds.folder, payload)
-            async with asyncio.TaskGroup() as group:
-                for peer in effect.peers:
-                    group.create_task(self._deliver(peer, effect.signed, payload))
-        finally:
-            self._leaving -= len(payload)
-
-    async def _deliver(self, peer: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
-        try:
-            await self._links.send_bulk(peer, pb.Frame(result=signed), payload)
-        except LinkLost as error:
-            log.info("a result did not reach a peer: %s", error)
 
     async def _persist(self, effect: t.Persist) -> None:
         version = self.state.head.version + 1
@@ -393,25 +358,21 @@ class RoundDriver:
             log.info("chunk %d of %s: %s", message.chunk, readable_name(sender), error)
             self.feed(t.ContributionRejected(sender, message.session, message.chunk, reason))
             return
-        if self._holds_enough:
-            payload = await self.on_codec(spill, self.state.rounds.folder, payload)
-        members = inbox.members_of(message)
-        self.feed(t.ContributionArrived(sender, message.session, message.chunk, payload, members))
+        kept, members = await self._kept(payload), inbox.members_of(message)
+        self.feed(t.ContributionArrived(sender, message.session, message.chunk, kept, members))
+
+    async def _kept(self, payload: wire.Payload) -> wire.Payload:
+        """A contribution as it waits for others: in a file, where those in memory are as many as may be."""
+        session = self.machine.session
+        if session is None or session.exchange.held_bytes <= HELD_BYTES:
+            return payload
+        kept: wire.Payload = await self.on_codec(spill, self.state.rounds.folder, payload)
+        return kept
 
     async def _result(self, sender: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
         message = await self.on_codec(self._judged, signed, payload)
         self.feed(t.ResultArrived(sender, message, signed, payload))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STORE_WAIT_S):
-                while self._unstored > UNSTORED_BYTES:
-                    self._stored.clear()
-                    await self._stored.wait()
-
-    @property
-    def _holds_enough(self) -> bool:
-        """Whether what waits for late contributions takes as much memory as it may."""
-        session = self.machine.session
-        return session is not None and session.exchange.held_bytes > HELD_BYTES
+        await self._results.room()
 
     def _judged(self, signed: pb.Signed, payload: wire.Payload) -> pb.ChunkResult:
         """A result that is what it says. On the codec thread: hashing a chunk would hold up the loop."""
@@ -452,18 +413,3 @@ class RoundDriver:
         await asyncio.gather(*tasks, return_exceptions=True)
         for pool in (self._codec_thread, self.disk_thread):
             await asyncio.to_thread(pool.shutdown, True)
-
-
-def in_turns(targets: tuple[tuple[int, bytes], ...], index: int) -> list[tuple[int, bytes]]:
-    """Chunks and their targets in the order in which member `index` sends them.
-
-    All members go through the chunks together, so that an owner soon has all of one, and never holds many in
-    part; but each begins elsewhere among as many as there are targets, so that they don't all send to one.
-    """
-    width = len({target for _, target in targets})
-    ordered: list[tuple[int, bytes]] = []
-    for start in range(0, len(targets), max(width, 1)):
-        turn = targets[start : start + width]
-        first = index % len(turn)
-        ordered += turn[first:] + turn[:first]
-    return ordered

@@ -27,7 +27,6 @@ from atoll.peers.files import ServedFile
 from atoll.protocol import chain, forks, shards
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
-from atoll.protocol.codecs import result_codec
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.outer import Float32, outer_step
 from atoll.protocol.round.commit import CommitError, check_content, electorate
@@ -73,7 +72,7 @@ class Position:
 
 def inner_step(manifest: SwarmManifest, head: Head) -> int:
     """Where the inner schedules are at a head, in steps since the genesis."""
-    return head.version * int(manifest.body.inner.steps)
+    return head.version * manifest.segment_steps
 
 
 def check_file(manifest: SwarmManifest, path: Path) -> Checkpoint:
@@ -134,8 +133,6 @@ class OuterState:
         self.held: tuple[tuple[int, bytes], ...] = ()
         self.rounds = rounds
         self._folder = folder
-        wanted = manifest.body.rounds
-        self._codec = result_codec(wanted.codec, wanted.result_codec)
         self._mean = np.empty(manifest.body.rounds.chunk_values, dtype=np.float32)
         self._scratch = np.empty_like(self._mean)
 
@@ -340,7 +337,7 @@ class OuterState:
             mean, scratch = (v[: chunks.size(chunk)] for v in (self._mean, self._scratch))
             payload = self.rounds.get(commit.version, chunk, len(committed.contributors))
             weights = [int(commit.contributors[i].weight) for i in committed.contributors]
-            self._codec.decode(
+            self.rounds.codec.decode(
                 torch.frombuffer(bytearray(payload), dtype=torch.uint8), weights, torch.from_numpy(mean)
             )
             outer_step(self.parameters[span], self.momentum[span], mean, commit.outer_lr, beta, scratch)
@@ -457,6 +454,8 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
         raise RoundLogError("the commit is of another version")
     if commit.session.parent != head.digest or commit.session.leader != signed.signer:
         raise RoundLogError("the commit does not follow this head")
+    if commit.session.fragment != head.version % len(manifest.chunks.fragments):
+        raise RoundLogError("the commit is of another fragment")
     if len(commit.chunks) != len(manifest.chunks):
         raise RoundLogError("the commit has another table of chunks")
     if commit.result_codec != manifest.body.rounds.result_codec:
@@ -464,7 +463,7 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
     if commit.outer_lr != manifest.outer_lr(len(commit.contributors)):
         raise RoundLogError("the commit has another learning rate than the manifest's")
     try:
-        check_content(head, commit)
+        check_content(head, commit, manifest.chunks.due(head.version))
     except CommitError as error:
         raise RoundLogError(str(error)) from error
     return commit, is_certified(head.electorate, record)

@@ -17,6 +17,7 @@ from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.daemon.simulate.liar import Liar
 from atoll.daemon.simulate.network import Network
 from atoll.daemon.simulate.node import SimNode
+from atoll.daemon.simulate.payloads import Payloads
 from atoll.daemon.simulate.scenario import Fault, Scenario
 
 CONVERGE_S = 150.0
@@ -56,10 +57,14 @@ class Swarm:
         self.plan = plan or scenario.draw(self.engine.random, kinds)
         first = FakeKeyring(f"{seed}/0").peer_id
         genesis = facts.genesis(first)
-        config = facts.round_config(first, self.plan.min_peers, self.plan.two_level_above)
+        chunks = facts.chunks(self.plan.fragments)
+        config = facts.round_config(first, self.plan.min_peers, self.plan.two_level_above, chunks)
         self.oracle = Oracle(genesis.digest)
+        missed, payloads = self.plan.missed, Payloads(self.plan.gathers)
         self.nodes = [
-            SimNode(k, f"{seed}/{k}", self.engine, self.oracle, config, genesis, traits, self.plan.missed)
+            SimNode(
+                k, f"{seed}/{k}", self.engine, self.oracle, config, genesis, traits, missed, payloads, chunks
+            )
             for k, traits in enumerate(self.plan.traits)
         ]
         self.network = Network(self.engine, self.nodes, self.plan.latency_s)
@@ -67,7 +72,7 @@ class Swarm:
             node.network = self.network
             node.others = {other.id: other for other in self.nodes}
             if node.index == self.plan.liar:
-                node.liar = Liar(self.plan.lie, node.keyring, node.index, self.engine.random)
+                node.liar = Liar(self.plan.lie, node.keyring, node.index, self.engine.random, payloads)
             else:
                 self.oracle.honest[node.id] = node.index
             start = self.plan.starts[node.index]

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
@@ -20,7 +19,7 @@ from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 from atoll.protocol.chain import commit_digest
-from atoll.protocol.codecs import CODECS, CodecError
+from atoll.protocol.codecs import CodecError
 from atoll.protocol.round import inbox
 from atoll.protocol.round import types as t
 
@@ -32,7 +31,6 @@ RETRY_S = 0.1
 TOKENS = (50, 150)
 STEPS = 10
 Commits = list[tuple[pb.Commit, bytes]]
-_CODEC = CODECS[facts.CODEC]()
 
 
 class Driver:
@@ -133,10 +131,7 @@ class Driver:
                     node.oracle.voted(node, effect.frame.vote)
                 self.send(effect.peers, effect.frame)
             case t.Scatter():
-                index = next(i for i, c in enumerate(effect.plan.contributors) if c.peer == node.id)
-                first = index * len(effect.targets) // len(effect.plan.contributors)
-                targets = effect.targets[first:] + effect.targets[:first]
-                node.later(node.work_s(), self._scatter, effect.plan, targets)
+                node.later(node.work_s(), self._scatter, effect.plan, effect.targets)
             case t.Reduce():
                 node.later(node.work_s(), self._reduce, effect)
             case t.SendPartial():
@@ -220,7 +215,7 @@ class Driver:
         values = np.zeros(facts.VALUES, np.float32)
         values[node.index] = node.island.delta(chunk)
         values[facts.TAG], values[facts.PARENT] = 1, facts.mark(node.store.head.digest)
-        payload = values.tobytes()
+        payload = node.payloads.contribution(values)
         if target == node.id:
             node.feed(t.ContributionArrived(target, plan.session, chunk, payload))
         else:
@@ -243,10 +238,9 @@ class Driver:
 
     def _reduce(self, effect: t.Reduce) -> None:
         node = self._node
-        values = [np.frombuffer(part.payload, np.float32) for part in effect.parts]
         if node.liar is None:
-            node.oracle.reducing(effect, values)
-        payload = sum(values, np.zeros(facts.VALUES, np.float32)).tobytes() if values else b""
+            node.oracle.reducing(effect, [node.payloads.part(part) for part in effect.parts])
+        payload = node.payloads.reduce(effect.parts)
         digest = facts.digest(payload)
         reduced = t.ChunkReduced(
             effect.plan.session, effect.chunk, effect.members, payload, digest, effect.partial
@@ -320,7 +314,7 @@ class Driver:
         members = inbox.members_of(message)
         try:
             if members != ():
-                _CODEC.check(_tensor(payload), facts.VALUES)
+                self._node.payloads.check(payload, None if members is None else len(members))
         except CodecError as error:
             return t.ContributionRejected(sender, message.session, message.chunk, str(error))
         return t.ContributionArrived(sender, message.session, message.chunk, payload, members)
@@ -334,9 +328,5 @@ class Driver:
         if bool(message.contributors) != bool(payload):
             raise ValueError("result with contributors and no payload, or the other way round")
         if payload:
-            _CODEC.check(_tensor(payload), facts.VALUES)
+            self._node.payloads.check(payload, len(message.contributors))
         return t.ResultArrived(sender, message, signed, payload)
-
-
-def _tensor(payload: bytes) -> torch.Tensor:
-    return torch.frombuffer(bytearray(payload), dtype=torch.uint8)

@@ -22,8 +22,7 @@ from atoll.protocol.schema import ChunkTable
 SWARM = hashlib.sha256(b"a simulated swarm").digest()
 CODEC = "fp32"
 VALUES = 256
-CHUNKS = ChunkTable(4 * VALUES, VALUES)
-COUNT = len(CHUNKS)
+COUNT = 4
 PARENT, TAG = 254, 255
 MOMENTUM = 0.0
 
@@ -38,6 +37,12 @@ def mark(parent: bytes) -> int:
     return 1 + int.from_bytes(parent[:2], "big") % 1023
 
 
+def chunks(fragments: int) -> ChunkTable:
+    """COUNT chunks, which the fragments have in turns."""
+    runs = tuple((chunk * VALUES, chunk % fragments) for chunk in range(COUNT))
+    return ChunkTable(COUNT * VALUES, VALUES, runs=runs)
+
+
 def digest(payload: bytes) -> bytes:
     """SHA-256, as results are named."""
     return hashlib.sha256(payload).digest()
@@ -50,15 +55,18 @@ def own(vector: Float32, slot: int) -> Float32:
 
 def genesis(node: bytes) -> Head:
     """Version 0: only this node may vote on the first commit."""
-    parameters = hashlib.sha256(np.zeros(CHUNKS.total, np.float32).tobytes()).digest()
+    parameters = hashlib.sha256(np.zeros(COUNT * VALUES, np.float32).tobytes()).digest()
     return Head(0, chain.genesis_digest(SWARM, parameters), (node,))
 
 
-def round_config(genesis_node: bytes, min_peers: int, two_level_above: int) -> RoundConfig:
+def round_config(
+    genesis_node: bytes, min_peers: int, two_level_above: int, chunks: ChunkTable
+) -> RoundConfig:
     """Short waits: a simulated second costs as much as a real one would."""
     return RoundConfig(
         swarm_id=SWARM,
         chunks=COUNT,
+        fragments=chunks.fragments,
         codec=CODEC,
         result_codec=CODEC,
         outer_lr=outer_lr,

@@ -102,8 +102,9 @@ class Oracle:
             raise Violation("durable votes", f"{node.name} votes for a commit that it may lose")
         payload = disk.durable(log.path(version, "payload")) or b""
         for chunk, committed in enumerate(pb.Commit.FromString(body).chunks):
-            size = 4 * facts.VALUES
-            data = payload[chunk * size : (chunk + 1) * size] if committed.contributors else b""
+            count = len(committed.contributors)
+            at = chunk * node.payloads.results.room(facts.VALUES)
+            data = payload[at : at + log.size(chunk, count)] if count else b""
             if facts.digest(data) != committed.payload_digest:
                 raise Violation("durable votes", f"{node.name} votes for results that it may lose")
 

@@ -103,7 +103,7 @@ class Island:
         if carried != self.account.pending:
             pending = self.account.pending
             raise Violation("local progress", f"it carries {carried}, its account says {pending}")
-        offer = self.ledger.offer(self._store.head.digest)
+        offer = self.ledger.offer(self._store.head.digest, self._store.chunks.due(self._store.head.version))
         self.save()
         self._snapshot, self._offered = self.local.clone(), offer.number
         return offer
@@ -127,12 +127,13 @@ class Island:
         """Outer steps were taken: books the tokens and rebases local progress, or gives it up."""
         self.ledger.reconcile(self._store.window())
         mine = {chunk for commit, digest in commits for chunk in self._book(commit, digest)}
-        others = [chunk for chunk in range(facts.COUNT) if chunk not in mine]
+        due = {chunk for commit, _ in commits for chunk in self._store.chunks.due(commit.version - 1)}
+        others = [chunk for chunk in sorted(due) if chunk not in mine]
         resets = self._missed is Missed.RESET and self.has_snapshot
         if resets:
             # A phase that was over, and that the round did without.
             self.account.drop("expired", others)
-        if resets and not mine:
+        if resets and not mine and len(self._store.chunks.fragments) == 1:
             self.begin()
             return
         if not resets:
@@ -141,7 +142,8 @@ class Island:
                 self.local[chunk] += self._new[chunk] - self._anchor[chunk]
         keep = [(chunk, chunk + 1) for chunk in others]
         rule = Missed.RESET if resets else Missed.KEEP
-        rebase.rebase_(self.local, self._new, self._snapshot, 0, keep, rule)
+        about = [(chunk, chunk + 1) for chunk in sorted(due)]
+        rebase.rebase_(self.local, self._new, self._snapshot, 0, keep, rule, due=about)
         self._anchor.copy_(self._new)
         self._snapshot = None
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-import numpy as np
-
 from atoll.daemon.simulate import facts
 from atoll.daemon.simulate.download import header_of
 from atoll.daemon.simulate.keyring import FakeKeyring
+from atoll.daemon.simulate.payloads import Payloads
 from atoll.daemon.simulate.store import Store
 from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
@@ -26,11 +25,14 @@ Frames = list[tuple[pb.Frame, bytes]]
 class Liar:
     """Spoils what a node sends. `frames` gives what goes out instead of one frame."""
 
-    def __init__(self, kind: str, keyring: FakeKeyring, slot: int, chance: random.Random) -> None:
+    def __init__(
+        self, kind: str, keyring: FakeKeyring, slot: int, chance: random.Random, payloads: Payloads
+    ) -> None:
         self.kind = kind
         self._keyring = keyring
         self._slot = slot
         self._chance = chance
+        self._payloads = payloads
         self.active = True
         self._state: tuple[int, bytes] | None = None  # version and content of one that was made up
 
@@ -103,9 +105,7 @@ class Liar:
             return payload[:-4]
         if kind == 1 or not contribution:
             return b"\xff" * len(payload)
-        values = np.frombuffer(payload, np.float32).copy()
-        values[self._slot] = self._chance.randrange(-1000, 1000)
-        return values.tobytes()
+        return self._payloads.spoilt(payload, self._slot, self._chance.randrange(-1000, 1000))
 
     def _other_session(self, frame: pb.Frame, payload: bytes) -> Frames:
         """The message itself, and one of a session that is not there."""

@@ -22,6 +22,7 @@ from atoll.daemon.simulate.invariants import Oracle
 from atoll.daemon.simulate.island import Island
 from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.daemon.simulate.network import Link, Network
+from atoll.daemon.simulate.payloads import Payloads
 from atoll.daemon.simulate.recovery import TIMING, Recovery
 from atoll.daemon.simulate.store import Store
 from atoll.daemon.storage.round_log import KEEP
@@ -34,6 +35,7 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.round import RoundConfig, RoundMachine
 from atoll.protocol.round import types as t
+from atoll.protocol.schema import ChunkTable
 
 WATCH_S = 0.5
 
@@ -62,6 +64,8 @@ class SimNode:
         genesis: Head,
         traits: Traits,
         missed: Missed,
+        payloads: Payloads,
+        chunks: ChunkTable,
     ) -> None:
         self.index = index
         self.name = name
@@ -74,6 +78,8 @@ class SimNode:
         self.genesis = genesis
         self.traits = traits
         self.missed = missed
+        self.payloads = payloads
+        self.chunks = chunks
         self.network: Network
         self.others: dict[bytes, SimNode] = {}
         self.liar: Any = None
@@ -93,7 +99,15 @@ class SimNode:
         self.roster = Roster()
         self.router = Router(self.keyring, (self.life + 1) << 32)
         self.following = Following(self.roster, KEEP, self._doubted, TIMING)
-        self.store = Store(self.disk, self.keyring, self.genesis, self.traits.interval, self._applied)
+        self.store = Store(
+            self.disk,
+            self.keyring,
+            self.genesis,
+            self.traits.interval,
+            self.payloads,
+            self.chunks,
+            self._applied,
+        )
         self.island = Island(self.store, self.id, self.index, self.missed)
         self.machine = RoundMachine(self.config, self.keyring, self.genesis)
         self.driver = Driver(self)

@@ -51,6 +51,7 @@ class Scenario:
     """`starts`: when each node starts first; those after 0 come with empty disks. `gone`: never come back.
 
     `missed`: the manifest's rule for work that a round did without. `two_level_above`: its threshold.
+    `gathers`: contributions are so short that results are made of them. `fragments`: they take turns.
     """
 
     traits: tuple[Traits, ...]
@@ -63,6 +64,8 @@ class Scenario:
     faults: tuple[Fault, ...]
     missed: Missed = Missed.RESET
     two_level_above: int = 32
+    gathers: bool = False
+    fragments: int = 1
 
     @property
     def size(self) -> int:
@@ -95,8 +98,11 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
         faults=tuple(_faults(chance, size, allowed, longest_s)),
         missed=chance.choice((Missed.KEEP, Missed.RESET)),
     )
-    # The last draw: half of the swarms that are big enough have rounds with two levels.
-    return replace(scenario, two_level_above=chance.choice((3, 32)))
+    # The last draws: half of the swarms that are big enough have rounds with two levels, a third gathers, and
+    # two in five have more than one fragment.
+    scenario = replace(scenario, two_level_above=chance.choice((3, 32)))
+    scenario = replace(scenario, gathers=chance.random() < 1 / 3)
+    return replace(scenario, fragments=chance.choice((1, 1, 1, 2, 4)))
 
 
 def _traits(chance: random.Random, latency_s: float) -> Traits:

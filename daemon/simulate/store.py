@@ -20,15 +20,16 @@ from google.protobuf.message import DecodeError
 
 from atoll.daemon.simulate import facts
 from atoll.daemon.simulate.download import header_of
+from atoll.daemon.simulate.payloads import Payloads
 from atoll.daemon.storage.disk import Disk
 from atoll.daemon.storage.round_log import RoundLog, RoundLogError
 from atoll.protocol import chain as chains
 from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import DIGEST_BYTES, Head
-from atoll.protocol.codecs import result_codec
 from atoll.protocol.outer import Float32, outer_step
 from atoll.protocol.round.commit import CommitError, check_content, electorate
+from atoll.protocol.schema import ChunkTable
 from atoll.protocol.signing import Keyring
 
 KEEP = 3
@@ -52,10 +53,12 @@ class Store:
         keyring: Keyring,
         genesis: Head,
         interval: int,
+        payloads: Payloads,
+        chunks: ChunkTable,
         applied: Callable[[pb.Commit], None] = lambda commit: None,
     ) -> None:
         self.disk = disk
-        self.parameters = np.zeros(facts.CHUNKS.total, np.float32)
+        self.parameters = np.zeros(chunks.total, np.float32)
         self.momentum = np.zeros_like(self.parameters)
         self.head = genesis
         self.chain: forks.Chain = (forks.link_of(genesis),)
@@ -63,7 +66,9 @@ class Store:
         self.saved: dict[int, bytes] = {}
         self._heads: dict[int, bytes] = {}  # chain digest of each checkpoint
         self._genesis = genesis
-        self.log = RoundLog(ROUNDS, facts.CHUNKS, result_codec(facts.CODEC, facts.CODEC), disk)
+        self.log = RoundLog(ROUNDS, chunks, payloads.results, disk)
+        self._payloads = payloads
+        self.chunks = chunks
         self._keyring = keyring
         self._applied = applied
         self._interval = interval
@@ -206,12 +211,14 @@ class Store:
             raise RoundLogError("the commit is of another version")
         if commit.session.parent != head.digest or commit.session.leader != signed.signer:
             raise RoundLogError("the commit does not follow this head")
+        if commit.session.fragment != head.version % len(self.chunks.fragments):
+            raise RoundLogError("the commit is of another fragment")
         if len(commit.chunks) != facts.COUNT:
             raise RoundLogError("the commit has another table of chunks")
         if commit.result_codec != facts.CODEC or commit.outer_lr != facts.outer_lr(len(commit.contributors)):
             raise RoundLogError("the commit has another codec or learning rate than the manifest's")
         try:
-            check_content(head, commit)
+            check_content(head, commit, self.chunks.due(head.version))
         except CommitError as error:
             raise RoundLogError(str(error)) from error
         return commit, certified
@@ -235,8 +242,9 @@ class Store:
         for chunk, committed in enumerate(commit.chunks):
             if not committed.contributors:
                 continue
-            span = facts.CHUNKS.span(chunk)
-            mean = np.frombuffer(self.log.get(commit.version, chunk, len(committed.contributors)), np.float32)
+            span = self.chunks.span(chunk)
+            count = len(committed.contributors)
+            mean = self._payloads.total(self.log.get(commit.version, chunk, count), count)
             lr = commit.outer_lr
             outer_step(self.parameters[span], self.momentum[span], mean, lr, facts.MOMENTUM, self._scratch)
         self.head = Head(
@@ -347,7 +355,7 @@ class State:
 
 def parse_state(content: bytes) -> State:
     """A state from a disk or a peer. Raises Damaged."""
-    size = 4 * facts.CHUNKS.total
+    size = 4 * facts.COUNT * facts.VALUES
     try:
         (length,) = struct.unpack(">I", content[:4])
         about = json.loads(content[4 : 4 + length])

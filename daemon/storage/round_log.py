@@ -64,7 +64,7 @@ class RoundLog:
     ) -> None:
         self.folder = folder
         self._chunks = chunks
-        self._codec = codec
+        self.codec = codec
         self._disk = RealDisk() if disk is None else disk
         self._written: dict[tuple[int, int], bytes] = {}
         """Digests of what this object has put, by version and chunk, until somebody else may have written."""
@@ -73,13 +73,13 @@ class RoundLog:
         return self.folder / f"{version:010d}.{kind}"
 
     def _offset(self, chunk: int) -> int:
-        return chunk * self._codec.room(self._chunks.values) if chunk else 0
+        return chunk * self.codec.room(self._chunks.values) if chunk else 0
 
     @property
     def payload_bytes(self) -> int:
         """Size of a whole payload file."""
         last = len(self._chunks) - 1
-        return self._offset(last) + self._codec.room(self._chunks.size(last))
+        return self._offset(last) + self.codec.room(self._chunks.size(last))
 
     def put(self, version: int, chunk: int, payload: Payload, digest: bytes | None = None) -> None:
         """Keeps the encoded result of a chunk. Raises AtollError when the disk refuses.
@@ -87,7 +87,7 @@ class RoundLog:
         `digest`: its SHA-256, where the caller has judged it: then a vote does not read it again.
         """
         self._written.pop((version, chunk), None)
-        room = self._codec.room(self._chunks.size(chunk))
+        room = self.codec.room(self._chunks.size(chunk))
         if len(payload) > room:
             raise RoundLogError(f"chunk {chunk}: {len(payload)} bytes, at most {room} are allowed")
         self._disk.pwrite(self.path(version, "payload"), payload, self._offset(chunk))
@@ -99,9 +99,16 @@ class RoundLog:
         self._written.clear()
         self._disk.release()
 
-    def get(self, version: int, chunk: int, count: int) -> bytes:
-        """The kept result of a chunk with `count` contributors. Raises RoundLogError."""
-        size = self._codec.size(self._chunks.size(chunk), count)
+    def size(self, chunk: int, count: int) -> int:
+        """Bytes of the result of a chunk with `count` contributors."""
+        return self.codec.size(self._chunks.size(chunk), count)
+
+    def get(self, version: int, chunk: int, count: int, digest: bytes | None = None) -> bytes:
+        """The kept result of a chunk with `count` contributors. Raises RoundLogError.
+
+        `digest`: the SHA-256 that it must have. What this object has put by that digest is not read twice.
+        """
+        size = self.size(chunk, count)
         try:
             payload = self._disk.pread(self.path(version, "payload"), size, self._offset(chunk))
         except OSError as error:
@@ -110,6 +117,8 @@ class RoundLog:
             ) from error
         if len(payload) != size:
             raise RoundLogError(f"the results of version {version} are incomplete")
+        if digest is not None and digest != self._written.get((version, chunk)):
+            _check_digest(version, chunk, payload, digest)
         return payload
 
     def vote(self, version: int, commit: pb.Signed) -> None:
@@ -177,15 +186,14 @@ class RoundLog:
                 continue
             count = len(committed.contributors)
             payload = self.get(version, chunk, count) if count else b""
-            if hashlib.sha256(payload).digest() != committed.payload_digest:
-                raise RoundLogError(f"chunk {chunk} of version {version} does not have its digest")
+            _check_digest(version, chunk, payload, committed.payload_digest)
             if payload:
                 self._check_codec(version, chunk, payload, count)
 
     def _check_codec(self, version: int, chunk: int, payload: bytes, count: int) -> None:
         """A digest says who made the bytes, not that an outer step can take them."""
         try:
-            self._codec.check(
+            self.codec.check(
                 torch.frombuffer(bytearray(payload), dtype=torch.uint8), self._chunks.size(chunk), count
             )
         except CodecError as error:
@@ -243,6 +251,12 @@ class RoundLog:
         self._keep_promises(more)
         for version, kind in doomed:
             self._disk.unlink(self.path(version, kind))
+
+
+def _check_digest(version: int, chunk: int, payload: bytes, digest: bytes) -> None:
+    """Raises RoundLogError unless this is the payload's SHA-256."""
+    if hashlib.sha256(payload).digest() != digest:
+        raise RoundLogError(f"chunk {chunk} of version {version} does not have its digest")
 
 
 def _named(signed: pb.Signed) -> tuple[str, str]:

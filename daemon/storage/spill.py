@@ -1,8 +1,7 @@
 """Payloads that wait in files instead of in memory.
 
-What a round holds for a while (contributions to chunks of which others are late, results on their way to slow
-peers) grows with the model and with the slowest line. The kernel may take pages of files back, and writes
-them out only where they stay long.
+What a round holds for a while (contributions to chunks of which others are late) grows with the model and
+with the slowest line. The kernel may take pages of files back, and writes them out only where they stay long.
 """
 
 from __future__ import annotations
@@ -47,3 +46,12 @@ def spill(folder: Path, payload: Payload) -> Payload:
     except OSError as error:
         log.info("%d bytes of a round stay in memory: %s", len(payload), error.strerror)
         return payload
+
+
+def loaded(payload: Payload) -> bytearray:
+    """A copy in memory; the pages of a payload that waits in a file are given back."""
+    data = bytearray(payload)
+    source = payload.obj if isinstance(payload, memoryview) else None
+    if isinstance(source, mmap.mmap):
+        source.madvise(mmap.MADV_DONTNEED)
+    return data

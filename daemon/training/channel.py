@@ -63,6 +63,8 @@ class Welcome:
 
     `model` is GPTConfig.to_dict(), or None for a training loop of the user's own. `data` is
     {"validation": path}, `inner` InnerConfig fields; both empty for an own loop. `missed`: rebase.Missed.
+    `overlap`: inner steps that may go on after Ready; `mix`: of local parameters when `committed` is taken
+    in, None where they are rebased.
     """
 
     version: int
@@ -79,6 +81,8 @@ class Welcome:
     state_path: str | None
     device: str
     missed: str
+    overlap: int = 0
+    mix: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,8 @@ class Committed:
     """`committed` now holds `version`. `keep`: spans of it that this node did not contribute to.
 
     With `contributed` false this node contributed to nothing. `steps` is the length of the phase that
-    goes on or starts; `evaluate` asks for the validation loss of `committed`.
+    goes on or starts; `evaluate` asks for the validation loss of `committed`. `due`: the spans of the
+    fragment that the commit was about, `keep` among them; empty: everything.
     """
 
     version: int
@@ -110,6 +115,7 @@ class Committed:
     contributed: bool
     evaluate: bool
     text: str | None = None
+    due: Spans = ()
 
 
 @dataclass(frozen=True)

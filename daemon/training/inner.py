@@ -1,8 +1,8 @@
-"""The inner optimizer of the built-in trainer: AdamW, its schedule, and one step.
+"""The inner optimizer of the built-in trainer: AdamW or Muon, its schedule, and one step.
 
 The learning rate is a pure function of the step's position in the whole run (version times steps per
 round plus step in the round), so it travels with the version and a newcomer trains at the swarm's rate.
-DiLoCo (2311.08105): AdamW inside, its moments never leave the node.
+DiLoCo (2311.08105): AdamW inside, its moments never leave the node. MuLoCo (2505.23725): Muon inside.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from atoll.daemon.training.errors import ConfigError
+from atoll.daemon.training.muon import MuonAdamW
 
 SCHEDULES = ("constant", "cosine", "wsd")
+OPTIMIZERS = ("adamw", "muon")
 _FLOOR = 0.1
 """cosine and wsd end at this part of the peak learning rate."""
 _WSD_DECAY = 0.2
@@ -39,6 +41,7 @@ class InnerConfig:
     weight_decay: float = 0.1
     clip: float = 1.0
     betas: tuple[float, float] = (0.9, 0.99)
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         def check(good: bool, name: str, rule: str) -> None:
@@ -53,6 +56,7 @@ class InnerConfig:
         check(1 <= self.micro_batch <= self.batch, "micro_batch", f"from 1 to the batch, {self.batch}")
         check(0 <= self.weight_decay <= 10, "weight_decay", "from 0 to 10")
         check(0 < self.clip < math.inf, "clip", "above 0")
+        check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
         check(all(0 <= beta < 1 for beta in self.betas), "betas", "two numbers from 0 to below 1")
 
     @classmethod
@@ -103,9 +107,18 @@ def learning_rate(config: InnerConfig, position: int) -> float:
     return config.lr * (1 - (1 - _FLOOR) * into_decay)
 
 
-def make_optimizer(model: nn.Module, config: InnerConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only (norm gains and biases keep their size)."""
+def make_optimizer(model: nn.Module, config: InnerConfig) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices only (norm gains and biases keep their size).
+
+    Or Muon on the matrices that are no embeddings, and AdamW on the rest.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.optimizer == "muon":
+        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        matrices = [p for p in parameters if p.dim() == 2 and id(p) not in embeddings]
+        taken = {id(p) for p in matrices}
+        rest = [p for p in parameters if id(p) not in taken]
+        return MuonAdamW(matrices, rest, config.lr, config.weight_decay, config.betas)
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

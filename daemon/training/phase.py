@@ -27,6 +27,8 @@ class Phase:
     """Trained since the last contribution (or Begin): what the next snapshot holds beyond its anchor."""
     carried_loss: float = 0.0
     """Sum of the losses of `carried_steps`."""
+    offered: tuple[int, int, float] = (0, 0, 0.0)
+    """What of that is in the snapshot that was offered, where training went on since."""
 
     @property
     def position(self) -> int:
@@ -45,27 +47,29 @@ class Phase:
         self.carried_loss += loss
 
     def ready(self) -> Ready:
+        """The snapshot is taken."""
         mean = self.carried_loss / self.carried_steps if self.carried_steps else 0.0
+        self.offered = self.carried_steps, self.carried_tokens, self.carried_loss
         return Ready(self.carried_steps, self.carried_tokens, mean)
 
     def after(self, message: Committed, waiting: bool) -> Phase:
         """The account after a commit; `waiting`: Ready was sent, so the phase is over.
 
-        Contributed: everything starts at zero. Not contributed: local progress is carried on; in the
-        middle of a phase its step count goes on too, after Ready the next phase begins (waiting for the
-        others' whole phase would waste it).
+        Contributed: everything starts at zero, but what was trained since Ready. Not contributed: local
+        progress is carried on; in the middle of a phase its step count goes on too, after Ready the next
+        phase begins (waiting for the others' whole phase would waste it).
         """
-        if message.contributed:
-            return Phase(message.version, message.steps, message.shard, message.text)
+        step = max(0, self.step - self.length) if waiting else self.step
+        taken = self.offered if message.contributed else (0, 0, 0.0)
         return Phase(
             message.version,
             message.steps,
             message.shard,
             message.text,
-            0 if waiting else self.step,
-            self.carried_steps,
-            self.carried_tokens,
-            self.carried_loss,
+            0 if message.contributed and not waiting else step,
+            self.carried_steps - taken[0],
+            self.carried_tokens - taken[1],
+            self.carried_loss - taken[2] if self.carried_steps > taken[0] else 0.0,
         )
 
 
@@ -90,4 +94,4 @@ class Reporter:
             return None
         rate = self._tokens / elapsed_s
         self.restart()
-        return Progress(phase.step, phase.length, loss, phase.carried_tokens, rate)
+        return Progress(min(phase.step, phase.length), phase.length, loss, phase.carried_tokens, rate)

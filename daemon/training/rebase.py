@@ -7,6 +7,11 @@ at the commit and `new` the committed ones, per span of flat positions:
     not contributed  KEEP:   local stays as it is
                      REBASE: local = new + (now - anchor)  with the committed parameters before `new`
                      RESET:  local = new                   local progress is dropped  (default: best measured)
+    not due          local stays as it is: the commit was about another fragment
+
+Streaming DiLoCo (2501.18512, algorithm 2) has another rule for what was contributed: with `mix` alpha,
+
+    contributed      local = alpha * now + (1 - alpha) * new   steps since the snapshot count with alpha
 
 The anchor of the next pseudo-gradient is `new` everywhere, in all cases.
 """
@@ -59,6 +64,22 @@ def rebased(now: Tensor, new: Tensor, before: Tensor | None) -> Tensor:
     return torch.where(now == before, new, new + (now - before))
 
 
+def within(start: int, stop: int, spans: Iterable[Span] | None) -> Iterator[Span]:
+    """The parts of [start, stop) that are in `spans` (sorted, disjoint); None: all of it."""
+    if spans is None:
+        yield start, stop
+        return
+    for first, last in spans:
+        first, last = max(first, start), min(last, stop)
+        if first < last:
+            yield first, last
+
+
+def mixed(now: Tensor, new: Tensor, mix: float) -> Tensor:
+    """mix * now + (1 - mix) * new, all fp32 of one shape; with 0 it is `new` bit for bit."""
+    return torch.lerp(new, now, mix) if mix else new
+
+
 def rebase_(
     local: Tensor,
     new: Tensor,
@@ -67,17 +88,25 @@ def rebase_(
     keep: Iterable[Span],
     missed: Missed,
     anchor: Tensor | None = None,
+    due: Iterable[Span] | None = None,
+    mix: float | None = None,
 ) -> None:
     """Applies the rules in place to one tensor.
 
     `local` is the parameter as a flat view (any device and floating dtype); `new`, `snapshot` and `anchor`
     (which REBASE needs) are fp32 of the same length; `offset` is where they start in the flat vector, in
-    which `keep` counts.
+    which `keep` and `due` (None: everything) count. `mix`: None where local progress is rebased.
     """
-    for start, stop, contributed in split(offset, offset + local.numel(), keep):
-        span = slice(start - offset, stop - offset)
-        if not contributed and missed is Missed.KEEP:
-            continue
-        before = snapshot if contributed else anchor if missed is Missed.REBASE else None
-        here = None if before is None else before[span].to(local.device)
-        local[span] = rebased(local[span].float(), new[span].to(local.device), here).to(local.dtype)
+    keep = tuple(keep)
+    for first, last in within(offset, offset + local.numel(), due):
+        for start, stop, contributed in split(first, last, keep):
+            span = slice(start - offset, stop - offset)
+            if not contributed and missed is Missed.KEEP:
+                continue
+            now, there = local[span].float(), new[span].to(local.device)
+            if contributed and mix is not None:
+                local[span] = mixed(now, there, mix).to(local.dtype)
+                continue
+            before = snapshot if contributed else anchor if missed is Missed.REBASE else None
+            here = None if before is None else before[span].to(local.device)
+            local[span] = rebased(now, there, here).to(local.dtype)

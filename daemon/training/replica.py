@@ -27,12 +27,18 @@ class Replica:
     """
 
     def __init__(
-        self, module: nn.Module, schema: ParameterSchema, memory: SharedMemory, missed: Missed
+        self,
+        module: nn.Module,
+        schema: ParameterSchema,
+        memory: SharedMemory,
+        missed: Missed,
+        mix: float | None = None,
     ) -> None:
         self._module = module
         self._schema = schema
         self._memory = memory
         self._missed = missed
+        self._mix = mix
         self._parameters = match(module, schema)
         self._anchor = np.zeros_like(memory.committed) if missed is Missed.REBASE else None
         """What was taken in last: when it is asked for, `committed` holds the next version already."""
@@ -64,11 +70,14 @@ class Replica:
         self.has_snapshot = all(bool(torch.isfinite(tensor).all()) for tensor in values)
         return self.has_snapshot
 
-    def rebase(self, keep: Iterable[Span]) -> None:
-        """Takes `committed` in after a commit to which this node contributed, except for the `keep` spans."""
-        keep = tuple(keep)
-        self._take_in(keep)
-        self._taken_in(is_outer=not self.moved and (not keep or self._missed is Missed.RESET))
+    def rebase(self, keep: Iterable[Span], due: Iterable[Span] = ()) -> None:
+        """Takes `committed` in after a commit, except for the `keep` spans, to which this node did not
+        contribute. `due`: what the commit was about; empty: everything.
+        """
+        keep, due = tuple(keep), tuple(due)
+        self._take_in(keep, due or None)
+        whole = not due and (not keep or self._missed is Missed.RESET)
+        self._taken_in(is_outer=whole and not self.moved)
 
     def miss(self) -> None:
         """A commit to which this node contributed nothing; where local moves, an older snapshot is void.
@@ -80,7 +89,7 @@ class Replica:
             self._take_in(((0, self._schema.total),))
             self._taken_in(is_outer=False)
 
-    def _take_in(self, keep: tuple[Span, ...]) -> None:
+    def _take_in(self, keep: tuple[Span, ...], due: tuple[Span, ...] | None = None) -> None:
         before = self._memory.snapshot if self.moved else None
         with torch.no_grad():
             for (spec, parameter), (_, new) in zip(
@@ -92,7 +101,7 @@ class Replica:
                 )
                 # A view where the layout allows it, else a copy that is written back.
                 flat = parameter.detach().reshape(-1)
-                rebase_(flat, new.view(-1), old, spec.offset, keep, self._missed, anchor)
+                rebase_(flat, new.view(-1), old, spec.offset, keep, self._missed, anchor, due, self._mix)
                 if flat.data_ptr() != parameter.data_ptr():
                     parameter.copy_(flat.view(parameter.shape))
 

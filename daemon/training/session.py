@@ -114,7 +114,7 @@ class Session:
                 "Build the same model as the organiser.",
             )
         self._memory = SharedMemory.open(welcome.memory, welcome.total)
-        self._replica = Replica(model, schema, self._memory, missed)
+        self._replica = Replica(model, schema, self._memory, missed, welcome.mix)
         self._endpoint.send(
             channel.Hello(
                 channel.VERSION, os.getpid(), self._replica.device, welcome.schema_digest, schema.parameters
@@ -146,8 +146,7 @@ class Session:
         if (progress := self._reporter.report(phase, value, tokens)) is not None:
             self._endpoint.send(progress)
         self._obey()
-        if self._current().complete:
-            self._exchange()
+        self._exchange()
 
     @property
     def running(self) -> bool:
@@ -240,13 +239,13 @@ class Session:
         phase = self._current()
         if self._poisoned:
             self._restart(message)
-        elif not message.contributed:
+        elif not message.contributed and not (message.due and self._waiting):
             self._replica.miss()
             self._phase = phase.after(message, self._waiting)
-        elif not self._replica.has_snapshot:
+        elif message.contributed and not self._replica.has_snapshot:
             raise ChannelError("The daemon counts a contribution that this trainer has not made.")
         else:
-            self._replica.rebase(message.keep)
+            self._replica.rebase(message.keep, message.due)
             self._phase = phase.after(message, self._waiting)
         self._waiting = False
         self._merged(message.version, message.evaluate)
@@ -276,12 +275,27 @@ class Session:
         self._phase = Phase(message.version, message.steps, message.shard, message.text)
 
     def _exchange(self) -> None:
-        """The end of a phase: snapshot, Ready, and the wait for the commit."""
+        """Offers what is due, and waits where no step more may be taken without the commit before.
+
+        With an overlap as long as a phase the next one is over when that commit is here.
+        """
+        if self._waiting and self._current().step >= self._current().length + self.welcome.overlap:
+            self._wait()
+        if self._current().complete and not self._waiting:
+            self._offer()
+            if self._waiting and not self.welcome.overlap:
+                self._wait()
+
+    def _offer(self) -> None:
+        """The end of a phase: snapshot and Ready."""
         if not self._replica.take_snapshot():
             self._poison("A parameter is not finite at the end of the phase.")
             return
         self._endpoint.send(self._current().ready())
         self._waiting = True
+
+    def _wait(self) -> None:
+        """No step more without the commit."""
         while self._waiting or self._paused:
             self._handle(self._receive())
         self._reporter.restart()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
@@ -137,18 +137,18 @@ def require_finite(absmax: Tensor, values: Tensor) -> float:
 
 
 def aggregate(
-    codec: Codec | Sequence[Codec], payloads: Sequence[Tensor], weights: Sequence[int], out: Tensor
+    codec: Codec | Sequence[Codec], payloads: Iterable[Tensor], weights: Sequence[int], out: Tensor
 ) -> None:
     """Weighted mean of decoded `payloads` into `out` [n] fp32, in the given (member) order.
 
-    `codec`: of all payloads, or of each.
+    `codec`: of all payloads, or of each. The payloads are taken one at a time: what makes them may load them.
     `weights` are positive integers; w_i = fp32(weight_i / sum). The result is a function of the bytes and the
     order alone (SPEC.md, section 4).
     """
     total = sum(weights)
-    if len(payloads) != len(weights) or not payloads or min(weights) <= 0:
+    if not weights or min(weights) <= 0:
         raise CodecError("a mean needs payloads, each with a positive weight")
     out.zero_()
-    codecs = [codec] * len(payloads) if isinstance(codec, Codec) else codec
+    codecs = [codec] * len(weights) if isinstance(codec, Codec) else codec
     for one, payload, weight in zip(codecs, payloads, weights, strict=True):
         one.decode_add(payload, float(torch.tensor(weight / total, dtype=torch.float32)), out)

@@ -24,57 +24,60 @@ class ResultCodec:
     """
 
     def __init__(self, mean: Codec, contribution: Codec | None = None) -> None:
-        self._mean = mean
+        self.mean = mean
         self._contribution = contribution
 
     def room(self, n: int) -> int:
         """The most bytes that a result of n values has."""
-        return self._mean.bound(n)
+        return self.mean.bound(n)
 
     def size(self, n: int, count: int) -> int:
         """Bytes of a result of n values with `count` contributions."""
-        return count * self._piece(n) if self.gathers(n, count) else self._mean.bound(n)
+        return count * self._piece(n) if self.gathers(n, count) else self.mean.bound(n)
 
     def gathers(self, n: int, count: int) -> bool:
         """Whether a result of so many contributions is those contributions."""
-        return self._contribution is not None and 0 < count * self._piece(n) < self._mean.bound(n)
+        return self._contribution is not None and 0 < count * self._piece(n) < self.mean.bound(n)
 
     def _piece(self, n: int) -> int:
         return 0 if self._contribution is None else self._contribution.bound(n)
 
     def encode(self, mean: Tensor) -> Tensor:
-        """The payload [room(n)] uint8 of a mean [n] fp32."""
-        return self._mean.encode(mean, torch.empty(self.room(mean.numel()), dtype=torch.uint8))
+        """The result [room(n)] uint8 that is a mean [n] fp32."""
+        return self.mean.encode(mean, torch.empty(self.room(mean.numel()), dtype=torch.uint8))
 
-    def split(self, payload: Tensor, n: int, count: int) -> list[Tensor] | None:
-        """The contributions in a result, in member order: views; None where it is a mean.
+    def join(self, pieces: Sequence[Tensor]) -> Tensor:
+        """The result that is these contributions, in member order."""
+        return torch.cat(list(pieces))
 
-        Raises CodecError where it has another length.
-        """
-        self._require(payload, n, count)
-        return list(torch.split(payload, self._piece(n))) if self.gathers(n, count) else None
+    def pieces(self, n: int, count: int) -> list[slice] | None:
+        """Where the contributions are in a result, in member order; None where it is a mean."""
+        if not self.gathers(n, count):
+            return None
+        size = self._piece(n)
+        return [slice(at, at + size) for at in range(0, count * size, size)]
 
     def check(self, payload: Tensor, n: int, count: int) -> None:
         """Raises CodecError unless `payload` is a result of `count` contributions of n values."""
-        pieces = self.split(payload, n, count)
-        if pieces is None:
-            self._mean.check(payload, n)
+        self._require(payload, n, count)
+        pieces = self.pieces(n, count)
+        if pieces is None or self._contribution is None:
+            self.mean.check(payload, n)
             return
-        assert self._contribution is not None
         for piece in pieces:
-            self._contribution.check(piece, n)
+            self._contribution.check(payload[piece], n)
 
     def decode(self, payload: Tensor, weights: Sequence[int], out: Tensor) -> None:
         """The mean in a result into `out` [n] fp32; `weights`: of its members, in their order.
 
         Raises CodecError.
         """
-        pieces = self.split(payload, out.numel(), len(weights))
-        if pieces is None:
-            self._mean.decode(payload, out)
+        self._require(payload, out.numel(), len(weights))
+        pieces = self.pieces(out.numel(), len(weights))
+        if pieces is None or self._contribution is None:
+            self.mean.decode(payload, out)
             return
-        assert self._contribution is not None
-        aggregate(self._contribution, pieces, weights, out)
+        aggregate(self._contribution, [payload[piece] for piece in pieces], weights, out)
 
     def _require(self, payload: Tensor, n: int, count: int) -> None:
         size = self.size(n, count)

@@ -6,9 +6,15 @@ is in it and the digest of its payload, the learning rate, and the tokens of the
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
+
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.round.exchange import Exchange
+
+EMPTY = hashlib.sha256(b"").digest()
+"""Of the payload of a chunk that a commit does not touch."""
 
 
 class CommitError(ValueError):
@@ -39,14 +45,16 @@ def electorate(commit: pb.Commit) -> tuple[bytes, ...]:
 def make_commit(head: Head, exchange: Exchange) -> pb.Commit:
     """The leader's proposal; all results must be there."""
     plan = exchange.plan
-    results = [exchange.results[chunk][0] for chunk in range(len(plan.owners))]
+    results = {chunk: exchange.results[chunk][0] for chunk in exchange.chunks}
+    untouched = pb.ChunkResult(payload_digest=EMPTY)
     commit = pb.Commit(
         swarm_id=plan.swarm_id,
         session=plan.session,
         version=head.version + 1,
         contributors=plan.contributors,
         chunks=[
-            pb.CommittedChunk(contributors=r.contributors, payload_digest=r.payload_digest) for r in results
+            pb.CommittedChunk(contributors=r.contributors, payload_digest=r.payload_digest)
+            for r in (results.get(chunk, untouched) for chunk in range(len(plan.owners)))
         ],
         result_codec=plan.result_codec,
         outer_lr=plan.outer_lr,
@@ -64,11 +72,17 @@ def check_commit(head: Head, exchange: Exchange, commit: pb.Commit) -> None:
         raise CommitError("commit that is not of its plan")
     if (commit.result_codec, commit.outer_lr) != (plan.result_codec, plan.outer_lr):
         raise CommitError("commit with another codec or learning rate than its plan")
-    check_content(head, commit)
+    check_content(head, commit, exchange.chunks)
 
 
-def check_content(head: Head, commit: pb.Commit) -> None:
-    """Raises CommitError unless contributors and tokens of a commit that follows `head` make sense."""
+def check_content(head: Head, commit: pb.Commit, due: Collection[int]) -> None:
+    """Raises CommitError unless contributors and tokens of a commit that follows `head` make sense.
+
+    `due`: the chunks of its fragment; no other is touched.
+    """
+    touched = {number for number, chunk in enumerate(commit.chunks) if chunk.contributors}
+    if not touched <= set(due):
+        raise CommitError("commit that touches chunks of another fragment")
     for chunk in commit.chunks:
         members = list(chunk.contributors)
         if members != sorted(set(members)) or any(i >= len(commit.contributors) for i in members):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from atoll.protocol.chain import Head, leader_of
-from atoll.protocol.round.types import PeerView, TrainingChanged
+from atoll.protocol.round.types import PeerView, RoundConfig, TrainingChanged
 
 PAST_HEADS = 64
 MAX_LIVES = 4096
@@ -19,9 +19,9 @@ MAX_LIVES = 4096
 class Company:
     """Peers and standing of node `me`; at the genesis only `genesis_node` leads."""
 
-    def __init__(self, me: bytes, genesis_node: bytes) -> None:
+    def __init__(self, me: bytes, config: RoundConfig) -> None:
         self.me = me
-        self._genesis_node = genesis_node
+        self._config = config
         self.peers: Mapping[bytes, PeerView] = {}
         self.me_trains = TrainingChanged(False)
         self.suspects: set[bytes] = set()
@@ -34,8 +34,8 @@ class Company:
     def leader(self, head: Head) -> bytes | None:
         """Who leads the next session: training nodes at this head, suspects left out."""
         nodes = self._training_at({head.digest})
-        candidates = nodes & {self._genesis_node} if head.version == 0 else nodes - self.suspects
-        return leader_of(head.digest, 0, candidates)
+        candidates = nodes & {self._config.genesis_node} if head.version == 0 else nodes - self.suspects
+        return leader_of(head.digest, self._config.fragment(head.version), candidates)
 
     def expected(self, head: Head) -> set[bytes]:
         """Training nodes at this head or one commit behind: those are about to apply it."""

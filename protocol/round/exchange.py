@@ -69,6 +69,7 @@ class Exchange:
 
     def __init__(self, plan: pb.Plan, me: bytes, previous: Exchange | None = None) -> None:
         self.plan = plan
+        self.chunks = plans.due_chunks(plan)
         self.grid = Grid(plan)
         self.index = {bytes(c.peer): i for i, c in enumerate(plan.contributors)}
         self._id = me
@@ -89,15 +90,19 @@ class Exchange:
         self.owned: dict[int, OwnedChunk] = {}
         self.collected: dict[int, OwnedChunk] = {}
         """What this node collects for the owners of these chunks."""
-        for chunk, owner in enumerate(plan.owners):
+        for chunk in self.chunks:
             if chunk in self.results:
                 continue
-            if owner == self.me:
+            if plan.owners[chunk] == self.me:
                 self.owned[chunk] = self._owned(chunk, previous)
             elif self._takes(chunk):
                 self._collect(chunk, previous)
-        self.held_bytes = sum(b.held_bytes for b in (*self.owned.values(), *self.collected.values()))
-        """Payloads of chunks that are not averaged yet."""
+        self.held_bytes = self._counted()
+        """Payloads of chunks that are not averaged yet, and means of this node's group without a result."""
+
+    def _counted(self) -> int:
+        books = (*self.owned.values(), *self.collected.values())
+        return sum(b.held_bytes for b in books) + sum(len(part.payload) for part in self._partials.values())
 
     def _owned(self, chunk: int, previous: Exchange | None) -> OwnedChunk:
         """What this node has of a chunk already: as its owner, or collected for the one before it."""
@@ -159,13 +164,17 @@ class Exchange:
     # ---- contributions
 
     def due_sends(self) -> tuple[tuple[int, bytes], ...]:
-        """Chunks without a result and who has to get this node's contribution, where it did not yet."""
+        """Chunks without a result and who has to get this node's contribution, where it did not yet.
+
+        In the order in which to send.
+        """
         if self.me is None:
             return ()
         to = {chunk: (self.counterpart(chunk), self.plan.owners[chunk]) for chunk in self.missing_results()}
         due = {chunk: way for chunk, way in to.items() if self._sent.get(chunk) != way}
         self._sent.update(due)
-        return tuple((chunk, peer) for chunk, (peer, _) in due.items())
+        place = list(self.grid.members(self.group)).index(self.me)
+        return in_turns(tuple((chunk, peer) for chunk, (peer, _) in due.items()), place)
 
     def contribute(
         self, sender: bytes, chunk: int, payload: Payload, members: tuple[int, ...] | None = None
@@ -274,15 +283,16 @@ class Exchange:
         if chunk in self.owned and not self.owned[chunk].reducing:
             self._take(self.owned[chunk], part)
             self.owned[chunk].waiting -= set(self.grid.members(self.group))
-        elif chunk in self.collected and self.collected[chunk].reducing:
+        elif chunk in self.collected and self.collected[chunk].reducing and chunk not in self.results:
             self._partials[chunk] = part
+            self.held_bytes += len(payload)
 
     def due_partials(self) -> list[tuple[int, bytes, Part]]:
         """Chunk, owner and mean of this node's group, where that owner did not get it yet."""
         due = [
             (chunk, self.owner(chunk), part)
             for chunk, part in self._partials.items()
-            if chunk not in self.results and self._partial_sent.get(chunk) != self.owner(chunk)
+            if self._partial_sent.get(chunk) != self.owner(chunk)
         ]
         self._partial_sent.update({chunk: owner for chunk, owner, _ in due})
         return due
@@ -317,7 +327,7 @@ class Exchange:
         What `commit` names is taken from anybody: its leader has vouched for it.
         """
         chunk, contributors = message.chunk, list(message.contributors)
-        if chunk >= len(self.plan.owners):
+        if chunk >= len(self.plan.owners) or self.plan.owners[chunk] >= len(self.index):
             return "result of a chunk that the plan does not have"
         if not (commit is not None and _names(commit, message)):
             plan = self.plans.get(session_key(message.session))
@@ -331,10 +341,13 @@ class Exchange:
         if known is not None:
             return None if known[0] == message else "second, different result of a chunk"
         self.results[chunk] = (message, signed)
+        partial = self._partials.pop(chunk, None)
+        if partial is not None:
+            self.held_bytes -= len(partial.payload)
         return None
 
     def missing_results(self) -> list[int]:
-        return [chunk for chunk in range(len(self.plan.owners)) if chunk not in self.results]
+        return [chunk for chunk in self.chunks if chunk not in self.results]
 
     def missing_owners(self) -> set[bytes]:
         return {self.owner(chunk) for chunk in self.missing_results()}
@@ -343,7 +356,7 @@ class Exchange:
         """Chunks of a commit that are not held here as the commit has them."""
         return [
             chunk
-            for chunk in range(len(commit.chunks))
+            for chunk in self.chunks
             if chunk not in self.results or not _names(commit, self.results[chunk][0])
         ]
 
@@ -355,6 +368,21 @@ class Exchange:
         """Members in at least one result."""
         used = {i for message, _ in self.results.values() for i in message.contributors}
         return {bytes(self.plan.contributors[i].peer) for i in used}
+
+
+def in_turns(targets: tuple[tuple[int, bytes], ...], place: int) -> tuple[tuple[int, bytes], ...]:
+    """Chunks and their targets in the order in which the member at `place` in its group sends them.
+
+    All members go through the chunks together, so that an owner soon has all of one, and never holds many in
+    part; but each begins elsewhere among as many as there are targets, so that they don't all send to one.
+    """
+    width = len({target for _, target in targets})
+    ordered: list[tuple[int, bytes]] = []
+    for start in range(0, len(targets), max(width, 1)):
+        turn = targets[start : start + width]
+        first = place % len(turn)
+        ordered += turn[first:] + turn[:first]
+    return tuple(ordered)
 
 
 def _names(commit: pb.Commit, result: pb.ChunkResult) -> bool:

@@ -55,7 +55,7 @@ class RoundMachine:
         self._legs = Legs(config)
         keep_s = config.scatter_s + config.reduce_s
         self._stash = Stash(config.stash_events, config.stash_bytes, keep_s)
-        self._company = Company(self._me, config.genesis_node)
+        self._company = Company(self._me, config)
         self._local: t.LocalReady | None = None
         self._ready_since = math.inf
         self._phase_since: float | None = None  # when the inner phase began, where that was seen

@@ -118,6 +118,11 @@ def row_owners(
     return result
 
 
+def due_chunks(plan: pb.Plan) -> tuple[int, ...]:
+    """The chunks that a plan is about: those that have an owner."""
+    return tuple(chunk for chunk, owner in enumerate(plan.owners) if owner < len(plan.contributors))
+
+
 def owner_of(plan: pb.Plan, chunk: int) -> bytes:
     """Who reduces a chunk."""
     return bytes(plan.contributors[plan.owners[chunk]].peer)
@@ -164,11 +169,12 @@ def make_plan(
     excluded = [i for i, m in enumerate(members) if m in kept]
     speeds = alike([_speed(ready[m]) for m in members])
     groups, order, table = 0, list[int](), list[int]()
+    due = config.due(head.version)
     if len(members) > max(config.two_level_above, 3):
         groups, order = round(math.sqrt(len(members))), grid(speeds, excluded)
-        table = row_owners(config.chunks, order, groups, speeds, excluded)
+        table = row_owners(len(due), order, groups, speeds, excluded)
     if not table:  # a small swarm, or one in which nearly everybody is hard to reach
-        groups, order, table = 0, [], owners(config.chunks, speeds, excluded)
+        groups, order, table = 0, [], owners(len(due), speeds, excluded)
     receive_only = sorted(set(followers) - set(members))
     choice = codec_choice.Choice(config.codec)
     if config.codec == codec_choice.AUTO:
@@ -177,13 +183,16 @@ def make_plan(
             said,
             _carriers(table, order, groups),
             len(receive_only),
-            config.values,
+            config.values * len(due) // config.chunks,
             config.result_codec,
             inner_s,
         )
+    owned = dict(zip(due, table, strict=True))
     return pb.Plan(
         swarm_id=config.swarm_id,
-        session=pb.SessionId(parent=head.digest, fragment=0, view=view, leader=leader, life=life),
+        session=pb.SessionId(
+            parent=head.digest, fragment=config.fragment(head.version), view=view, leader=leader, life=life
+        ),
         version=head.version,
         contributors=[
             pb.Contributor(
@@ -192,7 +201,8 @@ def make_plan(
             for m, w in zip(members, shares, strict=True)
         ],
         followers=receive_only,
-        owners=table,
+        # Nobody owns what is not of this fragment.
+        owners=[owned.get(chunk, len(members)) for chunk in range(config.chunks)],
         groups=groups,
         grid=order,
         codec=choice.codec,
@@ -265,7 +275,7 @@ def check_plan(
 ) -> None:
     """Raises PlanError unless this node, at `head`, can take part."""
     session = plan.session
-    if plan.swarm_id != config.swarm_id or session.fragment != 0:
+    if plan.swarm_id != config.swarm_id or session.fragment != config.fragment(head.version):
         raise PlanError("plan of another swarm or fragment")
     if session.parent != head.digest or plan.version != head.version:
         raise PlanError("plan for another head")
@@ -276,8 +286,10 @@ def check_plan(
     if head.version == 0 and session.leader != config.genesis_node:
         raise PlanError("only the genesis node may lead the first round")
     _check_members(plan, me, offered)
-    if len(plan.owners) != config.chunks or any(o >= len(plan.contributors) for o in plan.owners):
+    if len(plan.owners) != config.chunks or max(plan.owners) > len(plan.contributors):
         raise PlanError("plan with a wrong table of owners")
+    if due_chunks(plan) != tuple(config.due(head.version)):
+        raise PlanError("plan with owners of chunks that are not due")
     if not _is_grid(plan):
         raise PlanError("plan with groups that are not of its contributors")
     if plan.result_codec != config.result_codec or not codec_choice.is_sound(plan, config.codec):

@@ -5,7 +5,7 @@ Payloads are opaque bytes here: the machine passes them on and never looks insid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from atoll.protocol import messages_pb2 as pb
@@ -32,6 +32,8 @@ class RoundConfig:
     genesis_node: bytes
     values: int = 0
     """Of the whole vector; for the choice of a codec where `codec` is "auto"."""
+    fragments: tuple[tuple[int, ...], ...] = ()
+    """The chunks of each fragment; none: one fragment has all."""
     two_level_above: int = TWO_LEVEL_ABOVE
     """With more contributors a plan has two levels (grid.py)."""
     min_peers_to_start: int = 1
@@ -47,6 +49,14 @@ class RoundConfig:
     """A node that waits for a plan says Ready again after so long."""
     stash_events: int = 4096
     stash_bytes: int = 64 << 20
+
+    def fragment(self, version: int) -> int:
+        """The fragment of the session after `version`: they take turns."""
+        return version % max(1, len(self.fragments))
+
+    def due(self, version: int) -> Sequence[int]:
+        """Its chunks."""
+        return self.fragments[self.fragment(version)] if self.fragments else range(self.chunks)
 
 
 # ---------------------------------------------------------------------------------------------------

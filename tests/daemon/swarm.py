@@ -60,6 +60,7 @@ def make_manifest(
     sizes: Sequence[int] = (),
     codecs: tuple[str, str] = ("int8", "int8"),
     two_level_above: int = 0,
+    fragments: int = 1,
 ) -> SwarmManifest:
     """`sizes`: of the shards of its data; none: each node has its own. `codecs`: contributions', results'."""
     table = [pb.DataShard(digest=bytes([n]) * 32, size_bytes=size) for n, size in enumerate(sizes)]
@@ -91,6 +92,10 @@ def make_manifest(
         genesis_parameters=hashlib.sha256(genesis_parameters().data.cast("B")).digest(),
         genesis_node=first.peer_id,
     )
+    if fragments > 1:
+        body.sync.mode = "streaming"
+        runs = enumerate(spec.offset for spec in SCHEMA.tensors)
+        body.sync.runs.extend(pb.Run(start=at, fragment=k % fragments) for k, at in runs)
     return manifests.sign(body, keyring(99))
 
 
@@ -148,6 +153,7 @@ class Member:
         config = RoundConfig(
             swarm_id=manifest.swarm_id,
             chunks=len(manifest.chunks),
+            fragments=manifest.chunks.fragments,
             codec=manifest.body.rounds.codec,
             result_codec=manifest.body.rounds.result_codec,
             values=manifest.body.total_values,
@@ -208,9 +214,12 @@ class Swarm:
         sizes: Sequence[int] = (),
         codecs: tuple[str, str] = ("int8", "int8"),
         two_level_above: int = 0,
+        fragments: int = 1,
     ) -> None:
         self._keys = [keyring(i) for i in range(count)]
-        self.manifest = make_manifest(self._keys[0], min_peers or count, sizes, codecs, two_level_above)
+        self.manifest = make_manifest(
+            self._keys[0], min_peers or count, sizes, codecs, two_level_above, fragments
+        )
         self.cut: set[frozenset[bytes]] = set()
         self.spoiled: set[bytes] = set()
         self.sizes: list[int] = []

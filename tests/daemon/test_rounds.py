@@ -193,6 +193,53 @@ async def test_error_feedback_brings_back_what_a_codec_lost(make: Make) -> None:
     assert lost < 0.2, "in one round it is 0.34"
 
 
+async def test_fragments_take_turns_and_nothing_else_is_touched(make: Make) -> None:
+    swarm = make(3, fragments=2)
+    manifest, before = swarm.manifest, swarm.members[0].state.parameters.copy()
+    first, second = manifest.chunks.fragments
+    assert first and second and manifest.segment_steps == 5
+    for seed, due in ((1, first), (2, second), (3, first)):
+        swarm.sizes.clear()
+        await one_round(swarm, seed)
+        assert len({m.bits for m in swarm.members}) == 1 and not any(m.trouble for m in swarm.members)
+        commit, after = swarm.members[1].commits[-1], swarm.members[1].state.parameters.copy()
+        assert commit.session.fragment == (seed - 1) % 2
+        for chunk in range(len(manifest.chunks)):
+            moved = np.abs(after - before)[manifest.chunks.span(chunk)].max() > 0
+            assert moved == (chunk in due) == bool(commit.chunks[chunk].contributors)
+        mean = sum(w * delta(10 * seed + n).astype(np.float64) for n, w in enumerate((100, 200, 300))) / 600
+        values = np.concatenate([np.arange(*manifest.chunks.span(c).indices(len(mean))) for c in due])
+        step, wanted = (before - after)[values], mean[values]
+        cosine = np.dot(step, wanted) / np.linalg.norm(step) / np.linalg.norm(wanted)
+        assert cosine > (0.99 if seed < 3 else 0.5), "each fragment has its own momentum"
+        # Two of three members' chunks of the fragment cross the wire, and no other.
+        assert len(swarm.sizes) == 2 * len(due)
+        before = after
+    whole = sum(manifest.chunks.size(c) for c in range(len(manifest.chunks)))
+    assert whole == manifest.chunks.total
+    tokens = [round(600 * len(due) / (len(first) + len(second)), 0) for due in (first, second, first)]
+    assert abs(swarm.members[0].state.head.cumulative_tokens - sum(tokens)) <= 3
+
+
+async def test_a_commit_out_of_turn_is_refused(make: Make) -> None:
+    swarm = make(2, fragments=2)
+    await one_round(swarm, 1)
+    record = swarm.members[0].state.rounds.read(1)
+    assert record is not None
+    genesis = genesis_head(swarm.manifest)
+    check_record(swarm.manifest, genesis, record)
+    leader = next(keys for keys in swarm._keys if keys.peer_id == record.commit.signer)
+    for spoil in ("fragment", "chunk"):
+        commit = pb.Commit.FromString(record.commit.body)
+        if spoil == "fragment":
+            commit.session.fragment = 1
+        else:
+            commit.chunks[swarm.manifest.chunks.fragments[1][0]].contributors.append(0)
+        lie = leader.sign("commit", commit.SerializeToString(deterministic=True))
+        with pytest.raises(RoundLogError, match="fragment"):
+            check_record(swarm.manifest, genesis, pb.RoundRecord(commit=lie))
+
+
 @pytest.mark.parametrize("codecs", [("int8", "int8"), ("2bit", "int8")], ids=("means", "gathered"))
 async def test_many_rounds_and_a_restart_from_disk(make: Make, codecs: tuple[str, str]) -> None:
     swarm = make(3, codecs=codecs)

@@ -180,3 +180,23 @@ def test_damaged_books_are_refused(damage: dict[str, object]):
         Ledger.from_json(good() | damage)
     with pytest.raises(AccountError):
         Ledger.from_json([])
+
+
+def test_a_branch_of_many_rounds_gives_its_tokens_back():
+    ledger, digests = Ledger(CHUNKS), {0: b"genesis"}
+    ledger.begin_life()
+    for version in range(1, 201):
+        ledger.account.produce(10)
+        offer = ledger.offer(digests[version - 1])
+        digests[version] = digest(digests[version - 1], "alone")
+        ledger.book(
+            commit(digests[version - 1], version, offer.number, set(range(CHUNKS))), digests[version], ME
+        )
+    assert ledger.account.accepted == 2000 * CHUNKS
+    ledger = Ledger.from_json(json.loads(json.dumps(ledger.to_json())))
+    others = {
+        version: digests[version] if version <= 3 else digest(b"", str(version)) for version in range(250)
+    }
+    ledger.leave(others, 3)
+    assert ledger.account.accepted == 30 * CHUNKS and ledger.account.orphaned == 1970 * CHUNKS
+    assert ledger.account.balanced()

@@ -480,8 +480,9 @@ def test_durations_follow_what_rounds_take():
     swarm.run(reached(swarm, 6))
     lead = leader(swarm)
     swarm.run(in_session(lead))
-    plan = lead.machine.session.plan
-    assert plan.scatter_s == plan.reduce_s == plan.vote_s == swarm.config.leg_floor_s
+    plan, floor = lead.machine.session.plan, swarm.config.leg_floor_s
+    for leg_s in (plan.scatter_s, plan.reduce_s, plan.vote_s):
+        assert floor <= leg_s < 2 * floor, "what half a second takes, with room"
 
 
 def test_a_leg_that_was_too_short_is_given_more_time():

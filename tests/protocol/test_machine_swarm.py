@@ -52,7 +52,7 @@ def test_one_node_alone_is_a_swarm():
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_a_swarm_certifies_with_equal_bits(size: int):
-    swarm = Swarm(size)
+    swarm = Swarm(size, delays=Delays(inner=(1.0, 1.1)))
     swarm.run(reached(swarm, 4))
     for node in swarm.nodes:
         assert set(node.outcomes()) == {"certified"}

@@ -238,3 +238,76 @@ def test_a_table_as_long_as_it_may_be():
 )
 def test_addresses_of_shards(url: str, good: bool):
     assert manifest.is_base_url(url) == good
+
+
+def streaming(**changes: object) -> pb.Manifest:
+    made = body()
+    made.sync.mode, made.sync.overlap_steps, made.sync.mix = "streaming", 1, 0.5
+    made.sync.runs.extend([pb.Run(start=0, fragment=0), pb.Run(start=2 * BLOCK, fragment=1)])
+    for name, value in changes.items():
+        setattr(made.sync, name, value)
+    return made
+
+
+def test_a_manifest_says_which_chunk_is_due_when():
+    made = sign(streaming(), ORGANISER)
+    assert made.chunks.fragments == ((0, 1), (2, 3)) and made.segment_steps == 5
+    assert sign(body(), ORGANISER).segment_steps == 10
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda b: setattr(b.sync, "mode", "diloco"), "can't have 2 fragments"),
+        (lambda b: setattr(b.sync, "mode", "gossip"), "not known here"),
+        (lambda b: b.sync.ClearField("runs"), "can't have 1 fragments"),
+        (lambda b: setattr(b.sync.runs[0], "start", 256), "sync.runs"),
+        (lambda b: setattr(b.sync.runs[1], "fragment", 7), "sync.runs"),
+        (lambda b: setattr(b.inner, "steps", 11), "share 11 inner steps"),
+        (lambda b: setattr(b.sync, "overlap_steps", 6), "overlap_steps"),
+        (lambda b: setattr(b.sync, "mix", 1.0), "sync.mix"),
+        (lambda b: setattr(b.sync, "mix", float("nan")), "sync.mix"),
+        (lambda b: setattr(b.outer, "missed", "rebase"), "outer.missed"),
+    ],
+)
+def test_only_the_rows_of_the_table_exist(spoil, reason: str):
+    made = streaming()
+    spoil(made)
+    with pytest.raises(ManifestError, match=reason):
+        sign(made, ORGANISER)
+
+
+@pytest.mark.parametrize("change", [{"overlap_steps": 1}, {"mix": 0.5}])
+def test_what_streaming_has_diloco_has_not(change: dict[str, object]):
+    made = body()
+    for name, value in change.items():
+        setattr(made.sync, name, value)
+    with pytest.raises(ManifestError, match="diloco can't"):
+        sign(made, ORGANISER)
+
+
+def mode(name: str, **rounds: object) -> pb.Manifest:
+    made = body()
+    made.sync.mode, made.outer.momentum = name, 0.0
+    for key, value in rounds.items():
+        setattr(made.rounds, key, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (mode("fedavg"), None),
+        (mode("photon"), None),
+        (mode("muloco", codec="2bit", feedback=0.9), "optimizer"),
+        (mode("sparseloco", codec="int8", feedback=0.9), "codec"),
+        (mode("muloco", codec="int4"), "feedback"),
+    ],
+)
+def test_recipes_have_rules_of_their_own(made: pb.Manifest, reason: str | None):
+    if reason is None:
+        sign(made, ORGANISER)
+        made.outer.momentum = 0.9
+        reason = "outer.momentum"
+    with pytest.raises(ManifestError, match=reason):
+        sign(made, ORGANISER)

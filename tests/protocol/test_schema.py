@@ -114,3 +114,32 @@ def test_tensors_lie_at_multiples_of_a_larger_block_where_the_codec_wants_it():
             ParameterSchema.of(shapes, block)
     with pytest.raises(SchemaError, match="whole blocks of 4096"):
         ChunkTable(8192, 256, 4096)
+
+
+def test_chunks_lie_in_one_fragment_each():
+    runs = ((0, 0), (3 * BLOCK, 1), (8 * BLOCK, 2), (9 * BLOCK, 1))
+    table = ChunkTable(20 * BLOCK, 4 * BLOCK, runs=runs)
+    spans = [(table.span(c).start // BLOCK, table.span(c).stop // BLOCK) for c in range(len(table))]
+    assert spans == [(0, 3), (3, 7), (7, 8), (8, 9), (9, 13), (13, 17), (17, 20)]
+    assert table.fragments == ((0,), (1, 2, 4, 5, 6), (3,))
+    assert [table.due(version) for version in range(4)] == [*table.fragments, (0,)]
+    assert sum(table.size(c) for c in range(len(table))) == table.total
+    whole = ChunkTable(20 * BLOCK, 4 * BLOCK)
+    assert whole.fragments == (tuple(range(5)),) and whole.due(7) == tuple(range(5))
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        ((BLOCK, 0),),
+        ((0, 1),),
+        ((0, 0), (BLOCK, 2)),
+        ((0, 0), (BLOCK + 1, 1)),
+        ((0, 0), (2 * BLOCK, 1), (BLOCK, 0)),
+        ((0, 0), (BLOCK, 1), (BLOCK, 2)),
+        ((0, 0), (8 * BLOCK, 1)),
+    ],
+)
+def test_runs_that_are_no_fragments_are_refused(runs: tuple[tuple[int, int], ...]):
+    with pytest.raises(SchemaError, match="fragment"):
+        ChunkTable(8 * BLOCK, BLOCK, runs=runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -341,4 +342,108 @@ def test_bf16_parameters_are_converted(make_daemon, make_loop, values):
     daemon.say(committed(1, evaluate=True))
     assert daemon.hear(Merged).val_loss == 0.5
     assert model.weight.dtype is torch.bfloat16
+    loop.end()
+
+
+DUE = (256, 512)
+
+
+def due(version, *, steps=2, keep=(), contributed=True):
+    """A commit about one fragment."""
+    return Committed(version, steps, SHARD, tuple(keep), contributed, False, due=(DUE,))
+
+
+def test_a_commit_about_a_fragment_changes_nothing_else(make_daemon, make_loop, small_model, values):
+    daemon, loop = started(make_daemon, make_loop, small_model, welcome={"mix": 0.25})
+    loop.steps(2)
+    daemon.hear(Ready)
+    local = values(small_model)
+    daemon.memory.committed[:] = 8.0
+    daemon.say(due(1))
+    daemon.hear(Merged)
+    after = values(small_model)
+    expected = local.copy()
+    expected[slice(*DUE)] = np.float32(0.25) * local[slice(*DUE)] + np.float32(0.75) * np.float32(8.0)
+    assert np.allclose(after, expected, rtol=1e-6) and np.array_equal(after[:256], local[:256])
+    assert loop.session.version == 1 and loop.session.position == 2
+    loop.end()
+
+
+@pytest.mark.parametrize(("missed", "kept"), [("keep", True), ("reset", False)])
+def test_a_fragment_that_went_without_this_node(make_daemon, make_loop, small_model, values, missed, kept):
+    welcome = {"mix": 0.0, "missed": missed}
+    daemon, loop = started(make_daemon, make_loop, small_model, welcome=welcome)
+    loop.steps(2)
+    daemon.hear(Ready)
+    local = values(small_model)
+    daemon.memory.committed[:] = 8.0
+    daemon.say(due(1, keep=[DUE], contributed=False))
+    daemon.hear(Merged)
+    after = values(small_model)
+    assert np.array_equal(
+        after[slice(*DUE)], local[slice(*DUE)] if kept else daemon.memory.committed[slice(*DUE)]
+    )
+    assert np.array_equal(after[512:], local[512:])
+    # In the middle of the next phase nothing is given up.
+    loop.steps(1)
+    local = values(small_model)
+    daemon.say(due(2, keep=[DUE], contributed=False))
+    loop.steps(1)
+    daemon.hear(Merged)
+    daemon.hear(Ready)
+    assert (np.abs(values(small_model) - local) < 4.0).all()
+    loop.end()
+
+
+def test_training_goes_on_while_a_fragment_is_on_its_way(make_daemon, make_loop, small_model, values):
+    welcome = {"mix": 0.0, "overlap": 2}
+    clock = itertools.count().__next__  # so each step is told
+    daemon, loop = started(make_daemon, make_loop, small_model, steps=3, welcome=welcome, clock=clock)
+    loop.steps(5)
+    assert daemon.hear(Ready) == Ready(3, 30, 2.0)
+    snapshot = daemon.memory.snapshot.copy()
+    for _ in range(2):
+        daemon.hear(Progress)  # two steps went on, and now it waits
+    assert np.array_equal(daemon.memory.snapshot, snapshot)
+    daemon.memory.committed[:] = 8.0
+    daemon.say(due(1, steps=3))
+    assert daemon.hear(Merged).version == 1
+    after = values(small_model)
+    assert (after[slice(*DUE)] == 8.0).all(), "with a mix of 0 the steps since are given up"
+    assert not np.array_equal(after[:256], snapshot[:256]), "of other fragments they stay"
+    assert (loop.session.version, loop.session.position) == (1, 5), "the schedule went on"
+    loop.steps(1)
+    assert daemon.hear(Ready) == Ready(3, 30, 2.0), "what came after the first snapshot"
+    loop.end()
+
+
+def test_the_steps_of_the_overlap_belong_to_the_next_phase(make_daemon, make_loop, small_model):
+    daemon, loop = started(make_daemon, make_loop, small_model, steps=3, welcome={"mix": 0.0, "overlap": 1})
+    loop.steps(4)
+    daemon.hear(Ready)
+    daemon.say(Pause())
+    daemon.say(Resume())
+    daemon.say(due(1, steps=3))
+    assert daemon.hear(Merged).version == 1
+    loop.steps(2)
+    assert daemon.hear(Ready) == Ready(3, 30, 2.0)
+    assert loop.session.position == 6
+    loop.end()
+
+
+def test_an_overlap_of_a_whole_phase_offers_when_the_commit_before_is_here(
+    make_daemon, make_loop, small_model
+):
+    daemon, loop = started(make_daemon, make_loop, small_model, steps=2, welcome={"mix": 0.0, "overlap": 2})
+    loop.steps(4)
+    assert daemon.hear(Ready) == Ready(2, 20, 2.0)
+    for version in (1, 2):
+        daemon.say(due(version))
+        assert daemon.hear(Merged).version == version
+        assert daemon.hear(Ready) == Ready(2, 20, 2.0), "at once: that phase is over as well"
+        assert loop.session.version == version
+        loop.steps(2)
+    daemon.say(due(3))
+    assert daemon.hear(Merged).version == 3
+    daemon.hear(Ready)
     loop.end()

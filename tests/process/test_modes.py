@@ -1,0 +1,29 @@
+"""Two real daemons in each mode that is a recipe of numbers, codec and inner optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .harness import Daemon, must
+
+pytestmark = pytest.mark.process
+ROUNDS = 3
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", ["photon", "sparseloco", "muloco"])
+def test_a_recipe_trains_and_certifies(start: Callable[..., Daemon], tmp_path: Path, mode: str) -> None:
+    swarm = ("--mode", mode, "--inner-steps", "6", "--batch", "2", "--min-peers", "2")
+    must("init", "lab", "--data-dir", str(tmp_path / "n0"), *swarm)
+    first = start("n0", "run", "--rounds", str(ROUNDS))
+    nodes = [first, start("n1", "join", first.ticket(), "--yes", "--rounds", str(ROUNDS))]
+    for node in nodes:
+        node.wait_for_version(ROUNDS)
+    statuses = [node.wait_for(lambda s: s["state"] == "paused", "the end") for node in nodes]
+    assert len({(s["version"], s["digest"]) for s in statuses}) == 1
+    for status in statuses:
+        account = status["token_account"]
+        assert account["accepted"] > 0 and not account["orphaned"]
