@@ -95,9 +95,9 @@ def rebase_twice() -> Patched:
     """Local progress since the snapshot is applied twice."""
     once = rebase.rebase_
 
-    def twice(*arguments: Any) -> None:
-        once(*arguments)
-        once(*arguments)
+    def twice(*arguments: Any, **named: Any) -> None:
+        once(*arguments, **named)
+        once(*arguments, **named)
 
     with patch.object(rebase, "rebase_", twice):
         yield
