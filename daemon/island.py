@@ -71,6 +71,7 @@ class Island:
         resets: bool,
         bug: Callable[[str], None],
         last_version: int = 0,
+        outer_lr: Callable[[int], float] = lambda contributors: 0.0,
     ) -> None:
         self.ledger = ledger
         self.account = ledger.account
@@ -107,6 +108,7 @@ class Island:
         self._may_restart = may_restart
         self._resets = resets
         self._bug = bug
+        self._outer_lr = outer_lr
         self._last_version = last_version
         self._trainer: Trainer | None = None
         self._micro_batch = MicroBatch()
@@ -157,7 +159,8 @@ class Island:
         self.phase = Phase(steps=self._steps, loss=self.phase.loss, phase_loss=self.phase.phase_loss)
         self._place = self._find_place()
         part, text = self._place.part, self._place.text
-        self._trainer.send(ch.Begin(head.version, self._steps, part, self._evaluates(head.version), text))
+        evaluate, lr = self._evaluates(head.version), self._outer_lr(len(head.electorate))
+        self._trainer.send(ch.Begin(head.version, self._steps, part, evaluate, text, lr))
         self.begun = True
 
     def settled(self) -> None:
@@ -381,6 +384,7 @@ class Island:
                     evaluate=self._evaluates(head.version),
                     text=self._place.text,
                     due=() if whole else self._spans(due),
+                    outer_lr=self._outer_lr(len(head.electorate)),
                 )
             )
         if mine and self.finishing:

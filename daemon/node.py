@@ -396,6 +396,7 @@ class Node:
             may_restart=self._trainer_socket is None,
             resets=body.outer.missed == "reset",
             bug=lambda text: self._trouble("bug", text),
+            outer_lr=manifest.outer_lr,
             last_version=self.settings.rounds,
         )
         self.driver = RoundDriver(

@@ -114,7 +114,8 @@ class Recovery:
     def memory(self) -> SharedMemory:
         """The memory that the trainer will share. Raises AtollError."""
         try:
-            return SharedMemory.create(self._manifest.body.total_values, self._folder.run)
+            total, ahead = self._manifest.body.total_values, self._manifest.ahead is not None
+            return SharedMemory.create(total, self._folder.run, ahead)
         except SharedMemoryError as error:
             raise AtollError(Exit.PREFLIGHT, "memory", str(error), error.fix) from error
 
@@ -123,9 +124,8 @@ class Recovery:
         await asyncio.to_thread(checkpoints.tidy, self._folder.checkpoints)
         while (schema := self._schema()) is None:
             await self._fetch_checkpoint()
-        outer = OuterState(
-            self._manifest, schema, memory.committed, self._folder.checkpoints, self._round_log()
-        )
+        folder, rounds = self._folder.checkpoints, self._round_log()
+        outer = OuterState(self._manifest, schema, memory.committed, folder, rounds, memory.momentum)
         while True:
             try:
                 for problem in await asyncio.to_thread(outer.restore):

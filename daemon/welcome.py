@@ -87,4 +87,6 @@ def welcome(
         missed=body.outer.missed,
         overlap=body.sync.overlap_steps,
         mix=body.sync.mix if body.sync.mode == STREAMING else None,
+        ahead=manifest.ahead,
+        outer_momentum=body.outer.momentum,
     )

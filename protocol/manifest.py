@@ -17,6 +17,7 @@ from functools import cached_property
 from google.protobuf.message import DecodeError
 
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, messages_pb2, signing
+from atoll.protocol.modes.eager import DELAYED, EAGER
 from atoll.protocol.schema import BLOCK, MAX_VALUES, ChunkTable, SchemaError
 from atoll.protocol.shards import MAX_SHARD_BYTES, MAX_SHARDS, table_digest
 from atoll.protocol.text import plain
@@ -59,6 +60,8 @@ class ModeRules:
     fragments: tuple[int, int] = (1, 1)
     missed: tuple[str, ...] = MISSED
     overlaps: bool = False
+    ahead: bool = False
+    """Whether trainers begin their next phase before the commit, from a start of their own."""
     mixes: bool = False
     momentum: tuple[float, float] = (0.0, 0.9999)
     codecs: tuple[str, ...] = ()
@@ -74,6 +77,8 @@ MODES = {
     "photon": ModeRules(momentum=(0.0, 0.0)),
     "sparseloco": ModeRules(momentum=(0.0, 0.0), codecs=("topk",), feedback=True),
     "muloco": ModeRules(codecs=("2bit", "int4"), feedback=True, optimizers=("muon",)),
+    EAGER: ModeRules(missed=("keep",), overlaps=True, ahead=True),
+    DELAYED: ModeRules(missed=("keep",), overlaps=True, ahead=True),
 }
 """All there are; docs/modes.md names their sources."""
 
@@ -104,6 +109,12 @@ class SwarmManifest:
     def chunks(self) -> ChunkTable:
         """How the vector is cut, and which chunk is in which fragment."""
         return _chunks(self.body, self.block)
+
+    @property
+    def ahead(self) -> str | None:
+        """The mode, if its trainers start the next phase ahead of the commit."""
+        mode = str(self.body.sync.mode)
+        return mode if MODES[mode or DILOCO].ahead else None
 
     @property
     def block(self) -> int:
@@ -256,6 +267,8 @@ def _check_sync(body: messages_pb2.Manifest) -> None:
         raise ManifestError(f"{mode} can't have outer.missed {body.outer.missed!r}")
     if body.inner.steps % fragments:
         raise ManifestError(f"{fragments} fragments can't share {body.inner.steps} inner steps evenly")
+    if rules.ahead and not sync.overlap_steps:
+        raise ManifestError(f"{mode} needs sync.overlap_steps")
     if sync.overlap_steps and not rules.overlaps:
         raise ManifestError(f"{mode} can't go on while it exchanges")
     if sync.overlap_steps > body.inner.steps // fragments:

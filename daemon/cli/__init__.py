@@ -123,15 +123,13 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument(
         "--mode",
         default="diloco",
-        help="diloco, streaming, fedavg, photon, sparseloco or muloco; see docs/modes.md (diloco)",
+        help="diloco, streaming, eager, delayed, fedavg, photon, sparseloco, muloco: docs/modes.md (diloco)",
     )
     init.add_argument("--outer-lr", type=float, metavar="LR", help="rate of the outer step (by mode)")
     init.add_argument("--outer-momentum", type=float, metavar="M", help="its Nesterov momentum (by mode)")
     init.add_argument("--optimizer", metavar="NAME", help="inner one: adamw or muon (by mode)")
     init.add_argument("--fragments", type=int, metavar="P", help="parts that take turns (streaming: 3)")
-    init.add_argument(
-        "--overlap", type=int, metavar="STEPS", help="that go on during an exchange (streaming: 1)"
-    )
+    init.add_argument("--overlap", type=int, metavar="STEPS", help="that go on during an exchange (by mode)")
     init.add_argument(
         "--mix", type=float, metavar="ALPHA", help="of local parameters that stays (streaming: 0.5)"
     )
@@ -145,8 +143,7 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument(
         "--missed",
         choices=("keep", "rebase", "reset"),
-        default="reset",
-        help="what becomes of work that missed a round (reset)",
+        help="what becomes of work that missed a round (reset; eager and delayed: keep)",
     )
     init.add_argument("--min-peers", type=int, default=1, help="training nodes needed before round 1 (1)")
     init.add_argument("--seed", type=int, default=1, help="seed of parameters and data order (1)")

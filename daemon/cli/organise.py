@@ -95,7 +95,8 @@ def _rhythm(manifest: SwarmManifest) -> str:
     fragments, steps = len(manifest.chunks.fragments), manifest.segment_steps
     codec = manifest.body.rounds.codec
     if fragments == 1:
-        return f"everything is averaged after {steps} inner steps, sent as {codec}"
+        meanwhile = " while the next ones go on" if manifest.ahead else ""
+        return f"everything is averaged after {steps} inner steps{meanwhile}, sent as {codec}"
     return f"one of {fragments} fragments is averaged after each {steps} inner steps, sent as {codec}"
 
 

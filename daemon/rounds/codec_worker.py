@@ -30,7 +30,7 @@ class CodecWorker:
 
     `codec`: of contributions, "auto" where plans choose it. `feedback`: the decay of what was lost; 0: it is
     forgotten. `seed`: contributions are rounded at random, one that is encoded again to the same bytes; None:
-    to the nearest.
+    to the nearest. `measured`: what is called `local` are pseudo-gradients already, and no anchor matters.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class CodecWorker:
         chunks: ChunkTable,
         feedback: float = 0.0,
         seed: bytes | None = None,
+        measured: bool = False,
     ) -> None:
         self._names = allowed(codec)
         self._outs = {name: CODECS[name]() for name in self._names}
@@ -50,6 +51,7 @@ class CodecWorker:
         self._noise = None if seed is None else torch.Generator()
         self._seed = seed or b""
         self._feedback = feedback
+        self._measured = measured
         self._lost = np.zeros(chunks.total if feedback else 0, dtype=np.float32)
         self._sent: dict[int, bytes] = {}
         self._offer: int | None = None
@@ -75,10 +77,17 @@ class CodecWorker:
         return payload
 
     def _measure(self, anchor: Float32, local: Float32, chunk: int) -> Float32:
-        span = self._chunks.span(chunk)
-        delta = np.subtract(anchor[span], local[span], out=self._delta[: self._chunks.size(chunk)])
+        delta = self._difference(anchor, local, chunk)
         if self._feedback:
-            delta += np.float32(self._feedback) * self._lost[span]
+            delta += np.float32(self._feedback) * self._lost[self._chunks.span(chunk)]
+        return delta
+
+    def _difference(self, anchor: Float32, local: Float32, chunk: int) -> Float32:
+        span, delta = self._chunks.span(chunk), self._delta[: self._chunks.size(chunk)]
+        if self._measured:
+            np.copyto(delta, local[span])
+        else:
+            np.subtract(anchor[span], local[span], out=delta)
         return delta
 
     def settle(self, anchor: Float32, local: Float32, chunks: tuple[int, ...], offer: int) -> None:
@@ -142,12 +151,10 @@ class CodecWorker:
     def find_non_finite(self, anchor: Float32, local: Float32) -> int | None:
         """Flat position of the first value whose pseudo-gradient is not finite."""
         for chunk in range(len(self._chunks)):
-            span = self._chunks.span(chunk)
-            delta = self._delta[: self._chunks.size(chunk)]
             with np.errstate(invalid="ignore", over="ignore"):
-                np.subtract(anchor[span], local[span], out=delta)
+                delta = self._difference(anchor, local, chunk)
             if not np.isfinite(delta).all():
-                return int(span.start + np.flatnonzero(~np.isfinite(delta))[0])
+                return int(self._chunks.span(chunk).start + np.flatnonzero(~np.isfinite(delta))[0])
         return None
 
 

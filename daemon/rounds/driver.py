@@ -80,7 +80,14 @@ class RoundDriver:
         rounds = state.manifest.body.rounds
         self._chunks = state.manifest.chunks
         seed = keyring.peer_id if rounds.random_rounding else None
-        self._codec = CodecWorker(rounds.codec, rounds.result_codec, self._chunks, rounds.feedback, seed)
+        self._codec = CodecWorker(
+            rounds.codec,
+            rounds.result_codec,
+            self._chunks,
+            rounds.feedback,
+            seed,
+            measured=state.manifest.ahead is not None,
+        )
         self._codec_thread = ThreadPoolExecutor(1, "codec")
         self.disk_thread = ThreadPoolExecutor(1, "disk")
         self._tasks: set[asyncio.Task[None]] = set()

@@ -121,11 +121,13 @@ class OuterState:
         parameters: Float32,
         folder: Path,
         rounds: RoundLog,
+        momentum: Float32 | None = None,
     ) -> None:
+        """`parameters` and `momentum` are written here; None: it is made."""
         self.manifest = manifest
         self.schema = schema
         self.parameters = parameters
-        self.momentum: Float32 = np.zeros_like(parameters)
+        self.momentum: Float32 = np.zeros_like(parameters) if momentum is None else momentum
         head, read = genesis_head(manifest), (0,) * len(shards.training_sizes(manifest.body.data))
         self.position = Position(head, read, (forks.link_of(head),))
         self.saved: Checkpoint | None = None

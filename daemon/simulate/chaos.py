@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from atoll.daemon.simulate import facts, scenario
 from atoll.daemon.simulate.engine import Engine, Violation
 from atoll.daemon.simulate.invariants import Oracle
+from atoll.daemon.simulate.island import AheadIsland, Island
 from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.daemon.simulate.liar import Liar
 from atoll.daemon.simulate.network import Network
@@ -60,10 +62,11 @@ class Swarm:
         chunks = facts.chunks(self.plan.fragments)
         config = facts.round_config(first, self.plan.min_peers, self.plan.two_level_above, chunks)
         self.oracle = Oracle(genesis.digest)
-        missed, payloads = self.plan.missed, Payloads(self.plan.gathers)
+        make = AheadIsland if self.plan.ahead else partial(Island, missed=self.plan.missed)
+        payloads = Payloads(self.plan.gathers)
         self.nodes = [
             SimNode(
-                k, f"{seed}/{k}", self.engine, self.oracle, config, genesis, traits, missed, payloads, chunks
+                k, f"{seed}/{k}", self.engine, self.oracle, config, genesis, traits, make, payloads, chunks
             )
             for k, traits in enumerate(self.plan.traits)
         ]

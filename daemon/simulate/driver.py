@@ -40,12 +40,14 @@ class Driver:
         self._node = node
         self._disk_free = 0.0
         self._phase = 0  # the inner phase under way, by number
+        self._over = False  # it is over, and waits for the commit before
 
     # ---- the trainer
 
     def train(self) -> None:
         """An inner phase begins."""
         self._phase += 1
+        self._over = False
         node = self._node
         span = node.traits.inner_s
         node.later(node.engine.between(span) * node.slowness, self._phase_done, self._phase)
@@ -53,7 +55,9 @@ class Driver:
     def _phase_done(self, phase: int) -> None:
         if phase == self._phase:
             self._node.island.train(self._node.engine.random.randint(*TOKENS))
-            self._offer(phase)
+            self._over = self._node.island.has_snapshot
+            if not self._over:
+                self._offer(phase)
 
     def _offer(self, phase: int) -> None:
         """The books are made durable, then the snapshot is offered."""
@@ -76,6 +80,8 @@ class Driver:
             node.training = True
             node.tell_everyone()
         node.feed(t.LocalReady(offer.tokens, STEPS, offer.number))
+        if node.island.ahead:
+            self.train()
 
     def trainer_died(self) -> None:
         """The trainer starts again; what it carried is lost."""
@@ -111,8 +117,11 @@ class Driver:
         waiting = island.has_snapshot
         island.committed(commits)
         self._save(island.save)
-        if waiting:
+        if waiting and not island.ahead:
             self.train()
+        elif self._over:
+            self._over = False
+            self._offer(self._phase)
 
     def _save(self, work: Callable[[], None]) -> None:
         """What the disk refuses now is written with the next change."""

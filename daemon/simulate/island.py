@@ -32,6 +32,9 @@ ACCOUNT = Path("account.json")
 class Island:
     """Local progress and books of one node."""
 
+    ahead = False
+    """Whether the next phase begins while an offer is out."""
+
     def __init__(self, store: Store, me: bytes, slot: int, missed: Missed) -> None:
         self.ledger = Ledger(facts.COUNT)
         self._store = store
@@ -99,14 +102,22 @@ class Island:
 
     def offer(self) -> Offer:
         """Takes the snapshot. Raises AtollError where the books can't be made durable."""
-        carried = (self._new - self.local).to(torch.int64).tolist()
+        carried = self._carried().to(torch.int64).tolist()
         if carried != self.account.pending:
             pending = self.account.pending
             raise Violation("local progress", f"it carries {carried}, its account says {pending}")
         offer = self.ledger.offer(self._store.head.digest, self._store.chunks.due(self._store.head.version))
         self.save()
-        self._snapshot, self._offered = self.local.clone(), offer.number
+        self._offered = offer.number
+        self._take_snapshot()
         return offer
+
+    def _carried(self) -> torch.Tensor:
+        """Progress that no commit has, chunk by chunk."""
+        return self._new - self.local
+
+    def _take_snapshot(self) -> None:
+        self._snapshot = self.local.clone()
 
     def delta(self, chunk: int) -> float:
         """The pseudo-gradient in this node's value of a chunk."""
@@ -167,3 +178,40 @@ class Island:
         for commit, digest in replayed:
             self._book(commit, digest)
         self.begin()
+
+
+class AheadIsland(Island):
+    """The twin of daemon/training/ahead.py: snapshots are progress, measured from where a phase began."""
+
+    ahead = True
+
+    def __init__(self, store: Store, me: bytes, slot: int) -> None:
+        super().__init__(store, me, slot, Missed.KEEP)
+        self._progress = torch.zeros_like(self.local)
+        self._start = self.local.clone()
+
+    def begin(self) -> None:
+        super().begin()
+        self._progress.zero_()
+        self._start.copy_(self.local)
+
+    def _carried(self) -> torch.Tensor:
+        return self._progress + (self._start - self.local)
+
+    def _take_snapshot(self) -> None:
+        fresh = self._start - self.local
+        self._progress += fresh
+        self._snapshot = self._progress
+        # Any start will do: here the eager one, were this node alone and the rate 1.
+        torch.sub(self._new, fresh, out=self._start)
+        self.local.copy_(self._start)
+
+    def delta(self, chunk: int) -> float:
+        assert self._snapshot is not None
+        return float(self._snapshot[chunk])
+
+    def committed(self, commits: Sequence[tuple[pb.Commit, bytes]]) -> None:
+        for commit, digest in commits:
+            for chunk in self._book(commit, digest):
+                self._progress[chunk] = 0
+        self._snapshot = None

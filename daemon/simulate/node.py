@@ -26,7 +26,6 @@ from atoll.daemon.simulate.payloads import Payloads
 from atoll.daemon.simulate.recovery import TIMING, Recovery
 from atoll.daemon.simulate.store import Store
 from atoll.daemon.storage.round_log import KEEP
-from atoll.daemon.training.rebase import Missed
 from atoll.peers.following import Following
 from atoll.peers.roster import HEARTBEAT_S, Roster
 from atoll.peers.routing import Router, RoutingError
@@ -63,7 +62,7 @@ class SimNode:
         config: RoundConfig,
         genesis: Head,
         traits: Traits,
-        missed: Missed,
+        make_island: Callable[[Store, bytes, int], Island],
         payloads: Payloads,
         chunks: ChunkTable,
     ) -> None:
@@ -77,7 +76,7 @@ class SimNode:
         self.config = config
         self.genesis = genesis
         self.traits = traits
-        self.missed = missed
+        self._make_island = make_island
         self.payloads = payloads
         self.chunks = chunks
         self.network: Network
@@ -108,7 +107,7 @@ class SimNode:
             self.chunks,
             self._applied,
         )
-        self.island = Island(self.store, self.id, self.index, self.missed)
+        self.island = self._make_island(self.store, self.id, self.index)
         self.machine = RoundMachine(self.config, self.keyring, self.genesis)
         self.driver = Driver(self)
         self.recovery = Recovery(self)

@@ -11,7 +11,7 @@ Parameters never travel here, only in `memory`.
        <- Begin                             load `committed`, start an inner phase
        Merged ->                            `committed` is read (and evaluated, if asked)
        Progress ->                          at most twice a second
-       Ready ->                             `snapshot` is written; the trainer waits
+       Ready ->                             `snapshot` is written; the trainer waits, or goes on meanwhile
        <- Committed                         a new version; the phase goes on or the next one starts
        Merged ->
        <- Pause, Resume, Stop               at any time; obeyed at the next step boundary
@@ -64,7 +64,8 @@ class Welcome:
     `model` is GPTConfig.to_dict(), or None for a training loop of the user's own. `data` is
     {"validation": path}, `inner` InnerConfig fields; both empty for an own loop. `missed`: rebase.Missed.
     `overlap`: inner steps that may go on after Ready; `mix`: of local parameters when `committed` is taken
-    in, None where they are rebased.
+    in, None where they are rebased. `ahead`: "eager" or "delayed", where the next phase begins before the
+    commit and snapshots are pseudo-gradients (`ahead.AheadReplica`, with the `outer_momentum` beta).
     """
 
     version: int
@@ -83,13 +84,16 @@ class Welcome:
     missed: str
     overlap: int = 0
     mix: float | None = None
+    ahead: str | None = None
+    outer_momentum: float = 0.0
 
 
 @dataclass(frozen=True)
 class Begin:
     """Load `committed` (of `version`) as local parameters, drop local progress, train `steps` steps.
 
-    `text`: path of the text to read from now on; None where the loop brings its data.
+    `text`: path of the text to read from now on; None where the loop brings its data. `outer_lr`: of the next
+    outer step, as far as it is known.
     """
 
     version: int
@@ -97,6 +101,7 @@ class Begin:
     shard: Shard
     evaluate: bool = False
     text: str | None = None
+    outer_lr: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Committed:
 
     With `contributed` false this node contributed to nothing. `steps` is the length of the phase that
     goes on or starts; `evaluate` asks for the validation loss of `committed`. `due`: the spans of the
-    fragment that the commit was about, `keep` among them; empty: everything.
+    fragment that the commit was about, `keep` among them; empty: everything. `outer_lr` as in Begin.
     """
 
     version: int
@@ -116,6 +121,7 @@ class Committed:
     evaluate: bool
     text: str | None = None
     due: Spans = ()
+    outer_lr: float = 0.0
 
 
 @dataclass(frozen=True)

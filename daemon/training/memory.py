@@ -1,13 +1,15 @@
-"""The memory that daemon and trainer share: two fp32 vectors in the layout of the parameter schema.
+"""The memory that daemon and trainer share: fp32 vectors in the layout of the parameter schema.
 
-    [ committed: total values ][ snapshot: total values ]      native byte order, no header
+    [ committed: total values ][ snapshot: total ][ momentum: total ]      native byte order, no header
 
 `committed` is written by the daemon (the outer parameters of the last version), `snapshot` by the trainer
-(its local parameters at the end of an inner phase). Neither side locks: each message on the control
-channel hands one vector over, and a vector is written only while its writer holds it. The daemon writes
-`committed` between a Ready and the Committed or Begin that answers it or, for a node that is in the middle
-of a phase, before the Committed that tells it; the trainer reads `committed` only while it handles Begin
-or Committed, until its next message.
+(its local parameters at the end of an inner phase, or what it changed in one). `momentum`, the outer one, is
+there only where trainers start ahead of a commit; it goes with `committed`. Neither side locks: each message
+on the control channel hands one vector over, and a vector is written only while its writer holds it. The
+daemon writes `committed` between a Ready and the Committed or Begin that answers it or, for a node that is in
+the middle of a phase, before the Committed that tells it; the trainer reads `committed` only while it handles
+Begin or Committed, until its next message. A trainer that starts ahead reads both at the end of a phase, too:
+if a commit that goes on without it is being applied, it starts from some values of before and some of after.
 
 On Linux a sealed memfd, which the other process opens as /proc/<pid>/fd/<n> (same user); elsewhere a file
 in the data dir. Never /dev/shm, which has 64 MB in a container. Space is reserved at creation, so a full
@@ -37,52 +39,54 @@ _MAX_TOTAL = 1 << 40
 
 
 class SharedMemory:
-    """Two fp32 vectors of `total` values each. Make with `create` (daemon) or `open` (trainer)."""
+    """Fp32 vectors of `total` values each. Make with `create` (daemon) or `open` (trainer)."""
 
-    def __init__(self, fd: int, total: int, path: str, owned_file: Path | None) -> None:
-        """Takes over `fd`, which must hold the two vectors."""
+    def __init__(self, fd: int, total: int, path: str, owned_file: Path | None, ahead: bool = False) -> None:
+        """Takes over `fd`, which must hold the vectors: three if trainers start `ahead`, else two."""
         self.total = total
         self.path = path
         """What the other process opens."""
         self._fd = fd
         self._owned_file = owned_file
-        mapped = np.frombuffer(mmap.mmap(fd, size_bytes(total)), dtype=np.float32)
+        mapped = np.frombuffer(mmap.mmap(fd, size_bytes(total, ahead)), dtype=np.float32)
         self._committed: NDArray[np.float32] | None = mapped[:total]
-        self._snapshot: NDArray[np.float32] | None = mapped[total:]
+        self._snapshot: NDArray[np.float32] | None = mapped[total : 2 * total]
+        self._momentum: NDArray[np.float32] | None = mapped[2 * total :] if ahead else None
 
     @classmethod
-    def create(cls, total: int, directory: Path) -> SharedMemory:
+    def create(cls, total: int, directory: Path, ahead: bool = False) -> SharedMemory:
         """Makes zeroed vectors; `directory` is used where there is no memfd. Raises SharedMemoryError."""
         _check_total(total)
         try:
             if sys.platform == "linux":
-                _check_room(size_bytes(total))
+                _check_room(size_bytes(total, ahead))
                 fd = os.memfd_create("atoll-trainer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-                return cls._reserved(fd, total, f"/proc/{os.getpid()}/fd/{fd}", None)
+                return cls._reserved(fd, total, f"/proc/{os.getpid()}/fd/{fd}", None, ahead)
             path = directory / FILE_NAME
             path.unlink(missing_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            return cls._reserved(fd, total, str(path), path)
+            return cls._reserved(fd, total, str(path), path, ahead)
         except OSError as error:
             raise SharedMemoryError(
-                f"No {size_bytes(total) >> 20} MiB of memory to share with the trainer: {error.strerror}.",
+                f"No {size_bytes(total, ahead) >> 20} MiB of memory to share with the trainer: "
+                f"{error.strerror}.",
                 "Free some memory or disk, or use a smaller model.",
             ) from error
 
     @classmethod
-    def _reserved(cls, fd: int, total: int, path: str, owned_file: Path | None) -> SharedMemory:
+    def _reserved(cls, fd: int, total: int, path: str, owned_file: Path | None, ahead: bool) -> SharedMemory:
         """Reserves and maps; the descriptor (and file) are given back if that fails."""
         try:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(fd, 0, size_bytes(total))
+                os.posix_fallocate(fd, 0, size_bytes(total, ahead))
             else:
-                os.ftruncate(fd, size_bytes(total))
+                os.ftruncate(fd, size_bytes(total, ahead))
             if owned_file is None:
                 # Nobody can shrink it under the other's feet.
                 fcntl.fcntl(
                     fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
                 )
-            return cls(fd, total, path, owned_file)
+            return cls(fd, total, path, owned_file, ahead)
         except OSError:
             os.close(fd)
             if owned_file is not None:
@@ -90,7 +94,7 @@ class SharedMemory:
             raise
 
     @classmethod
-    def open(cls, path: str, total: int) -> SharedMemory:
+    def open(cls, path: str, total: int, ahead: bool = False) -> SharedMemory:
         """Maps what the other process made. Raises SharedMemoryError if it is gone or has another size."""
         _check_total(total)
         try:
@@ -98,12 +102,12 @@ class SharedMemory:
         except OSError as error:
             raise SharedMemoryError(f"The shared memory {path} can't be opened: {error.strerror}.") from error
         size = os.fstat(fd).st_size
-        if size != size_bytes(total):
+        if size != size_bytes(total, ahead):
             os.close(fd)
             raise SharedMemoryError(
-                f"The shared memory has {size} bytes; {total} parameters need {size_bytes(total)}."
+                f"The shared memory has {size} bytes; {total} parameters need {size_bytes(total, ahead)}."
             )
-        return cls(fd, total, path, None)
+        return cls(fd, total, path, None, ahead)
 
     @property
     def committed(self) -> NDArray[np.float32]:
@@ -115,6 +119,11 @@ class SharedMemory:
         """Local parameters at the end of an inner phase, fp32 [total]; the trainer writes."""
         return self._view(self._snapshot)
 
+    @property
+    def momentum(self) -> NDArray[np.float32] | None:
+        """Outer momentum, fp32 [total]; the daemon writes, the trainer reads. None: it is not shared."""
+        return None if self._momentum is None else self._view(self._momentum)
+
     @staticmethod
     def _view(view: NDArray[np.float32] | None) -> NDArray[np.float32]:
         if view is None:
@@ -125,7 +134,7 @@ class SharedMemory:
         """Gives the memory back (once nobody holds a view of it any more). May be called twice."""
         if self._committed is None:
             return
-        self._committed = self._snapshot = None
+        self._committed = self._snapshot = self._momentum = None
         os.close(self._fd)
         if self._owned_file is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -140,9 +149,9 @@ class SharedMemory:
         self.close()
 
 
-def size_bytes(total: int) -> int:
-    """Bytes of both vectors."""
-    return 2 * _VALUE_BYTES * total
+def size_bytes(total: int, ahead: bool = False) -> int:
+    """Bytes of all vectors."""
+    return (3 if ahead else 2) * _VALUE_BYTES * total
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:

@@ -46,6 +46,8 @@ class Replica:
         self.moved = False
         self.has_snapshot = False
         """A snapshot was taken that no commit has used yet."""
+        self.outer_lr = 0.0
+        """Of the next outer step, as far as it is known."""
 
     @property
     def device(self) -> str:

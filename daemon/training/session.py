@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.daemon.training import channel
+from atoll.daemon.training.ahead import AheadReplica
 from atoll.daemon.training.channel import Begin, Committed, Endpoint, FromDaemon, Pause, Resume, Stop, Welcome
 from atoll.daemon.training.errors import (
     ChannelError,
@@ -113,8 +114,12 @@ class Session:
                 f"This model ({schema.parameters} parameters) is not the one that the swarm trains.",
                 "Build the same model as the organiser.",
             )
-        self._memory = SharedMemory.open(welcome.memory, welcome.total)
-        self._replica = Replica(model, schema, self._memory, missed, welcome.mix)
+        self._memory = SharedMemory.open(welcome.memory, welcome.total, welcome.ahead is not None)
+        self._replica = (
+            Replica(model, schema, self._memory, missed, welcome.mix)
+            if welcome.ahead is None
+            else AheadReplica(model, schema, self._memory, welcome.ahead, welcome.outer_momentum)
+        )
         self._endpoint.send(
             channel.Hello(
                 channel.VERSION, os.getpid(), self._replica.device, welcome.schema_digest, schema.parameters
@@ -237,6 +242,7 @@ class Session:
 
     def _on_committed(self, message: Committed) -> None:
         phase = self._current()
+        self._replica.outer_lr = message.outer_lr
         if self._poisoned:
             self._restart(message)
         elif not message.contributed and not (message.due and self._waiting):
@@ -268,6 +274,7 @@ class Session:
 
     def _restart(self, message: Begin | Committed) -> None:
         """local = committed, a new phase; after a loss that was not finite the moments are void too."""
+        self._replica.outer_lr = message.outer_lr
         self._replica.load()
         if self._poisoned:
             self._optimizer.state.clear()

@@ -29,6 +29,8 @@ def test_all_modes_can_be_made() -> None:
         ("photon", 128, "int8", 0.0, 0.0, 1.0, "adamw", 1),
         ("sparseloco", 30, "topk", 0.95, 0.0, 1.0, "adamw", 1),
         ("muloco", 30, "2bit", 0.9, 0.9, 0.8, "muon", 1),
+        ("eager", 100, "int8", 0.0, 0.9, 0.4, "adamw", 1),
+        ("delayed", 100, "int8", 0.0, 0.5, 0.4, "adamw", 1),
     ],
 )
 def test_a_mode_has_the_numbers_of_its_paper(
@@ -49,6 +51,15 @@ def test_a_mode_has_the_numbers_of_its_paper(
     assert (body.outer.momentum, manifest.outer_lr(2), body.inner.optimizer) == (momentum, lr, optimizer)
     assert len(manifest.chunks.fragments) == fragments
     assert manifest.segment_steps * fragments == steps
+
+
+@pytest.mark.parametrize("mode", ["eager", "delayed"])
+def test_trainers_ahead_go_on_for_a_whole_phase_unless_told_otherwise(tmp_path: Path, mode: str) -> None:
+    whole = made(tmp_path, mode=mode, inner_steps=20)
+    assert (whole.ahead, whole.body.sync.overlap_steps, whole.body.outer.missed) == (mode, 20, "keep")
+    part = made(tmp_path / "part", mode=mode, inner_steps=20, overlap=5)
+    assert part.body.sync.overlap_steps == 5
+    assert made(tmp_path / "other", mode="streaming").ahead is None
 
 
 def test_what_is_asked_for_stands_over_the_mode(tmp_path: Path) -> None:
@@ -91,6 +102,10 @@ def test_what_is_asked_for_stands_over_the_mode(tmp_path: Path) -> None:
         ({"mode": "sparseloco", "feedback": 0.0}, "feedback"),
         ({"mode": "muloco", "optimizer": "adamw"}, "optimizer"),
         ({"optimizer": "sgd"}, "optimizer"),
+        ({"mode": "eager", "missed": "reset"}, "outer.missed"),
+        ({"mode": "eager", "overlap": 0}, "needs sync.overlap_steps"),
+        ({"mode": "delayed", "overlap": 101}, "more than the steps"),
+        ({"mode": "eager", "fragments": 2}, "can't have 2 fragments"),
     ],
 )
 def test_other_combinations_do_not_exist_and_leave_nothing(

@@ -1,4 +1,4 @@
-"""Two real daemons in each mode that is a recipe of numbers, codec and inner optimizer."""
+"""Two real daemons in each mode whose fragment is the whole model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ROUNDS = 3
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("mode", ["photon", "sparseloco", "muloco"])
-def test_a_recipe_trains_and_certifies(start: Callable[..., Daemon], tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("mode", ["photon", "sparseloco", "muloco", "eager", "delayed"])
+def test_a_mode_trains_and_certifies(start: Callable[..., Daemon], tmp_path: Path, mode: str) -> None:
     swarm = ("--mode", mode, "--inner-steps", "6", "--batch", "2", "--min-peers", "2")
     must("init", "lab", "--data-dir", str(tmp_path / "n0"), *swarm)
     first = start("n0", "run", "--rounds", str(ROUNDS))

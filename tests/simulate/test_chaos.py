@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,9 @@ from atoll.daemon.errors import AtollError
 from atoll.daemon.simulate import campaign, chaos, mutants, scenario
 from atoll.daemon.simulate.download import Download
 from atoll.daemon.simulate.engine import Engine, Violation
+from atoll.daemon.simulate.island import AheadIsland
 from atoll.peers import transfer as tr
+from atoll.protocol import messages_pb2 as pb
 
 SEEDS = 300
 """How many seeds each run of the tests tries; `make sim` tries 10,000."""
@@ -39,6 +43,29 @@ def test_no_seed_violates_an_invariant(first: int):
 @pytest.mark.parametrize("seed", [1247, 3181, 4189, 7381, 9224, 9983])
 def test_seeds_that_once_did(seed: int):
     chaos.run(seed)
+
+
+def _ahead(count: int) -> list[int]:
+    """The first seeds whose trainers go on before the commit."""
+    drawn = ((seed, scenario.draw(Engine(seed).random)) for seed in range(1, 1000))
+    return list(itertools.islice((seed for seed, plan in drawn if plan.ahead), count))
+
+
+def test_progress_ahead_of_a_commit_that_is_offered_twice_is_found(monkeypatch: pytest.MonkeyPatch):
+    """The mutant: what a commit has taken stays in the snapshot."""
+
+    def forgetful(self: AheadIsland, commits: Sequence[tuple[pb.Commit, bytes]]) -> None:
+        for commit, digest in commits:
+            self._book(commit, digest)
+        self._snapshot = None
+
+    seeds = _ahead(3)
+    for seed in seeds:
+        chaos.run(seed)
+    monkeypatch.setattr(AheadIsland, "committed", forgetful)
+    for seed in seeds:
+        with pytest.raises(Violation, match="local progress"):
+            chaos.run(seed)
 
 
 def test_a_swarm_without_faults_certifies_every_round():

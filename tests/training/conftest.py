@@ -28,9 +28,9 @@ WAIT_S = 60.0
 class FakeDaemon:
     """Says what a test tells it to and hands back what the trainer says, in order."""
 
-    def __init__(self, schema: ParameterSchema, directory: Path) -> None:
+    def __init__(self, schema: ParameterSchema, directory: Path, ahead: bool = False) -> None:
         self.schema = schema
-        self.memory = SharedMemory.create(schema.total, directory)
+        self.memory = SharedMemory.create(schema.total, directory, ahead)
         self.socket, self.trainer_socket = socket.socketpair()
         self.socket.settimeout(WAIT_S)
         self._lines = self.socket.makefile("rb")
@@ -130,12 +130,12 @@ class Loop:
 
 
 @pytest.fixture
-def make_daemon(tmp_path: Path) -> Iterator[Callable[[nn.Module], FakeDaemon]]:
+def make_daemon(tmp_path: Path) -> Iterator[Callable[..., FakeDaemon]]:
     """Makes a FakeDaemon whose committed parameters are those of a module."""
     made: list[FakeDaemon] = []
 
-    def make(module: nn.Module) -> FakeDaemon:
-        daemon = FakeDaemon(schema_of(module), tmp_path)
+    def make(module: nn.Module, ahead: bool = False) -> FakeDaemon:
+        daemon = FakeDaemon(schema_of(module), tmp_path, ahead)
         daemon.memory.committed[:] = flatten(module)[1]
         made.append(daemon)
         return daemon
