@@ -50,6 +50,9 @@ class Settings:
     label: str = setting("", "a name of your own for this node, seen by the swarm")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int = setting(0, "CPU threads for training; 0: one for each core")
+    compile: bool = setting(
+        False, "compile the built-in model (torch.compile): minutes at the start, faster steps"
+    )
     shard: str = setting("auto", "which part of the text to train on: auto, or INDEX/COUNT")
     rounds: int = setting(0, "pause when this version is reached; 0: never")
     data: str = setting("", "where shards of the text, or the text itself, are on this machine")

@@ -87,6 +87,7 @@ def welcome(
         missed=body.outer.missed,
         overlap=body.sync.overlap_steps,
         mix=body.sync.mix if body.sync.mode == STREAMING else None,
+        compile=settings.compile,
         ahead=manifest.ahead,
         outer_momentum=body.outer.momentum,
     )

@@ -75,6 +75,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--label", help="a name of your own for this node")
     group.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--threads", type=int, help="CPU threads for training (0: one for each core)")
+    group.add_argument(
+        "--compile", action="store_const", const=True, help="compile the built-in model (torch.compile)"
+    )
     group.add_argument("--shard", metavar="INDEX/COUNT", help="part of the text to train on")
     group.add_argument("--rounds", type=int, metavar="N", help="pause at version N")
     group.add_argument("--up", metavar="RATE", help="send at most so much, such as 20Mbit")

@@ -35,7 +35,7 @@ from atoll.protocol.signing import verify
 
 log = logging.getLogger(__name__)
 
-_SMALL_BYTES = 64 << 20
+_SMALL_BYTES = 16 << 20
 _LARGE_INTERVAL = 4
 
 
@@ -407,7 +407,7 @@ class OuterState:
         return self.apply(record.commit, certified)
 
     def save_if_due(self, always: bool = False) -> None:
-        """Writes a checkpoint: of every version for small models, of every fourth for large ones.
+        """Writes a checkpoint: whenever all of a small model has been averaged, or every fourth version.
 
         All nodes save the same versions, so that several hold what a newcomer asks for; one that leaps over
         those saves what it has, or its log would grow. Raises AtollError.
@@ -419,7 +419,8 @@ class OuterState:
                 "The outer state is between two versions.",
                 "The node reads it from its disk when it starts again.",
             )
-        interval = 1 if 8 * self.parameters.size < _SMALL_BYTES else _LARGE_INTERVAL
+        small, fragments = 8 * self.parameters.size < _SMALL_BYTES, len(self.manifest.chunks.fragments)
+        interval = min(fragments, _LARGE_INTERVAL) if small else _LARGE_INTERVAL
         saved = self.saved.head if self.saved else None
         late = saved is None or self.head.version - saved.version >= 2 * interval
         due = always or late or self.head.version % interval == 0

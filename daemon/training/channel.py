@@ -66,6 +66,7 @@ class Welcome:
     `overlap`: inner steps that may go on after Ready; `mix`: of local parameters when `committed` is taken
     in, None where they are rebased. `ahead`: "eager" or "delayed", where the next phase begins before the
     commit and snapshots are pseudo-gradients (`ahead.AheadReplica`, with the `outer_momentum` beta).
+    `compile`: the built-in model's steps.
     """
 
     version: int
@@ -86,6 +87,7 @@ class Welcome:
     mix: float | None = None
     ahead: str | None = None
     outer_momentum: float = 0.0
+    compile: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,6 +33,7 @@ from atoll.daemon.training.inner import InnerConfig, inner_step, make_optimizer,
 from atoll.daemon.training.model import GPT, GPTConfig
 from atoll.daemon.training.session import Session, Validate, receive_welcome
 
+LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 WELCOME_TIMEOUT_S = 60.0
 VALIDATION_WINDOWS = 64
 _VALIDATION_BATCH = 16
@@ -77,6 +79,7 @@ def train(endpoint: Endpoint) -> None:
     optimizer = make_optimizer(model, config)
     session = Session(endpoint, welcome, model, optimizer, validate=validation(held_out, device))
     session.begin()
+    loss_of = Compiled(model.loss, session.notice) if welcome.compile else model.loss
     micro_batch = config.micro_batch
     text, windows = session.text, Windows.mapped(_named(session.text), context)
     while session.running:
@@ -85,7 +88,7 @@ def train(endpoint: Endpoint) -> None:
         batch = windows.batch(welcome.seed, welcome.node_id, session.position, session.shard, config.batch)
         parts = batch[0].to(device), batch[1].to(device)
         try:
-            loss = inner_step(model.loss, optimizer, config, parts, session.position, micro_batch)
+            loss = inner_step(loss_of, optimizer, config, parts, session.position, micro_batch)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -98,7 +101,38 @@ def train(endpoint: Endpoint) -> None:
         session.step(loss, tokens=parts[0].numel())
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+class Compiled:
+    """A loss function through torch.compile, which compiles at the first call.
+
+    Where that fails (no C++ compiler, a model that it can't trace) it says so once and goes on without: the
+    steps are the same, only slower.
+    """
+
+    def __init__(
+        self,
+        loss_of: LossOf,
+        notice: Callable[[str, str], None],
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> None:
+        self._plain = loss_of
+        self._loss_of: LossOf | None = torch.compile(loss_of, backend=backend)
+        self._notice = notice
+
+    def __call__(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self._loss_of is not None:
+            try:
+                return self._loss_of(inputs, targets)
+            except (RuntimeError, OSError) as error:
+                if is_out_of_memory(error):
+                    raise
+                # What is not the compiler's fault comes again below.
+                self._loss_of = None
+                why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                self._notice("compile_failed", f"The model can't be compiled, and trains without: {why}")
+        return self._plain(inputs, targets)
+
+
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a device ran out of memory. torch's CPU allocator says so in words only."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 

@@ -28,9 +28,9 @@ from atoll.daemon.training.channel import (
 )
 from atoll.daemon.training.data import Windows
 from atoll.daemon.training.errors import SwarmStopped
-from atoll.daemon.training.flat import load_into
+from atoll.daemon.training.flat import flatten, load_into, schema_of
 from atoll.daemon.training.genesis import builtin_genesis
-from atoll.daemon.training.inner import inner_step
+from atoll.daemon.training.inner import InnerConfig, inner_step, make_optimizer
 from atoll.daemon.training.model import GPT, GPTConfig
 
 TINY = GPTConfig(layers=1, width=32, heads=2, context=16)
@@ -313,3 +313,47 @@ def test_a_silent_daemon_has_a_deadline(daemon, monkeypatch):
     monkeypatch.setattr(trainer, "WELCOME_TIMEOUT_S", 0)
     with pytest.raises(trainer.ChannelError, match="said nothing"):
         trainer.train(trainer.Endpoint(daemon.trainer_socket))
+
+
+def test_a_compiled_loss_is_the_same_step():
+    """`aot_eager` traces forwards and backwards as the default does, without a C++ compiler."""
+    _, flat = builtin_genesis(TINY, 3)
+    results, said = [], []
+    for backend in (None, "aot_eager"):
+        model = GPT(TINY)
+        load_into(model, schema_of(model), flat)
+        optimizer = make_optimizer(model, InnerConfig(batch=2, micro_batch=2))
+        loss_of = model.loss
+        if backend is not None:
+            loss_of = trainer.Compiled(model.loss, lambda code, text: said.append(code), backend=backend)
+        for step in range(3):
+            batch = Windows.of(TEXT, TINY.context).batch(1, "a", step, (0, 1), 2)
+            loss = inner_step(loss_of, optimizer, InnerConfig(batch=2, micro_batch=2), batch, step)
+        results.append((loss, flatten(model)[1]))
+    assert not said
+    assert np.isclose(results[0][0], results[1][0], rtol=1e-5)
+    assert np.allclose(results[0][1], results[1][1], atol=1e-5)
+
+
+def test_what_can_not_be_compiled_trains_without_and_says_so_once():
+    said: list[tuple[str, str]] = []
+    model = GPT(TINY)
+
+    def broken(graph, inputs):
+        raise ValueError("no compiler here")
+
+    loss_of = trainer.Compiled(model.loss, lambda *notice: said.append(notice), backend=broken)
+    inputs = torch.zeros(1, TINY.context, dtype=torch.int64)
+    losses = [loss_of(inputs, inputs).item() for _ in range(2)]
+    assert losses == [model.loss(inputs, inputs).item()] * 2
+    assert [code for code, _ in said] == ["compile_failed"] and "broken" in said[0][1]
+
+
+def test_a_compiled_model_that_is_out_of_memory_is_no_failure_of_the_compiler():
+    def full(inputs, targets):
+        raise torch.OutOfMemoryError("full")
+
+    loss_of = trainer.Compiled(full, lambda *notice: pytest.fail("nothing to say"), backend="eager")
+    inputs = torch.zeros(1, TINY.context, dtype=torch.int64)
+    with pytest.raises(torch.OutOfMemoryError):
+        loss_of(inputs, inputs)
