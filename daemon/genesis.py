@@ -28,7 +28,7 @@ from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import DILOCO, STREAMING, ManifestError, SwarmManifest
 from atoll.protocol.modes.eager import DELAYED, EAGER
-from atoll.protocol.modes.fragments import fragments
+from atoll.protocol.modes.fragments import STRIDED, fragments
 from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ParameterSchema, SchemaError, default_chunk_values
 from atoll.protocol.signing import Ed25519Keyring
@@ -97,6 +97,7 @@ class NewSwarm:
     min_peers: int = 1
     mode: str = DILOCO
     fragments: int | None = None
+    pattern: str = STRIDED
     overlap: int | None = None
     mix: float | None = None
     outer_lr: float | None = None
@@ -239,7 +240,7 @@ def _sync(wanted: NewSwarm, schema: ParameterSchema) -> pb.Sync | None:
     if wanted.mode == DILOCO and wanted.fragments == 1 and not wanted.overlap and not wanted.mix:
         return None
     try:
-        runs = () if wanted.fragments == 1 else fragments(schema, wanted.fragments or 0)
+        runs = () if wanted.fragments == 1 else fragments(schema, wanted.fragments or 0, wanted.pattern)
     except SchemaError as error:
         raise AtollError(Exit.USAGE, "manifest_invalid", f"No such swarm can be made: {error}.") from error
     return pb.Sync(

@@ -132,6 +132,12 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument("--outer-momentum", type=float, metavar="M", help="its Nesterov momentum (by mode)")
     init.add_argument("--optimizer", metavar="NAME", help="inner one: adamw or muon (by mode)")
     init.add_argument("--fragments", type=int, metavar="P", help="parts that take turns (streaming: 3)")
+    init.add_argument(
+        "--pattern",
+        choices=("strided", "balanced"),
+        default="strided",
+        help="of fragments: by layers, or of one size (strided)",
+    )
     init.add_argument("--overlap", type=int, metavar="STEPS", help="that go on during an exchange (by mode)")
     init.add_argument(
         "--mix", type=float, metavar="ALPHA", help="of local parameters that stays (streaming: 0.5)"

@@ -62,6 +62,7 @@ def init(arguments: argparse.Namespace) -> int:
         total_steps=arguments.total_steps,
         mode=arguments.mode,
         fragments=arguments.fragments,
+        pattern=arguments.pattern,
         overlap=arguments.overlap,
         mix=arguments.mix,
         outer_lr=arguments.outer_lr,

@@ -3,7 +3,8 @@
 A model's layers are told by the first number in the names of its tensors (blocks.3.attention.weight). Layer
 l belongs to fragment l mod (P - 1): strided, which the paper found slightly better than neighbours together.
 Whatever is in no layer (embeddings, the last norm) is a fragment of its own, as the paper has its embeddings.
-A model without such names is cut by size: each tensor goes to the fragment that has the fewest values.
+Balanced fragments, and those of a model without such names, are cut by size: each tensor goes to the fragment
+that has the fewest values, so that each exchange takes as long as the next.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from atoll.protocol.schema import ParameterSchema, SchemaError, TensorSpec
 
 _NUMBER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 
+STRIDED = "strided"
+BALANCED = "balanced"
+PATTERNS = (STRIDED, BALANCED)
+
 Runs = tuple[tuple[int, int], ...]
 """(start, fragment) of stretches of the flat vector."""
 
@@ -26,12 +31,14 @@ def layer_of(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def fragments(schema: ParameterSchema, count: int) -> Runs:
+def fragments(schema: ParameterSchema, count: int, pattern: str = STRIDED) -> Runs:
     """`count` fragments of a model: strided over its layers, or balanced by size. Raises SchemaError."""
+    if pattern not in PATTERNS:
+        raise SchemaError(f"there is no pattern {pattern!r} of fragments ({' and '.join(PATTERNS)} are)")
     numbers = [layer_of(spec.name) for spec in schema.tensors]
     layers = sorted({number for number in numbers if number is not None})
     others = None in numbers
-    if len(layers) >= max(1, count - others) and count > others:
+    if pattern == STRIDED and len(layers) >= max(1, count - others) and count > others:
         place = {layer: k % (count - others) for k, layer in enumerate(layers)}
         return _runs(schema.tensors, [count - 1 if n is None else place[n] for n in numbers])
     return _runs(schema.tensors, balanced([spec.size for spec in schema.tensors], count))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.protocol.modes.fragments import balanced, fragments, layer_of
+from atoll.protocol.modes.fragments import BALANCED, balanced, fragments, layer_of
 from atoll.protocol.round.plan import PlanError, check_plan, due_chunks, make_plan
 from atoll.protocol.schema import BLOCK, ChunkTable, ParameterSchema, SchemaError
 
@@ -33,6 +33,19 @@ def test_layers_are_strided_and_embeddings_by_themselves():
     assert of["embedding"] == of["norm"] == 0
     assert of["blocks.0.norm"] == of["blocks.2.norm"] == of["blocks.2.attention.weight"] == 1
     assert of["blocks.1.norm"] == of["blocks.3.attention.weight"] == 2
+
+
+def test_balanced_fragments_have_one_size_and_cut_no_tensor():
+    schema = model(6)
+    runs = fragments(schema, 3, BALANCED)
+    assert {at for at, _ in runs} <= {t.offset for t in schema.tensors}
+    edges = [*(at for at, _ in runs), schema.total]
+    filled = [0] * 3
+    for (start, number), stop in zip(runs, edges[1:], strict=True):
+        filled[number] += stop - start
+    assert max(filled) - min(filled) <= max(t.size for t in schema.tensors) + 3 * BLOCK * len(schema.tensors)
+    with pytest.raises(SchemaError, match="no pattern"):
+        fragments(schema, 3, "spiral")
 
 
 def test_names_tell_the_layer():
