@@ -1,0 +1,63 @@
+"""Asynchronous Local-SGD: the outer step at each arrival, and phases as long as a worker is fast (2401.09135).
+
+Nesterov on each arrival overshoots: the same momentum is applied by every worker in turn. Delayed Nesterov
+(algorithm 3, with c = 0) applies each pseudo-gradient at once, and momentum once in N arrivals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from atoll.protocol.outer import Float32
+
+
+def inner_steps_by_speed(speeds: Sequence[float], steps: int) -> tuple[int, ...]:
+    """DyLU (section 4): inner steps of each worker, so that all arrive together; the fastest takes `steps`.
+
+    `speeds` in steps per second, all above 0.
+    """
+    fastest = max(speeds)
+    return tuple(max(1, int(steps * speed / fastest)) for speed in speeds)
+
+
+def delayed_nesterov_step(
+    parameters: Float32,
+    momentum: Float32,
+    arrived: Float32,
+    arrival: int,
+    window: int,
+    lr: float,
+    beta: float,
+    scratch: Float32,
+) -> None:
+    """The step for one pseudo-gradient, in place; all [n] fp32, `scratch` is overwritten.
+
+    `arrival`: its number in the run, from 0; momentum is applied with the last of each `window`. Between, the
+    momentum vector holds the decayed one and what has arrived of the window, so there is no other buffer.
+    """
+    lr32, beta32 = np.float32(lr), np.float32(beta)
+    place = arrival % window
+    if place == 0:
+        np.multiply(momentum, beta32, out=momentum)
+    np.divide(arrived, np.float32(window), out=scratch)
+    np.add(momentum, scratch, out=momentum)
+    if place == window - 1:
+        np.add(scratch, beta32 * momentum, out=scratch)
+    np.multiply(scratch, lr32, out=scratch)
+    np.subtract(parameters, scratch, out=parameters)
+
+
+def under_trained(sizes: Sequence[int], trained: Sequence[int]) -> tuple[float, ...]:
+    """How likely each shard is read next (section 4): its part of the data less its part of the training.
+
+    `sizes` and tokens `trained` by shard; where all are level, by size.
+    """
+    whole, done = sum(sizes), sum(trained)
+    lacking = [
+        max(size / whole - (tokens / done if done else 0.0), 0.0)
+        for size, tokens in zip(sizes, trained, strict=True)
+    ]
+    total = sum(lacking)
+    return tuple(lack / total if total > 1e-12 else s / whole for lack, s in zip(lacking, sizes, strict=True))
