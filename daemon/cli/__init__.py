@@ -198,19 +198,22 @@ def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_simulation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    simulate = _command(
-        commands, "simulate", "simulate:simulate", "test the protocol: whole swarms in virtual time"
+    simulate = commands.add_parser(
+        "simulate", help="test the protocol, and plan a swarm: whole swarms in virtual time"
     )
-    simulate.add_argument(
-        "scenario",
-        choices=["chaos", "big"],
-        help="everything that can befall a few nodes; rounds of many nodes",
+    kinds = simulate.add_subparsers(title="what to simulate", metavar="WHAT", required=True)
+    chaos = _command(kinds, "chaos", "simulate:chaos", "everything that can befall a few nodes")
+    chaos.add_argument("--seed", type=int, default=0, help="the first seed (0)")
+    chaos.add_argument("--seeds", type=int, default=1, help="how many (1)")
+    chaos.add_argument("--jobs", type=int, default=0, help="processes (one per core)")
+    chaos.add_argument("--trace", action="store_true", help="print what happens, event by event")
+    chaos.add_argument("--resume", metavar="FILE", help="go on where this file says")
+    big = _command(kinds, "big", "simulate:big", "rounds of many nodes")
+    big.add_argument("--seed", type=int, default=0, help="of times and losses (0)")
+    big.add_argument("--nodes", type=int, default=1024, help="how many (1024)")
+    big.add_argument("--rounds", type=int, default=2, help="how many (2)")
+    big.add_argument("--losses", type=int, default=0, help="nodes that die in each later round (0)")
+    utilisation = _command(
+        kinds, "utilisation", "planning:utilisation", "what bandwidth papers need, beside our closed form"
     )
-    simulate.add_argument("--seed", type=int, default=0, help="the first seed (0)")
-    simulate.add_argument("--seeds", type=int, default=1, help="how many (1)")
-    simulate.add_argument("--jobs", type=int, default=0, help="processes (one per core)")
-    simulate.add_argument("--trace", action="store_true", help="print what happens, event by event")
-    simulate.add_argument("--resume", metavar="FILE", help="go on where this file says")
-    simulate.add_argument("--nodes", type=int, default=1024, help="big: how many (1024)")
-    simulate.add_argument("--rounds", type=int, default=2, help="big: how many (2)")
-    simulate.add_argument("--losses", type=int, default=0, help="big: nodes that die in each later round (0)")
+    utilisation.add_argument("--json", action="store_true")
