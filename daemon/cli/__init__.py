@@ -214,6 +214,35 @@ def _add_simulation(commands: argparse._SubParsersAction[argparse.ArgumentParser
     big.add_argument("--rounds", type=int, default=2, help="how many (2)")
     big.add_argument("--losses", type=int, default=0, help="nodes that die in each later round (0)")
     utilisation = _command(
-        kinds, "utilisation", "planning:utilisation", "what bandwidth papers need, beside our closed form"
+        kinds, "utilisation", "utilisation:utilisation", "what bandwidth papers need, beside our closed form"
     )
     utilisation.add_argument("--json", action="store_true")
+    _add_planning(kinds)
+
+
+def _add_planning(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    swarm = _command(kinds, "swarm", "swarm:swarm", "what a swarm would reach, before machines are bought")
+    swarm.add_argument("--peers", type=int, default=64, help="how many (64)")
+    swarm.add_argument(
+        "--uplink", default="10..200", metavar="MBIT", help="range of their upload in Mbit/s (10..200)"
+    )
+    swarm.add_argument("--downlink", metavar="MBIT", help="of their download (each as its upload)")
+    swarm.add_argument("--latency-ms", type=float, default=50.0, metavar="MS", help="one way (50)")
+    swarm.add_argument("--churn", default="0", metavar="PART", help="lost and replaced, as 5%%/h (0)")
+    swarm.add_argument("--params", type=float, default=1e9, metavar="N", help="of the model (1e9)")
+    swarm.add_argument("--codec", default="int4", help="of contributions (int4)")
+    swarm.add_argument("--result-codec", default="int8", help="of their mean (int8)")
+    swarm.add_argument("--mode", choices=["diloco", "streaming", "eager"], default="diloco", help="(diloco)")
+    swarm.add_argument("--step-s", type=float, default=1.0, metavar="S", help="seconds of an inner step (1)")
+    swarm.add_argument("--inner-steps", type=int, metavar="H", help="of a round (chosen, and said why)")
+    swarm.add_argument("--fragments", type=int, metavar="P", help="that take turns (streaming: 3)")
+    swarm.add_argument(
+        "--overlap", type=int, metavar="STEPS", help="that go on during an exchange (streaming: 1)"
+    )
+    swarm.add_argument(
+        "--tokens-per-step", type=int, default=32768, metavar="N", help="of one node in an inner step (32768)"
+    )
+    swarm.add_argument("--hours", type=float, help="virtual, simulated at most (as a few rounds take)")
+    swarm.add_argument("--seed", type=int, default=0, help="of lines and losses (0)")
+    swarm.add_argument("--plot", metavar="FILE", help="write the utilisations as SVG")
+    swarm.add_argument("--json", action="store_true")

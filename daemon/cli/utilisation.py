@@ -1,4 +1,4 @@
-"""`atoll simulate utilisation` and `atoll simulate swarm`: what is to be known before machines are bought."""
+"""`atoll simulate utilisation`: the bandwidths that papers print, beside the closed form."""
 
 from __future__ import annotations
 
