@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 MAX_PEERS = 10_000
 LEAST_SIMULATED = 8
+MOST_COMMITS = 500
 ROUNDS = 3
 """Simulated after the first, which has nothing before it to compare with."""
-BUDGET = 350_000
-"""Events, about: with N nodes a synchronisation has N² votes, and some 256 N frames with payloads. Counting
-votes and checking commits is what limits it; so many take about a minute of a core."""
-FRAMES = 256
+BUDGET = 20_000_000
+"""For commits · N² · (N + 64), measured to take one to two microseconds each: by profile, each of N nodes
+checks who is in each chunk of a commit, counts N votes, and ranks all others when one comes or goes."""
+MAX_EVENTS = 1_500_000
+"""For commits · N · (N + 256): N² votes, and some frames with payloads for each of 64 chunks."""
 HOURS = 10_000.0
 """Virtual: a swarm that has not committed a few rounds by then does not."""
 
@@ -38,13 +40,17 @@ def swarm(arguments: argparse.Namespace) -> int:
     from atoll.daemon.simulate.swarm import Swarm
 
     question = _question(arguments)
+    chart = Path(arguments.plot) if arguments.plot else None
+    if chart is not None and not chart.parent.is_dir():  # better said before the minute than after it
+        raise _no_plot(chart, "its folder does not exist")
     lines = planning.lines_of(question)
     question, chosen = planning.with_inner_steps(question, lines)
     _check_overlap(question)
     answer = planning.closed_form(question, lines)
     commits = _commits(question, answer, arguments.hours)
     few = planning.spread(lines, _affordable(commits))
-    print(f"Simulating {len(few)} of {question.peers} peers, about a minute.", file=sys.stderr, flush=True)
+    simulating = f"Simulating {len(few)} of {question.peers:,} peers; this may take a minute."
+    print(simulating, file=sys.stderr, flush=True)
     try:
         run = Swarm(question, few).run(commits, arguments.hours or HOURS)
     except Violation as violation:
@@ -53,8 +59,8 @@ def swarm(arguments: argparse.Namespace) -> int:
     answers = {f"closed form, {question.peers:,}": answer}
     if len(few) < question.peers:
         answers[f"closed form, {len(few)}"] = planning.closed_form(question, few)
-    if arguments.plot:
-        _plot(Path(arguments.plot), question, answers, run)
+    if chart is not None:
+        _plot(chart, question, answers, run)
     if arguments.json:
         print(json.dumps(_json(question, chosen, answers, run)))
     else:
@@ -148,13 +154,19 @@ def _commits(question: Question, answer: Answer, hours: float | None) -> int:
     """So many synchronisations: a few rounds, or what goes into these hours."""
     if hours is None:
         return 1 + ROUNDS * question.parts
-    most = int(BUDGET / (LEAST_SIMULATED * (LEAST_SIMULATED + FRAMES)))
-    return max(2, min(most, math.ceil(3600 * hours / answer.round_s * question.parts)))
+    return max(2, min(MOST_COMMITS, math.ceil(3600 * hours / answer.round_s * question.parts)))
 
 
 def _affordable(commits: int) -> int:
-    """How many peers: the largest N with commits · N · (N + FRAMES) ≤ BUDGET."""
-    return max(LEAST_SIMULATED, int((math.sqrt(FRAMES**2 + 4 * BUDGET / commits) - FRAMES) / 2))
+    """How many peers can be simulated in about a minute."""
+    few = LEAST_SIMULATED
+    while _cheap(commits, few + 1):
+        few += 1
+    return few
+
+
+def _cheap(commits: int, peers: int) -> bool:
+    return commits * peers**2 * (peers + 64) <= BUDGET and commits * peers * (peers + 256) <= MAX_EVENTS
 
 
 # ---- the answers
@@ -253,5 +265,8 @@ def _plot(path: Path, question: Question, answers: dict[str, Answer], run: Run) 
     try:
         path.write_text(bars(title, rows), encoding="utf-8")
     except OSError as error:
-        message = f"{path} can't be written: {error.strerror}."
-        raise AtollError(Exit.USAGE, "no_plot", message, "Name another file.") from error
+        raise _no_plot(path, error.strerror or str(error)) from error
+
+
+def _no_plot(path: Path, why: str) -> AtollError:
+    return AtollError(Exit.USAGE, "no_plot", f"{path} can't be written: {why}.", "Name another file.")

@@ -42,6 +42,7 @@ CHUNKS = 64
 """Of a synchronisation, at most: a real swarm has smaller and more of them."""
 TELL_S = 0.2
 """Heads and losses that are seen within so long are told together."""
+RETRY_S = 0.5
 AT_ONCE_S = 0.1
 """Frames without a payload that leave within so long arrive together."""
 FIRST = 1
@@ -78,6 +79,8 @@ class Node:
         self.alive = True
         self.machine: RoundMachine | None = None  # while it fetches the state
         self.fetching = False
+        self.expected = False
+        """Whether rounds wait for it: a newcomer follows until its first phase is over."""
         self.due = float("inf")
         # The line.
         self.outbox: OrderedDict[bytes, deque[tuple[float, t.Event]]] = OrderedDict()
@@ -159,6 +162,7 @@ class Swarm:
         began, engine, run = time.process_time(), self._engine, self._run
         for node in self.nodes:
             self._begin(node, self._head)
+            self._expect(node)
         self._tell()
         if self._question.churn_per_h:
             self._next_churn(self._lose)
@@ -207,9 +211,12 @@ class Swarm:
         """A node has a state: it trains, and takes part."""
         node.machine = RoundMachine(self._config, node.keyring, head)
         node.began_at, node.training = self._engine.now, True
+        self._engine.after(self._question.phase_s, self._offer, node)
+
+    def _expect(self, node: Node) -> None:
+        node.expected = True
         line = node.line
         self._feed(node, t.TrainingChanged(True, int(line.up_bps), int(line.down_bps)))
-        self._engine.after(self._question.phase_s, self._offer, node)
 
     def _next_churn(self, happens: Any) -> None:
         rate = self._question.churn_per_h / HOUR_S * self._run.peers
@@ -266,7 +273,7 @@ class Swarm:
         self._telling = False
         here = [(node, node.machine.head) for node in self.nodes if node.machine and self._seen(node)]
         views = {
-            own: {node.id: t.PeerView(h.digest, True, ahead=_standing(h) > own) for node, h in here}
+            own: {n.id: t.PeerView(h.digest, n.expected, ahead=_standing(h) > own) for n, h in here}
             for own in {_standing(head) for _, head in here}
         }
         for node, head in here:
@@ -298,9 +305,16 @@ class Swarm:
     # ---- the trainer
 
     def _offer(self, node: Node) -> None:
-        """A phase of inner steps ends."""
-        if not node.alive:
+        """A phase of inner steps ends. While the parameters are on the move the snapshot has to wait."""
+        machine = node.machine
+        if not node.alive or machine is None:
             return
+        if machine.catching_up or machine.applying:
+            self._engine.after(RETRY_S, self._offer, node)
+            return
+        if not node.expected:
+            self._expect(node)
+            self._tell_soon()
         question, now = self._question, self._engine.now
         node.computed_s += question.phase_s
         node.offered_at, node.began_at, node.training = now, now, False

@@ -182,7 +182,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path):
 def test_few_of_many_are_simulated_and_that_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("atoll.daemon.cli.swarm.BUDGET", 10_000)
+    monkeypatch.setattr("atoll.daemon.cli.swarm.BUDGET", 25_000)
     assert main(["simulate", "swarm", "--peers", "300", "--params", "1e7", "--uplink", "100"]) == 0
     out = capsys.readouterr().out
     assert "Simulated: 9 of 300 peers" in out and "closed form, 300" in out and "closed form, 9" in out
@@ -208,7 +208,8 @@ def test_few_of_many_are_simulated_and_that_is_said(
         (["--overlap", "1"], "--overlap is for --mode streaming"),
         (["--mode", "streaming", "--fragments", "1"], "--fragments is 1; it must be at least 2."),
         (["--mode", "streaming", "--inner-steps", "6", "--overlap", "3"], "more than the 2 inner steps"),
-        (["--plot", "/nowhere/plan.svg"], "/nowhere/plan.svg can't be written"),
+        (["--plot", "/nowhere/plan.svg"], "/nowhere/plan.svg can't be written: its folder"),
+        (["--plot", "/"], "/ can't be written: "),
     ],
 )
 def test_bad_arguments_get_a_sentence(wrong: list[str], said: str, capsys: pytest.CaptureFixture[str]):
