@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.averaging.arms import Arm, Arms, python_of
-from benchmarks.plot import bars
 
+from atoll.daemon.plot import bars
 from atoll.protocol.codecs import CODECS
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from benchmarks.averaging.arms import Arms
 from benchmarks.links import lines
-from benchmarks.plot import bars
+
+from atoll.daemon.plot import bars
 
 RESULTS = Path(__file__).parents[1] / "results"
 INT8_BITS = 8.0625

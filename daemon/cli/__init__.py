@@ -204,19 +204,51 @@ def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_simulation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    simulate = _command(
-        commands, "simulate", "simulate:simulate", "test the protocol: whole swarms in virtual time"
+    simulate = commands.add_parser(
+        "simulate", help="test the protocol, and plan a swarm: whole swarms in virtual time"
     )
-    simulate.add_argument(
-        "scenario",
-        choices=["chaos", "big"],
-        help="everything that can befall a few nodes; rounds of many nodes",
+    kinds = simulate.add_subparsers(title="what to simulate", metavar="WHAT", required=True)
+    chaos = _command(kinds, "chaos", "simulate:chaos", "everything that can befall a few nodes")
+    chaos.add_argument("--seed", type=int, default=0, help="the first seed (0)")
+    chaos.add_argument("--seeds", type=int, default=1, help="how many (1)")
+    chaos.add_argument("--jobs", type=int, default=0, help="processes (one per core)")
+    chaos.add_argument("--trace", action="store_true", help="print what happens, event by event")
+    chaos.add_argument("--resume", metavar="FILE", help="go on where this file says")
+    big = _command(kinds, "big", "simulate:big", "rounds of many nodes")
+    big.add_argument("--seed", type=int, default=0, help="of times and losses (0)")
+    big.add_argument("--nodes", type=int, default=1024, help="how many (1024)")
+    big.add_argument("--rounds", type=int, default=2, help="how many (2)")
+    big.add_argument("--losses", type=int, default=0, help="nodes that die in each later round (0)")
+    utilisation = _command(
+        kinds, "utilisation", "utilisation:utilisation", "what bandwidth papers need, beside our closed form"
     )
-    simulate.add_argument("--seed", type=int, default=0, help="the first seed (0)")
-    simulate.add_argument("--seeds", type=int, default=1, help="how many (1)")
-    simulate.add_argument("--jobs", type=int, default=0, help="processes (one per core)")
-    simulate.add_argument("--trace", action="store_true", help="print what happens, event by event")
-    simulate.add_argument("--resume", metavar="FILE", help="go on where this file says")
-    simulate.add_argument("--nodes", type=int, default=1024, help="big: how many (1024)")
-    simulate.add_argument("--rounds", type=int, default=2, help="big: how many (2)")
-    simulate.add_argument("--losses", type=int, default=0, help="big: nodes that die in each later round (0)")
+    utilisation.add_argument("--json", action="store_true")
+    _add_planning(kinds)
+
+
+def _add_planning(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    swarm = _command(kinds, "swarm", "swarm:swarm", "what a swarm would reach, before machines are bought")
+    swarm.add_argument("--peers", type=int, default=64, help="how many (64)")
+    swarm.add_argument(
+        "--uplink", default="10..200", metavar="MBIT", help="range of their upload in Mbit/s (10..200)"
+    )
+    swarm.add_argument("--downlink", metavar="MBIT", help="of their download (each as its upload)")
+    swarm.add_argument("--latency-ms", type=float, default=50.0, metavar="MS", help="one way (50)")
+    swarm.add_argument("--churn", default="0", metavar="PART", help="lost and replaced, as 5%%/h (0)")
+    swarm.add_argument("--params", type=float, default=1e9, metavar="N", help="of the model (1e9)")
+    swarm.add_argument("--codec", default="int4", help="of contributions (int4)")
+    swarm.add_argument("--result-codec", default="int8", help="of their mean (int8)")
+    swarm.add_argument("--mode", choices=["diloco", "streaming", "eager"], default="diloco", help="(diloco)")
+    swarm.add_argument("--step-s", type=float, default=1.0, metavar="S", help="seconds of an inner step (1)")
+    swarm.add_argument("--inner-steps", type=int, metavar="H", help="of a round (chosen, and said why)")
+    swarm.add_argument("--fragments", type=int, metavar="P", help="that take turns (streaming: 3)")
+    swarm.add_argument(
+        "--overlap", type=int, metavar="STEPS", help="that go on during an exchange (streaming: 1)"
+    )
+    swarm.add_argument(
+        "--tokens-per-step", type=int, default=32768, metavar="N", help="of one node in an inner step (32768)"
+    )
+    swarm.add_argument("--hours", type=float, help="virtual, simulated at most (as a few rounds take)")
+    swarm.add_argument("--seed", type=int, default=0, help="of lines and losses (0)")
+    swarm.add_argument("--plot", metavar="FILE", help="write the utilisations as SVG")
+    swarm.add_argument("--json", action="store_true")

@@ -10,12 +10,10 @@ from pathlib import Path
 from atoll.daemon.errors import AtollError, Exit
 
 
-def simulate(arguments: argparse.Namespace) -> int:
-    """`atoll simulate chaos` and `atoll simulate big`"""
+def chaos(arguments: argparse.Namespace) -> int:
+    """`atoll simulate chaos`"""
     if arguments.seeds < 1 or arguments.jobs < 0 or arguments.seed < 0:
         raise AtollError(Exit.USAGE, "usage", "Seeds, their number and jobs are positive numbers.")
-    if arguments.scenario == "big":
-        return _big(arguments)
     if arguments.seeds == 1 and not arguments.resume:
         return _one(arguments.seed, arguments.trace)
     if arguments.trace:
@@ -26,12 +24,12 @@ def simulate(arguments: argparse.Namespace) -> int:
 def _one(seed: int, trace: bool) -> int:
     import torch
 
-    from atoll.daemon.simulate import chaos
+    from atoll.daemon.simulate import chaos as seeds
     from atoll.daemon.simulate.engine import Violation
 
     torch.set_num_threads(1)
     try:
-        outcome = chaos.run(seed, print if trace else None)
+        outcome = seeds.run(seed, print if trace else None)
     except Violation as violation:
         # With --trace all lines have been printed.
         print(str(violation).splitlines()[0] if trace else violation, file=sys.stderr)
@@ -50,11 +48,14 @@ def _one(seed: int, trace: bool) -> int:
     return int(Exit.OK)
 
 
-def _big(arguments: argparse.Namespace) -> int:
+def big(arguments: argparse.Namespace) -> int:
+    """`atoll simulate big`"""
     from atoll.daemon.simulate.big import Big
     from atoll.daemon.simulate.engine import Violation
     from atoll.protocol.round.plan import MAX_MEMBERS
 
+    if arguments.seed < 0:
+        raise AtollError(Exit.USAGE, "usage", "A seed is not negative.")
     nodes, rounds, losses = arguments.nodes, arguments.rounds, arguments.losses
     if not (2 <= nodes <= MAX_MEMBERS and rounds >= 1 and losses >= 0 and losses * (rounds - 1) < nodes - 1):
         most = f"2 to {MAX_MEMBERS} nodes, and some are left after the last round"

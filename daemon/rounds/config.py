@@ -12,10 +12,9 @@ SLOWEST_BPS = 500_000.0
 
 
 def round_config(manifest: SwarmManifest) -> RoundConfig:
-    """The legs' caps leave room for a whole payload on the slowest line that is waited for."""
+    """Rounds as the manifest describes them."""
     body = manifest.body
-    whole_s = 8.0 * body.total_values / SLOWEST_BPS  # int8 both ways: about a byte a value
-    leg_s = min(MAX_PHASE_S, 60.0 + whole_s)
+    leg_s = leg_cap_s(body.total_values)
     return RoundConfig(
         swarm_id=manifest.swarm_id,
         chunks=len(manifest.chunks),
@@ -32,3 +31,9 @@ def round_config(manifest: SwarmManifest) -> RoundConfig:
         scatter_s=leg_s,
         reduce_s=leg_s,
     )
+
+
+def leg_cap_s(values: int) -> float:
+    """The cap of a leg leaves room for a whole payload on the slowest line that is waited for."""
+    whole_s = 8.0 * values / SLOWEST_BPS  # int8 both ways: about a byte a value
+    return min(MAX_PHASE_S, 60.0 + whole_s)

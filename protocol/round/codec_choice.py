@@ -55,21 +55,35 @@ def exchange_s(
 ) -> float:
     """Seconds that both legs take on the busiest line; `bits` of a whole contribution and a whole result.
 
-    Member k, which owns the part w of the chunks, sends (1 - w) contributions and w results to each other
-    member, and receives w contributions of each and the (1 - w) results of others. 0.0: no speed is known.
+    0.0: no speed is known.
     """
     known = [speed for r in ready for speed in (r.upload_bps, r.download_bps) if speed]
     slowest = min(known, default=0)
     if not slowest:
         return 0.0
-    owned, others = Counter(owners), len(ready) - 1
-    longest = 0.0
-    for k, member in enumerate(ready):
-        w = owned[k] / len(owners)
+    owned = Counter(owners)
+    lines = [(r.upload_bps or slowest, r.download_bps or slowest) for r in ready]
+    shares = [owned[k] / len(owners) for k in range(len(ready))]
+    return busiest_s(lines, shares, followers, bits, result_bits)
+
+
+def busiest_s(
+    lines: Sequence[tuple[float, float]],
+    shares: Sequence[float],
+    followers: int,
+    bits: float,
+    result_bits: float,
+) -> float:
+    """Seconds that both legs take on the busiest of these lines (up and down, bits per second).
+
+    Member k, which owns the part w of the chunks, sends (1 - w) contributions and w results to each other
+    member, and receives w contributions of each and the (1 - w) results of others.
+    """
+    others, longest = len(lines) - 1, 0.0
+    for (up, down), w in zip(lines, shares, strict=True):
         sent = (1 - w) * bits + w * (others + followers) * result_bits
         received = w * others * bits + (1 - w) * result_bits
-        longest = max(longest, sent / (member.upload_bps or slowest))
-        longest = max(longest, received / (member.download_bps or slowest))
+        longest = max(longest, sent / up, received / down)
     return longest
 
 

@@ -23,7 +23,8 @@ class CommitError(ValueError):
 
 def accepted_tokens(commit: pb.Commit) -> int:
     """Tokens that a commit accepts: the mean over chunks of its contributors' tokens, rounded down."""
-    total = sum(commit.contributors[i].tokens for chunk in commit.chunks for i in chunk.contributors)
+    tokens = [c.tokens for c in commit.contributors]
+    total = sum(tokens[i] for chunk in commit.chunks for i in chunk.contributors)
     return int(total // max(1, len(commit.chunks)))
 
 

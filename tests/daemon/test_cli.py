@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,9 +36,16 @@ def test_durations_that_are_none(text: str) -> None:
 def test_every_command_has_a_handler_that_exists() -> None:
     from importlib import import_module
 
-    action = next(a for a in build_parser()._actions if isinstance(a.choices, dict))
-    assert isinstance(action.choices, dict)
-    for name, parser in action.choices.items():
+    def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+        """Those that do something: the ones that have no commands of their own."""
+        for action in parser._actions:
+            if isinstance(action.choices, dict):
+                for name, inner in action.choices.items():
+                    yield from list(commands(inner)) or [(name, inner)]
+
+    found = dict(commands(build_parser()))
+    assert {"run", "chaos", "utilisation"} <= found.keys() and "simulate" not in found
+    for name, parser in found.items():
         module, _, function = parser.get_default("handler").partition(":")
         assert callable(getattr(import_module(module), function)), name
 
