@@ -1,4 +1,4 @@
-"""Workers of different speeds without a barrier, in virtual time (2401.09135): each is taken in as it comes."""
+"""Workers of unequal speed without a barrier, in virtual time: each is taken in as it comes (2401.09135)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SPEEDS = {
 class AsyncArm:
     """A run of four workers: as many inner steps in all as `rounds` of `steps` of each.
 
-    `outer`: "sync" (DiLoCo, everyone waits), "naive" (Nesterov on each arrival) or "dn" (delayed Nesterov and phases
-    by speed).
+    `outer`: "sync" (DiLoCo, everyone waits), "naive" (Nesterov on each arrival) or "dn" (delayed Nesterov,
+    and phases by speed).
     """
 
     outer: str
@@ -67,7 +67,7 @@ def run(arm: AsyncArm, seed: int) -> float:
         if arm.outer == "sync":
             gathered.append((k, delta))
             if len(gathered) == count:
-                mean = np.mean([d for _, d in gathered], axis=0, dtype=np.float32)
+                mean = np.stack([d for _, d in gathered]).mean(axis=0, dtype=np.float32)
                 outer_step(outer, momentum, mean, arm.lr, arm.beta, scratch)
                 for other, _ in gathered:
                     starts[other][:] = outer

@@ -149,6 +149,7 @@ class Swarm:
             fragments=fragments if question.parts > 1 else (),
             codec=question.codec,
             result_codec=question.result_codec,
+            values=int(question.parameters),
             outer_lr=lambda n: 0.5,
             genesis_node=self.nodes[0].id,
             scatter_s=leg_s,

@@ -1,4 +1,4 @@
-"""Asynchronous Local-SGD: the outer step at each arrival, and phases as long as a worker is fast (2401.09135).
+"""Asynchronous Local-SGD: an outer step at each arrival, and phases as long as a worker is fast (2401.09135).
 
 Nesterov on each arrival overshoots: the same momentum is applied by every worker in turn. Delayed Nesterov
 (algorithm 3, with c = 0) applies each pseudo-gradient at once, and momentum once in N arrivals.

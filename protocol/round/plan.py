@@ -177,16 +177,13 @@ def make_plan(
         groups, order, table = 0, [], owners(len(due), speeds, excluded)
     receive_only = sorted(set(followers) - set(members))
     choice = codec_choice.Choice(config.codec)
+    said, carriers = [ready[m] for m in members], _carriers(table, order, groups)
+    values = config.values * len(due) // config.chunks
     if config.codec == codec_choice.AUTO:
-        said = [ready[m] for m in members]
-        choice = codec_choice.choose(
-            said,
-            _carriers(table, order, groups),
-            len(receive_only),
-            config.values * len(due) // config.chunks,
-            config.result_codec,
-            inner_s,
-        )
+        choice = codec_choice.choose(said, carriers, len(receive_only), values, config.result_codec, inner_s)
+    # A commit comes when its leader has all results; the slowest line needs no more than their whole time after.
+    results = values * codec_choice.BITS[config.result_codec]
+    spread_s = codec_choice.exchange_s(said, carriers, len(receive_only), 0.0, results)
     owned = dict(zip(due, table, strict=True))
     return pb.Plan(
         swarm_id=config.swarm_id,
@@ -212,7 +209,7 @@ def make_plan(
         outer_lr=config.outer_lr(len(members)),
         scatter_s=_scatter_s(durations[0], groups),
         reduce_s=durations[1],
-        vote_s=durations[2],
+        vote_s=min(MAX_PHASE_S, durations[2] + spread_s),
     )
 
 

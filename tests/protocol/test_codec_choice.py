@@ -9,7 +9,14 @@ import pytest
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.codecs import CODECS
 from atoll.protocol.round import codec_choice as cc
-from atoll.protocol.round.plan import PlanError, check_continuation, check_plan, continue_plan, make_plan
+from atoll.protocol.round.plan import (
+    MAX_PHASE_S,
+    PlanError,
+    check_continuation,
+    check_plan,
+    continue_plan,
+    make_plan,
+)
 
 from .test_machine_parts import CONFIG, HEAD, A, B, C
 
@@ -21,6 +28,21 @@ def made(mbit: float, inner_s: float, config: object = CONFIG_AUTO) -> pb.Plan:
     bps = int(1e6 * mbit)
     offers = {peer: pb.Ready(tokens=1, upload_bps=bps, download_bps=bps) for peer in (A, B, C)}
     return make_plan(config, HEAD, A, offers, set(), 0, (1.0, 1.0, 1.0), inner_s=inner_s)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("codec", ["int8", cc.AUTO])
+def test_the_slowest_line_has_time_for_the_results_after_a_commit(codec: str):
+    """The leader's line is fast: it proposes long before the slowest member has all results."""
+    config = replace(CONFIG_AUTO, codec=codec)
+    speeds = {A: 200_000_000, B: 200_000_000, C: 1_000_000}
+    offers = {p: pb.Ready(tokens=1, upload_bps=s, download_bps=s) for p, s in speeds.items()}
+    plan = make_plan(config, HEAD, A, offers, set(), 0, (1.0, 1.0, 1.0))
+    owned = sum(plan.owners[chunk] == sorted(speeds).index(C) for chunk in range(30)) / 30
+    assert plan.vote_s >= 1.0 + (1 - owned) * cc.BITS["int8"] * VALUES / 1e6 - 1e-6
+    unknown = {peer: pb.Ready(tokens=1) for peer in speeds}
+    assert make_plan(config, HEAD, A, unknown, set(), 0, (1.0, 1.0, 1.0)).vote_s == 1.0
+    huge = replace(config, values=10**12)
+    assert make_plan(huge, HEAD, A, offers, set(), 0, (1.0, 1.0, 1.0)).vote_s == MAX_PHASE_S
 
 
 def test_sizes_are_those_of_the_codecs():
