@@ -13,6 +13,7 @@ MINUTES ?= 10
 PEERS ?= 6
 SEED ?= 1
 SEEDS ?= 10000
+QUICK ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -23,7 +24,7 @@ PROTO_TOOLS := grpcio-tools==1.76.0 "protobuf<7" "setuptools<81"
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit sim container chaos kill-nine fuzz bench bench-training proto proto-check clean
+.PHONY: help demo test lint types unit sim container chaos kill-nine fuzz bench bench-training papers overlap proto proto-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -56,6 +57,12 @@ bench: $(READY)  ## codecs, averaging beside hivemind, torchft and gloo, and as 
 	$(BIN)/python -m benchmarks.codecs
 	$(BIN)/python -m benchmarks.averaging $(ARGS)
 	if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m benchmarks.links; fi
+
+papers: $(READY)  ## each mode held against its paper's table (hours; QUICK=1: the main rows in minutes)
+	$(BIN)/python -m benchmarks.papers $(if $(QUICK),--quick) $(ARGS)
+
+overlap: $(READY)  ## how much of its time a node trains by mode, on slow lines; needs root
+	$(BIN)/python -m benchmarks.overlap $(ARGS)
 
 bench-training: $(READY)  ## three nodes against one for 50 rounds, three seeds (long; ARGS="--rounds 10")
 	$(BIN)/python benchmarks/three_beat_one.py $(ARGS)

@@ -181,7 +181,7 @@ def make_plan(
     values = config.values * len(due) // config.chunks
     if config.codec == codec_choice.AUTO:
         choice = codec_choice.choose(said, carriers, len(receive_only), values, config.result_codec, inner_s)
-    # A commit comes when its leader has all results; the slowest line needs no more than their whole time after.
+    # A commit comes when its leader has all results; the slowest line needs at most their whole time after.
     results = values * codec_choice.BITS[config.result_codec]
     spread_s = codec_choice.exchange_s(said, carriers, len(receive_only), 0.0, results)
     owned = dict(zip(due, table, strict=True))

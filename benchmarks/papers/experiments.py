@@ -1,0 +1,284 @@
+"""The rows of the report: which arms are compared, what the paper found, and what is accepted here.
+
+Where 50 rounds and 0.1 M parameters forbid the paper's ratio, the band is that of a pilot with these
+settings, and the paper's ratio stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from benchmarks.papers.arms import Arm
+from benchmarks.papers.arrivals import AsyncArm
+
+AnyArm = Arm | AsyncArm
+Losses = Mapping[AnyArm, float]
+"""Mean over the seeds, nats per byte."""
+
+
+def perplexity(losses: Losses, arm: AnyArm, base: AnyArm) -> float:
+    """Per cent of perplexity more than `base` has."""
+    return 100 * float(np.exp(losses[arm] - losses[base]) - 1)
+
+
+def loss(losses: Losses, arm: AnyArm, base: AnyArm) -> float:
+    """Per cent of loss more than `base` has."""
+    return 100 * (losses[arm] / losses[base] - 1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: per cent of `arm` over `base` (of perplexity, or of loss), between `least` and `most`."""
+
+    name: str
+    arm: AnyArm
+    base: AnyArm
+    paper: str
+    least: float
+    most: float
+    measure: Callable[[Losses, AnyArm, AnyArm], float] = loss
+    quick: bool = False
+
+    def value(self, losses: Losses) -> float:
+        return self.measure(losses, self.arm, self.base)
+
+    def passes(self, losses: Losses) -> bool:
+        return self.least <= self.value(losses) <= self.most
+
+
+@dataclass(frozen=True)
+class Order:
+    """One line: arms from the least loss to the greatest, each at most `slack` per cent out of order."""
+
+    name: str
+    arms: tuple[AnyArm, ...]
+    paper: str
+    slack: float = 0.0
+    quick: bool = False
+
+    def value(self, losses: Losses) -> list[float]:
+        return [losses[arm] for arm in self.arms]
+
+    def passes(self, losses: Losses) -> bool:
+        found = self.value(losses)
+        return all(a <= b * (1 + self.slack / 100) for a, b in pairwise(found))
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is held against one paper."""
+
+    paper: str
+    rows: tuple[Row | Order, ...]
+
+    def arms(self, quick: bool) -> list[AnyArm]:
+        """All that its rows need, in order, each once."""
+        found: list[AnyArm] = []
+        for row in self.chosen(quick):
+            found += row.arms if isinstance(row, Order) else (row.arm, row.base)
+        return list(dict.fromkeys(found))
+
+    def chosen(self, quick: bool) -> Sequence[Row | Order]:
+        return [row for row in self.rows if row.quick or not quick]
+
+
+ONE = Arm(workers=1)
+DILOCO = Arm()
+EIGHT = Arm(workers=8)
+FAR = Arm(shuffled=False)
+INF = float("inf")
+SYNC_HALF = Arm(lr=0.5, beta=0.5)
+EAGER = Arm(ahead="eager", lr=0.4)
+PAPER_EAGER = Arm(ahead="paper", lr=0.4, beta=0.5)
+DELAYED = Arm(ahead="delayed", lr=0.4, beta=0.5)
+NAIVELY_DELAYED = Arm(ahead="delayed")
+STREAM = Arm(fragments=2, lr=0.7)
+
+TABLES = (
+    Table(
+        "DiLoCo, 2311.08105",
+        (
+            Row("8 workers against one, same steps", EIGHT, ONE, "-7.5 %", -INF, -4.0, perplexity),
+            Row("4 workers against one, same steps", DILOCO, ONE, "-6.2 %", -INF, -4.0, perplexity, True),
+            Row(
+                "4 workers against data parallel with their whole batch",
+                DILOCO,
+                Arm(workers=1, batch=32, lr=1.0, beta=0.0),
+                "-1.8 % (8)",
+                -5.0,
+                5.0,
+                perplexity,
+                True,
+            ),
+            Order(
+                "four times the updates of one worker, then four workers, then one",
+                (Arm(workers=1, rounds=200), DILOCO, ONE),
+                "14.72 < 15.02 < 16.23",
+            ),
+            Order("16, 8, 4, 1 workers", (Arm(workers=16), EIGHT, DILOCO, ONE), "more is better"),
+            Order(
+                "H = 10, 20, 50, 100 at as many inner steps",
+                (Arm(steps=10, rounds=100), DILOCO, Arm(steps=50, rounds=20), Arm(steps=100, rounds=10)),
+                "+2.9 % from 50 to 1000",
+                0.5,
+            ),
+            Order(
+                "H = 1 is not the best",
+                (Arm(steps=10, rounds=100), Arm(steps=1, rounds=1000)),
+                "worst of all",
+            ),
+            Row(
+                "smallest 50 % of each tensor pruned",
+                Arm(prune=0.5),
+                DILOCO,
+                "+0.39 %",
+                -0.5,
+                2.5,
+                perplexity,
+            ),
+            Order("0, 50, 75 % pruned", (DILOCO, Arm(prune=0.5), Arm(prune=0.75)), "+0.39, +1.66 %", 0.2),
+            Row(
+                "each reads its own text, nothing shuffled",
+                FAR,
+                DILOCO,
+                "-0.4 %",
+                -2.0,
+                2.0,
+                perplexity,
+                True,
+            ),
+            Row("of those 10 % dropped", replace(FAR, drop=0.1), FAR, "< 2.1 %", -2.0, 2.0, perplexity),
+            Row("30 % dropped", replace(FAR, drop=0.3), FAR, "< 2.1 %", -2.0, 6.0, perplexity),
+            Row("50 % dropped", replace(FAR, drop=0.5), FAR, "+2.1 %", -2.0, 10.0, perplexity, True),
+            Row(
+                "4 to 8 workers against 8 to 4",
+                Arm(workers=8, pool=(4, 8)),
+                Arm(workers=8, pool=(8, 4)),
+                "about the same",
+                -2.5,
+                2.5,
+                perplexity,
+            ),
+            Order(
+                "Nesterov, then plain averaging (FedAvg)",
+                (DILOCO, Arm(lr=1.0, beta=0.0)),
+                "FedAvg is worse",
+                quick=True,
+            ),
+        ),
+    ),
+    Table(
+        "Scaling laws of DiLoCo, 2503.09799 (as many tokens in all)",
+        (
+            Order(
+                "1, 2, 4 workers with 32, 16, 8 sequences each",
+                (Arm(workers=1, batch=32), Arm(workers=2, batch=16), DILOCO),
+                "-0.1, +0.7, +2.0 %",
+            ),
+            Row(
+                "one worker with an outer step against none",
+                Arm(workers=1, batch=32),
+                Arm(workers=1, batch=32, lr=1.0, beta=0.0),
+                "-0.1 %",
+                -INF,
+                0.5,
+            ),
+        ),
+    ),
+    Table(
+        "Codecs (2501.18512, 2505.23725, 2508.15706)",
+        (
+            Row("int8", Arm(codec="int8"), DILOCO, "0.0 %", -0.5, 0.3, loss, True),
+            Row("int4", Arm(codec="int4"), DILOCO, "0.0 %", -0.5, 0.3, loss, True),
+            Row("E3M0", Arm(codec="e3m0"), DILOCO, "0.0 %", -0.5, 0.3),
+            Row(
+                "2 bit with error feedback",
+                Arm(codec="2bit", feedback=0.9),
+                DILOCO,
+                "near 0",
+                -0.5,
+                1.0,
+                loss,
+                True,
+            ),
+            Row("2 bit without", Arm(codec="2bit"), DILOCO, "a visible loss", -0.5, 1.5),
+            Row(
+                "SparseLoCo, 50 rounds (too short for it)",
+                Arm(codec="topk", feedback=0.95, lr=1.0, beta=0.0),
+                DILOCO,
+                "at most 0 %",
+                -3.0,
+                15.0,
+            ),
+        ),
+    ),
+    Table(
+        "Streaming DiLoCo, 2501.18512 (two fragments)",
+        (
+            Row("in turns, without overlap", STREAM, DILOCO, "0.0 %", -1.0, 0.75, loss, True),
+            Row("1 step of overlap", replace(STREAM, tau=1), STREAM, "< 0.2 %", -0.5, 1.5),
+            Row("5 steps", replace(STREAM, tau=5), STREAM, "< 0.2 %", -0.5, 3.0, loss, True),
+            Row(
+                "5 steps, half of what is local stays",
+                replace(STREAM, tau=5, mix=0.5),
+                STREAM,
+                "best",
+                -0.5,
+                6.0,
+            ),
+            Row("E3M0, 1 step", replace(STREAM, tau=1, codec="e3m0"), STREAM, "0.0 %", -0.5, 1.5),
+        ),
+    ),
+    Table(
+        "Eager updates, 2502.12996 (one outer step of delay)",
+        (
+            Row("delayed, at the synchronous rate", NAIVELY_DELAYED, DILOCO, "+12.7 %", 3.0, INF),
+            Row("delayed, lower rate and momentum", DELAYED, DILOCO, "+2.2 %", -1.0, 20.0),
+            Row("the paper's estimate, lower rate and momentum", PAPER_EAGER, DILOCO, "+0.7 %", -1.0, 20.0),
+            Row("eager as it ships, lower rate", EAGER, DILOCO, "+0.7 %", -1.0, 2.0, loss, True),
+            Order(
+                "synchronous, eager as it ships, the paper's, delayed, naively delayed",
+                (DILOCO, EAGER, PAPER_EAGER, DELAYED, NAIVELY_DELAYED),
+                "2.67, 2.69, 2.73, 3.01",
+                0.3,
+            ),
+        ),
+    ),
+    Table(
+        "Asynchronous Local-SGD, 2401.09135 (as many inner steps in all)",
+        (
+            Row(
+                "Nesterov on each arrival, very unequal speeds",
+                AsyncArm("naive", "very"),
+                AsyncArm("sync", "very"),
+                "+7.1 %",
+                2.0,
+                INF,
+                perplexity,
+                True,
+            ),
+            Row(
+                "delayed Nesterov and phases by speed, very unequal",
+                AsyncArm("dn", "very"),
+                AsyncArm("sync", "very"),
+                "-0.5 %",
+                -INF,
+                2.0,
+                perplexity,
+                True,
+            ),
+            Row(
+                "the same, equal speeds",
+                AsyncArm("dn", "none"),
+                AsyncArm("sync", "none"),
+                "-0.2 %",
+                -INF,
+                2.0,
+                perplexity,
+            ),
+        ),
+    ),
+)
