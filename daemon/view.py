@@ -334,6 +334,8 @@ class View:
         gauge("loss", "Training loss of the last inner phase", state["loss"])
         gauge("validation_loss", "Validation loss of the outer parameters", state["val_loss"])
         gauge("tokens_per_second", "Tokens trained on per second, this node", state["tokens_per_s"])
+        cosine = node.driver.cosine if node.driver else None
+        gauge("contribution_cosine", "Between this node's last contribution and the mean", cosine)
         gauge("event_loop_lag_seconds", "Recent worst delay of the event loop", node.loop_lag_s)
         p99 = node.round_lag_p99_s
         gauge("event_loop_lag_in_rounds_p99_seconds", "99 % of delays in recent rounds were below it", p99)

@@ -102,6 +102,12 @@ class CodecWorker:
             self._one_of(self._outs, payload, delta.numel()).decode_add(_tensor(payload), -1.0, delta)
             self._lost[self._chunks.span(chunk)] = delta.numpy()
 
+    def cosine(self, anchor: Float32, local: Float32, chunk: int, mean: Float32) -> float | None:
+        """Between this node's pseudo-gradient of a chunk and the mean, fp32; None where either is zero."""
+        delta = self._difference(anchor, local, chunk)
+        lengths = float(np.linalg.norm(delta)) * float(np.linalg.norm(mean))
+        return float(np.dot(delta, mean)) / lengths if lengths > 0 else None
+
     def check(self, payload: wire.Payload, n: int, codec: str | None = None) -> None:
         """Raises CodecError unless `payload` is an encoded chunk of n values, by `codec` if it is known."""
         decoder = self._one_of(self._ins, payload, n) if codec is None else self._ins[codec]

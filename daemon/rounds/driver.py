@@ -69,6 +69,9 @@ class RoundDriver:
         self.dropped = Drops()
         self.offer = 0
         """Number of the offer that the snapshot in memory belongs to; a trainer's start makes it nobody's."""
+        self.cosine: float | None = None
+        """Between this node's last accepted contribution and the mean of all, in one chunk. Near 1 all say
+        the same, near 1/√N they have nothing in common, below 0 this node pulls against the others."""
         self._keyring = keyring
         self._snapshot = snapshot
         self._links = links
@@ -277,6 +280,7 @@ class RoundDriver:
             self._trouble("trainer_silent", "The trainer has not taken in the last version yet.")
         # While the parameters are still those that the contribution was measured from.
         await self._settle(pb.Commit.FromString(effect.commit.body))
+        await self._compare(pb.Commit.FromString(effect.commit.body))
         version = effect.parent.version + 1
         votes = effect.votes
         # The commit is decided: a disk that refuses is told and tried again, for there is no way back.
@@ -298,6 +302,20 @@ class RoundDriver:
             await self.on_codec(
                 self._codec.settle, self.state.parameters, self._snapshot, tuple(chunks), number
             )
+
+    async def _compare(self, commit: pb.Commit) -> None:
+        """How far this node's contribution agrees with the others': one chunk of each commit, in turn."""
+        number, chunks = contribution_of(commit, self._keyring.peer_id)
+        if not chunks or number != self.offer or len(commit.contributors) < 2:
+            return
+        chunk = chunks[int(commit.version) % len(chunks)]
+        try:
+            mean = await self.on_disk(lambda: self.state.mean_of(commit, chunk).copy())
+        except RoundLogError as error:
+            log.info("no comparison with the mean of version %d: %s", commit.version, error)
+            return
+        vectors = self.state.parameters, self._snapshot
+        self.cosine = await self.on_codec(self._codec.cosine, *vectors, chunk, mean)
 
     async def _trainer_lets(self) -> bool:
         """Whether the trainer has stopped reading the committed parameters."""

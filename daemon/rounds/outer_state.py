@@ -335,14 +335,19 @@ class OuterState:
         for chunk, committed in enumerate(commit.chunks):
             if not committed.contributors:
                 continue
-            span = chunks.span(chunk)
-            mean, scratch = (v[: chunks.size(chunk)] for v in (self._mean, self._scratch))
-            payload = self.rounds.get(commit.version, chunk, len(committed.contributors))
-            weights = [int(commit.contributors[i].weight) for i in committed.contributors]
-            self.rounds.codec.decode(
-                torch.frombuffer(bytearray(payload), dtype=torch.uint8), weights, torch.from_numpy(mean)
-            )
+            span, scratch = chunks.span(chunk), self._scratch[: chunks.size(chunk)]
+            mean = self.mean_of(commit, chunk)
             outer_step(self.parameters[span], self.momentum[span], mean, commit.outer_lr, beta, scratch)
+
+    def mean_of(self, commit: pb.Commit, chunk: int) -> Float32:
+        """The decoded mean of a chunk whose results are kept, fp32, until the next one is decoded."""
+        mean = self._mean[: self.manifest.chunks.size(chunk)]
+        made_of = commit.chunks[chunk].contributors
+        payload = self.rounds.get(commit.version, chunk, len(made_of))
+        weights = [int(commit.contributors[i].weight) for i in made_of]
+        encoded = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+        self.rounds.codec.decode(encoded, weights, torch.from_numpy(mean))
+        return mean
 
     def voters(self, version: int) -> tuple[bytes, ...] | None:
         """Who may vote on the commit that makes a version of this chain; None where it is not known here."""

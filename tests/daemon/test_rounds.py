@@ -51,6 +51,17 @@ async def one_round(swarm: Swarm, seed: int) -> None:
     await swarm.version(target)
 
 
+async def test_each_node_sees_how_far_it_agrees_with_the_others(make: Make) -> None:
+    swarm = make(3, codecs=("int8", "int8"))
+    assert [m.driver.cosine for m in swarm.members] == [None] * 3
+    same = delta(1)
+    for sign, member in zip((1, 1, -1), swarm.members, strict=True):
+        member.train(sign * same, 100)
+    await swarm.version(1)
+    cosines = [m.driver.cosine for m in swarm.members]
+    assert cosines == pytest.approx([1.0, 1.0, -1.0], abs=0.02)
+
+
 async def test_a_codec_that_changes_from_plan_to_plan(make: Make) -> None:
     swarm = make(3, codecs=("auto", "int8"))
     sizes = list[set[int]]()
