@@ -135,8 +135,10 @@ class Average:
         """Sets the due chunks of `mean` from whole pseudo-gradients; None: lost. How many took part."""
         self._offer += 1
         there = [k for k, delta in enumerate(deltas) if delta is not None]
+        if not there:
+            return 0
         counted = weights([tokens[k] for k in there])
-        for chunk in due if there else ():
+        for chunk in due:
             parts = []
             for place, (k, weight) in enumerate(zip(there, counted, strict=True)):
                 delta = deltas[k]

@@ -90,6 +90,12 @@ def test_an_arm_is_the_same_each_time_and_trains(change: dict[str, object]) -> N
     assert one.outer.tobytes() == other.outer.tobytes() and not np.array_equal(one.outer, begin)
 
 
+def test_a_round_that_nobody_reaches_changes_nothing() -> None:
+    lost = Run(replace(SHORT, drop=1.0, shuffled=False), 1)
+    begin = lost.outer.copy()
+    assert np.isfinite(lost.whole()) and np.array_equal(lost.outer, begin)
+
+
 def test_alone_and_eager_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one worker the start is the next commit: the same phases, the last of them not yet applied."""
     alone = replace(SHORT, workers=1, rounds=2)
