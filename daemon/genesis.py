@@ -26,7 +26,9 @@ from atoll.daemon.training.model import SIZES
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, shards
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.manifest import DILOCO, STREAMING, ManifestError, SwarmManifest
+from atoll.protocol.manifest import DILOCO, MEAN, STREAMING, ManifestError, SwarmManifest
+from atoll.protocol.modes.asynchronous import ASYNC
+from atoll.protocol.modes.doors import ALL, WINDOW
 from atoll.protocol.modes.eager import DELAYED, EAGER
 from atoll.protocol.modes.fragments import STRIDED, fragments
 from atoll.protocol.outer import Float32
@@ -59,6 +61,9 @@ class ModeDefaults:
     total_steps: int | None = None
     batch_divisor: int = 1
     """Sequences per step are so many times fewer."""
+    door: str = ALL
+    door_s: float = 0.0
+    by_speed: bool = False
 
 
 MODES = {
@@ -77,6 +82,8 @@ MODES = {
     # With less delay than a phase the paper's rate holds; with one it is about half (docs/modes.md).
     EAGER: ModeDefaults(outer_lr=(0.4,), overlap=None, missed="keep"),
     DELAYED: ModeDefaults(outer_lr=(0.4,), momentum=0.5, overlap=None, missed="keep"),
+    # 2401.09135: phases by speed. Rate and momentum are for pseudo-gradients of about a phase of staleness.
+    ASYNC: ModeDefaults(outer_lr=(0.5,), momentum=0.8, missed="keep", door=WINDOW, door_s=2.0, by_speed=True),
 }
 
 
@@ -108,6 +115,10 @@ class NewSwarm:
     feedback: float | None = None
     random_rounding: bool = False
     two_level_above: int = 0
+    door: str | None = None
+    door_s: float | None = None
+    by_speed: bool | None = None
+    merge: str = MEAN
     missed: str | None = None
     seed: int = 1
     genesis: Path | None = None
@@ -211,7 +222,7 @@ def _of_mode(wanted: NewSwarm) -> NewSwarm:
     if mode is None:
         text = f"There is no mode {wanted.mode!r}."
         raise AtollError(Exit.USAGE, "unknown_mode", text, f"Choose of {', '.join(MODES)}.")
-    codec = wanted.codec or mode.codec
+    codec, door = wanted.codec or mode.codec, wanted.door or mode.door
     steps = wanted.inner_steps or mode.steps
     if mode.overlap is None and wanted.overlap is None:
         steps = steps or DEFAULTS.get(wanted.model, DEFAULTS["0.8m"]).steps
@@ -226,6 +237,9 @@ def _of_mode(wanted: NewSwarm) -> NewSwarm:
         outer_momentum=mode.momentum if wanted.outer_momentum is None else wanted.outer_momentum,
         optimizer=wanted.optimizer or mode.optimizer,
         feedback=_feedback(mode, codec) if wanted.feedback is None else wanted.feedback,
+        door=door,
+        door_s=(mode.door_s if door == mode.door else 0.0) if wanted.door_s is None else wanted.door_s,
+        by_speed=mode.by_speed if wanted.by_speed is None else wanted.by_speed,
         inner_steps=steps,
         total_steps=wanted.total_steps or mode.total_steps,
     )
@@ -287,6 +301,9 @@ def _body(
             grace_floor_s=2.0,
             grace_cap_s=60.0,
             validate_every=1,
+            door="" if wanted.door == ALL else wanted.door,
+            door_s=wanted.door_s,
+            merge="" if wanted.merge == MEAN else wanted.merge,
         ),
         admission="open",
         schema_digest=schema.digest,
@@ -314,6 +331,7 @@ def _inner(wanted: NewSwarm) -> pb.Inner:
         beta1=0.9,
         beta2=0.99,
         optimizer=wanted.optimizer,
+        by_speed=bool(wanted.by_speed),
     )
 
 

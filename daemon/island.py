@@ -13,11 +13,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from atoll.daemon.events import Events
 from atoll.daemon.reading import Place
+from atoll.daemon.rhythm import Phase, Rhythm
 from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.status import duration, size
 from atoll.daemon.trainers import Trainer
@@ -38,25 +38,12 @@ LONGEST_RESTART_S = 60.0
 BOOKS_RETRY_S = 2.0
 
 
-@dataclass
-class Phase:
-    """Where the trainer is: inner `step` of `steps`, its last loss and speed."""
-
-    step: int = 0
-    steps: int = 0
-    loss: float | None = None
-    phase_loss: float | None = None
-    tokens_per_s: float = 0.0
-    step_s: float | None = None
-
-
 class Island:
     """Owns the trainer and the account; `driver` is set once rounds run."""
 
     def __init__(
         self,
-        steps: int,
-        validate_every: int,
+        rhythm: Rhythm,
         ledger: Ledger,
         events: Events,
         me: bytes,
@@ -75,7 +62,7 @@ class Island:
     ) -> None:
         self.ledger = ledger
         self.account = ledger.account
-        self.phase = Phase(steps=steps)
+        self.phase = Phase(steps=rhythm.steps)
         self.begun = False
         self.training = False
         self.paused: str | None = None
@@ -92,8 +79,10 @@ class Island:
         self.speeds: Callable[[], tuple[int, int, bool]] = lambda: (0, 0, False)
         """Upload, download (bits per second; 0: not known), and whether all links are relayed."""
         self._standing = t.TrainingChanged(False)
-        self._steps = steps
-        self._validate_every = validate_every
+        self._rhythm = rhythm
+        self._length = rhythm.steps
+        self._origin = 0  # number of the phase's first step in the whole run
+        self._since = 0  # version of the last commit with this node's contribution, or of the start
         self._events = events
         self._me = me
         self._chunks = chunks
@@ -156,20 +145,28 @@ class Island:
         self.driver.offer = -1
         self.ledger.begin_life()
         self._tokens = 0
-        self.phase = Phase(steps=self._steps, loss=self.phase.loss, phase_loss=self.phase.phase_loss)
+        before = self.phase
+        self._length, self._origin = self._rhythm.length(before.tokens_per_s), self._rhythm.origin(head)
+        self._since = head.version
+        self.phase = Phase(0, self._length, before.loss, before.phase_loss, before.tokens_per_s)
         self._place = self._find_place()
-        part, text = self._place.part, self._place.text
-        evaluate, lr = self._evaluates(head.version), self._outer_lr(len(head.electorate))
-        self._trainer.send(ch.Begin(head.version, self._steps, part, evaluate, text, lr))
+        self._trainer.send(
+            ch.Begin(
+                version=head.version,
+                steps=self._length,
+                shard=self._place.part,
+                evaluate=self._rhythm.evaluates(head),
+                text=self._place.text,
+                outer_lr=self._outer_lr(len(head.electorate)),
+                origin=self._origin,
+            )
+        )
         self.begun = True
 
     def settled(self) -> None:
         """The committed parameters stand still: a trainer that waited for that begins."""
         if self._begin_due:
             self.begin()
-
-    def _evaluates(self, version: int) -> bool:
-        return version % self._validate_every == 0
 
     def _trainer_ended(self, reason: str) -> None:
         self._micro_batch.ended(self._trainer is not None and self._trainer.was_killed)
@@ -265,11 +262,7 @@ class Island:
 
     def _progress(self, message: ch.Progress) -> None:
         self._produced(message.tokens)
-        phase = self.phase
-        phase.step, phase.steps, phase.loss = message.step, message.of, message.loss
-        if message.tokens_per_s > 0 and message.step:
-            phase.tokens_per_s = message.tokens_per_s
-            phase.step_s = message.tokens / message.step / message.tokens_per_s
+        self.phase.progressed(message)
 
     async def _trainer_ready(self, message: ch.Ready) -> None:
         assert self.driver is not None
@@ -292,10 +285,11 @@ class Island:
     async def _offer(self) -> None:
         """Offers the snapshot once it is in the books on disk: a commit may hold it whatever happens here."""
         assert self.driver is not None
-        ready, parent = self._ready, self.driver.state.head.digest
+        ready, head = self._ready, self.driver.state.head
+        parent = head.digest
         if ready is None or self.paused is not None:
             return
-        offer = self.ledger.offer(parent, self._chunks.due(self.driver.state.head.version))
+        offer = self.ledger.offer(parent, self._chunks.due(head.version))
         self._save_account()
         while not await self.books_are_saved():  # noqa: ASYNC110  (a disk tells nobody when it has room)
             await asyncio.sleep(BOOKS_RETRY_S)
@@ -304,7 +298,16 @@ class Island:
         self._offered, self._offered_tokens = self._generation, ready[0]
         self.driver.offer = offer.number
         self._set_training(True)
-        self.driver.feed(t.LocalReady(offer.tokens, ready[1], offer.number, self._place.shard))
+        self.driver.feed(
+            t.LocalReady(
+                offer.tokens,
+                ready[1],
+                offer.number,
+                self._place.shard,
+                phase_s=self._length * (self.phase.step_s or 0.0),
+                rounds=head.version + 1 - self._since,
+            )
+        )
 
     def _withdraw(self) -> None:
         self._ready = None
@@ -353,14 +356,24 @@ class Island:
         # A snapshot of a trainer that is gone means nothing to the one that runs now.
         contributed = bool(mine) and self._offered == self._generation
         self._offered = None
-        # Whether it contributed or came too late, the trainer says Ready anew at the end of its next phase.
-        waited, self._ready = self._ready is not None, None
+        ready, waited, self._ready = self._ready, self._ready is not None, None
         self._save_account()
         if not self.begun:
             self.settled()
             return
+        if self._rhythm.small_commits and waited and not contributed:
+            # One of others, while this node's was on its way: it is for the next.
+            self._ready = ready
+            self._spawn(self._offer())
+            self._pause_at_the_end(head.version)
+            return
+        # Whether it contributed or came too late, the trainer says Ready anew at the end of its next phase.
         if contributed:
-            self.phase.step = 0
+            self.phase.step, self._since = 0, head.version
+        if contributed or waited:
+            self._length = self._rhythm.length(self.phase.tokens_per_s)
+        if contributed or not self._rhythm.small_commits:
+            self._origin = self._rhythm.origin(head)
         due = sorted({chunk for commit, _ in commits for chunk in self._chunks.due(commit.version - 1)})
         others = [n for n in due if n not in mine or not contributed]
         whole = len(self._chunks.fragments) == 1
@@ -377,14 +390,15 @@ class Island:
             self._send(
                 ch.Committed(
                     version=head.version,
-                    steps=self._steps,
+                    steps=self._length,
                     shard=self._place.part,
                     keep=self._spans(others),
                     contributed=contributed,
-                    evaluate=self._evaluates(head.version),
+                    evaluate=self._rhythm.evaluates(head),
                     text=self._place.text,
                     due=() if whole else self._spans(due),
                     outer_lr=self._outer_lr(len(head.electorate)),
+                    origin=self._origin,
                 )
             )
         if mine and self.finishing:

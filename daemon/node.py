@@ -32,6 +32,7 @@ from atoll.daemon.page import start_page
 from atoll.daemon.pulse import Pulse
 from atoll.daemon.reading import Reader, reader_of
 from atoll.daemon.recovery import Recovery
+from atoll.daemon.rhythm import rhythm_of
 from atoll.daemon.rounds import sync
 from atoll.daemon.rounds.config import round_config
 from atoll.daemon.rounds.driver import RoundDriver
@@ -381,8 +382,7 @@ class Node:
         book.catch_up(self.outer, self.keyring.peer_id)
         reader, me = self.reader, self.keyring.peer_id
         island = Island(
-            manifest.segment_steps,
-            body.rounds.validate_every,
+            rhythm_of(manifest, self.neighbours.roster),
             book.ledger,
             self.events,
             self.keyring.peer_id,

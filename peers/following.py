@@ -157,6 +157,7 @@ class Following:
         self._company: set[bytes] = set()
         self._company_at = -math.inf
         self._alone: set[bytes] = set()
+        self._claimed = False  # whether the last step was to look at a claim
 
     # ---- whose word counts
 
@@ -289,8 +290,24 @@ class Following:
         self._look(mine, now)
         known = self.known(mine)
         claim = self._claim(mine, known, now)
-        if claim is not None:
+        if claim is not None and not self._claimed:
+            self._claimed = True
             return claim
+        # Where commits come fast there is always one to look at: every other step goes forward.
+        self._claimed = False
+        step = self._forward(mine, held, now, known, begun, prefetched)
+        return claim if step is None else step
+
+    def _forward(
+        self,
+        mine: forks.Chain,
+        held: Collection[tuple[int, bytes]],
+        now: float,
+        known: set[bytes],
+        begun: Callable[[], Collection[bytes]],
+        prefetched: bool,
+    ) -> Step | None:
+        """What to fetch; None: nothing, or not yet."""
         best = self.best(mine, now)
         if best is None:
             self._since = None

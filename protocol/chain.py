@@ -48,6 +48,7 @@ class Head:
     """Where a node stands: `version` outer steps applied, chain `digest`, and what fork choice needs.
 
     `electorate`: who may certify the next commit, sorted; fixed by the commit that made this head.
+    `progress`: rounds in 65536ths, where small commits follow each other (modes/asynchronous.py), else 0.
     """
 
     version: int
@@ -55,3 +56,4 @@ class Head:
     electorate: tuple[bytes, ...]
     certified: bool = True
     cumulative_tokens: int = 0
+    progress: int = 0

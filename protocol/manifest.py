@@ -17,6 +17,8 @@ from functools import cached_property
 from google.protobuf.message import DecodeError
 
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, messages_pb2, signing
+from atoll.protocol.modes.asynchronous import ASYNC
+from atoll.protocol.modes.doors import ALL, DBW, PERIOD, WINDOW
 from atoll.protocol.modes.eager import DELAYED, EAGER
 from atoll.protocol.schema import BLOCK, MAX_VALUES, ChunkTable, SchemaError
 from atoll.protocol.shards import MAX_SHARD_BYTES, MAX_SHARDS, table_digest
@@ -37,6 +39,8 @@ AUTO_CODEC = "auto"
 """Of contributions: each plan says which (round/codec_choice.py)."""
 CODEC_BLOCKS = {"topk": 4096}
 """Values that a codec looks at together, where they are more than the usual block."""
+MEAN, RDA = MERGES = ("mean", "rda")
+"""What the owner of a chunk makes of its contributions (modes/merging.py, which needs torch)."""
 SCHEDULES = ("cosine", "constant", "wsd")
 MISSED = ("keep", "rebase", "reset")
 """What becomes of local progress that a commit does not hold."""
@@ -61,24 +65,28 @@ class ModeRules:
     missed: tuple[str, ...] = MISSED
     overlaps: bool = False
     ahead: bool = False
-    """Whether trainers begin their next phase before the commit, from a start of their own."""
+    """Whether a phase is measured from a start of its own, not from the last commit."""
     mixes: bool = False
     momentum: tuple[float, float] = (0.0, 0.9999)
     codecs: tuple[str, ...] = ()
     feedback: bool = False
     """Whether it is nothing without error feedback."""
     optimizers: tuple[str, ...] = OPTIMIZERS
+    doors: tuple[str, ...] = (ALL, DBW, PERIOD)
+    by_speed: bool = True
+    """Whether nodes may have phases of different length."""
 
 
 MODES = {
     DILOCO: ModeRules(),
-    STREAMING: ModeRules((2, 64), ("keep", "reset"), overlaps=True, mixes=True),
+    STREAMING: ModeRules((2, 64), ("keep", "reset"), overlaps=True, mixes=True, by_speed=False),
     "fedavg": ModeRules(momentum=(0.0, 0.0)),
     "photon": ModeRules(momentum=(0.0, 0.0)),
     "sparseloco": ModeRules(momentum=(0.0, 0.0), codecs=("topk",), feedback=True),
     "muloco": ModeRules(codecs=("2bit", "int4"), feedback=True, optimizers=("muon",)),
-    EAGER: ModeRules(missed=("keep",), overlaps=True, ahead=True),
-    DELAYED: ModeRules(missed=("keep",), overlaps=True, ahead=True),
+    EAGER: ModeRules(missed=("keep",), overlaps=True, ahead=True, by_speed=False),
+    DELAYED: ModeRules(missed=("keep",), overlaps=True, ahead=True, by_speed=False),
+    ASYNC: ModeRules(missed=("keep",), ahead=True, doors=(WINDOW,)),
 }
 """All there are; docs/modes.md names their sources."""
 
@@ -112,9 +120,14 @@ class SwarmManifest:
 
     @property
     def ahead(self) -> str | None:
-        """The mode, if its trainers start the next phase ahead of the commit."""
+        """The mode, if its trainers measure a phase from a start of their own."""
         mode = str(self.body.sync.mode)
         return mode if MODES[mode or DILOCO].ahead else None
+
+    @property
+    def small_commits(self) -> bool:
+        """Whether a commit is of those who arrive together, and the others go on meanwhile."""
+        return str(self.body.sync.mode) == ASYNC
 
     @property
     def block(self) -> int:
@@ -209,6 +222,7 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
         ("rounds.two_level_above", rounds.two_level_above, 0, 1_024),
         ("rounds.validate_every", rounds.validate_every, 1, 10_000),
         ("rounds.feedback", rounds.feedback, 0, 0.9999),
+        ("rounds.door_s", rounds.door_s, 0, rounds.grace_cap_s),
     ]
     ranges += [(f"outer.lr_by_contributors[{i}]", lr, 0, 10) for i, lr in enumerate(outer.lr_by_contributors)]
     for name, value, lowest, highest in ranges:
@@ -225,6 +239,10 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
             raise ManifestError(f"codec {name!r} is not known here ({', '.join(CODEC_NAMES)} are)")
     if rounds.random_rounding and rounds.codec not in (*RANDOM_CODECS, AUTO_CODEC):
         raise ManifestError(f"{rounds.codec} does not round at random ({' and '.join(RANDOM_CODECS)} do)")
+    if (rounds.merge or MEAN) not in MERGES:
+        raise ManifestError(f"rounds.merge {rounds.merge!r} is not one of {', '.join(MERGES)}")
+    if rounds.merge == RDA and block_of(rounds.codec) > BLOCK:
+        raise ManifestError(f"rounds.merge rda can't be had with {rounds.codec}: its results are no means")
     if block_of(rounds.result_codec) > BLOCK:
         raise ManifestError(f"{rounds.result_codec} drops most of what many have sent: not for results")
 
@@ -267,7 +285,7 @@ def _check_sync(body: messages_pb2.Manifest) -> None:
         raise ManifestError(f"{mode} can't have outer.missed {body.outer.missed!r}")
     if body.inner.steps % fragments:
         raise ManifestError(f"{fragments} fragments can't share {body.inner.steps} inner steps evenly")
-    if rules.ahead and not sync.overlap_steps:
+    if rules.ahead and rules.overlaps and not sync.overlap_steps:
         raise ManifestError(f"{mode} needs sync.overlap_steps")
     if sync.overlap_steps and not rules.overlaps:
         raise ManifestError(f"{mode} can't go on while it exchanges")
@@ -281,6 +299,13 @@ def _check_sync(body: messages_pb2.Manifest) -> None:
         raise ManifestError(f"{mode} needs rounds.feedback")
     if (body.inner.optimizer or OPTIMIZERS[0]) not in rules.optimizers:
         raise ManifestError(f"{mode} can't have inner.optimizer {body.inner.optimizer!r}")
+    door = body.rounds.door or ALL
+    if door not in rules.doors:
+        raise ManifestError(f"{mode} can't have rounds.door {door!r}")
+    if (door in (PERIOD, WINDOW)) != (body.rounds.door_s > 0):
+        raise ManifestError("rounds.door_s is for the doors period and window, and they need it")
+    if body.inner.by_speed and not rules.by_speed:
+        raise ManifestError(f"{mode} can't have inner.by_speed: all phases must be as long")
     if sync.mix and not rules.mixes:
         raise ManifestError(f"{mode} can't mix local and committed parameters")
     if not (math.isfinite(sync.mix) and 0 <= sync.mix < 1):

@@ -75,7 +75,7 @@ class Data(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[DataShard, _Mapping]]] = ..., urls: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Inner(_message.Message):
-    __slots__ = ("steps", "lr", "warmup_steps", "total_steps", "schedule", "batch", "weight_decay", "clip", "beta1", "beta2", "optimizer")
+    __slots__ = ("steps", "lr", "warmup_steps", "total_steps", "schedule", "batch", "weight_decay", "clip", "beta1", "beta2", "optimizer", "by_speed")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LR_FIELD_NUMBER: _ClassVar[int]
     WARMUP_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class Inner(_message.Message):
     BETA1_FIELD_NUMBER: _ClassVar[int]
     BETA2_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    BY_SPEED_FIELD_NUMBER: _ClassVar[int]
     steps: int
     lr: float
     warmup_steps: int
@@ -98,7 +99,8 @@ class Inner(_message.Message):
     beta1: float
     beta2: float
     optimizer: str
-    def __init__(self, steps: _Optional[int] = ..., lr: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., total_steps: _Optional[int] = ..., schedule: _Optional[str] = ..., batch: _Optional[int] = ..., weight_decay: _Optional[float] = ..., clip: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., optimizer: _Optional[str] = ...) -> None: ...
+    by_speed: bool
+    def __init__(self, steps: _Optional[int] = ..., lr: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., total_steps: _Optional[int] = ..., schedule: _Optional[str] = ..., batch: _Optional[int] = ..., weight_decay: _Optional[float] = ..., clip: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., optimizer: _Optional[str] = ..., by_speed: bool = ...) -> None: ...
 
 class Outer(_message.Message):
     __slots__ = ("momentum", "lr_by_contributors", "missed")
@@ -111,7 +113,7 @@ class Outer(_message.Message):
     def __init__(self, momentum: _Optional[float] = ..., lr_by_contributors: _Optional[_Iterable[float]] = ..., missed: _Optional[str] = ...) -> None: ...
 
 class Rounds(_message.Message):
-    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding", "two_level_above")
+    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding", "two_level_above", "door", "door_s", "merge")
     CHUNK_VALUES_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     RESULT_CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +124,9 @@ class Rounds(_message.Message):
     FEEDBACK_FIELD_NUMBER: _ClassVar[int]
     RANDOM_ROUNDING_FIELD_NUMBER: _ClassVar[int]
     TWO_LEVEL_ABOVE_FIELD_NUMBER: _ClassVar[int]
+    DOOR_FIELD_NUMBER: _ClassVar[int]
+    DOOR_S_FIELD_NUMBER: _ClassVar[int]
+    MERGE_FIELD_NUMBER: _ClassVar[int]
     chunk_values: int
     codec: str
     result_codec: str
@@ -132,7 +137,10 @@ class Rounds(_message.Message):
     feedback: float
     random_rounding: bool
     two_level_above: int
-    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ..., two_level_above: _Optional[int] = ...) -> None: ...
+    door: str
+    door_s: float
+    merge: str
+    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ..., two_level_above: _Optional[int] = ..., door: _Optional[str] = ..., door_s: _Optional[float] = ..., merge: _Optional[str] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("start", "fragment")
@@ -361,7 +369,7 @@ class SessionId(_message.Message):
     def __init__(self, parent: _Optional[bytes] = ..., fragment: _Optional[int] = ..., view: _Optional[int] = ..., leader: _Optional[bytes] = ..., life: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("parent", "version", "tokens", "steps", "upload_bps", "download_bps", "codecs", "unreachable", "next_view", "offer", "shard", "relayed")
+    __slots__ = ("parent", "version", "tokens", "steps", "upload_bps", "download_bps", "codecs", "unreachable", "next_view", "offer", "shard", "relayed", "phase_ms", "rounds")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -374,6 +382,8 @@ class Ready(_message.Message):
     OFFER_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     RELAYED_FIELD_NUMBER: _ClassVar[int]
+    PHASE_MS_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
     parent: bytes
     version: int
     tokens: int
@@ -386,24 +396,28 @@ class Ready(_message.Message):
     offer: int
     shard: int
     relayed: bool
-    def __init__(self, parent: _Optional[bytes] = ..., version: _Optional[int] = ..., tokens: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., unreachable: _Optional[_Iterable[bytes]] = ..., next_view: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ..., relayed: bool = ...) -> None: ...
+    phase_ms: int
+    rounds: int
+    def __init__(self, parent: _Optional[bytes] = ..., version: _Optional[int] = ..., tokens: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., unreachable: _Optional[_Iterable[bytes]] = ..., next_view: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ..., relayed: bool = ..., phase_ms: _Optional[int] = ..., rounds: _Optional[int] = ...) -> None: ...
 
 class Contributor(_message.Message):
-    __slots__ = ("peer", "tokens", "weight", "offer", "shard")
+    __slots__ = ("peer", "tokens", "weight", "offer", "shard", "rounds")
     PEER_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
     peer: bytes
     tokens: int
     weight: int
     offer: int
     shard: int
-    def __init__(self, peer: _Optional[bytes] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ...) -> None: ...
+    rounds: int
+    def __init__(self, peer: _Optional[bytes] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ..., rounds: _Optional[int] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s", "continues", "exchange_s", "inner_s", "groups", "grid")
+    __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s", "continues", "exchange_s", "inner_s", "groups", "grid", "voters")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -421,6 +435,7 @@ class Plan(_message.Message):
     INNER_S_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     GRID_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     session: SessionId
     version: int
@@ -438,7 +453,8 @@ class Plan(_message.Message):
     inner_s: float
     groups: int
     grid: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., followers: _Optional[_Iterable[bytes]] = ..., owners: _Optional[_Iterable[int]] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., scatter_s: _Optional[float] = ..., reduce_s: _Optional[float] = ..., vote_s: _Optional[float] = ..., continues: _Optional[_Union[SessionId, _Mapping]] = ..., exchange_s: _Optional[float] = ..., inner_s: _Optional[float] = ..., groups: _Optional[int] = ..., grid: _Optional[_Iterable[int]] = ...) -> None: ...
+    voters: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., followers: _Optional[_Iterable[bytes]] = ..., owners: _Optional[_Iterable[int]] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., scatter_s: _Optional[float] = ..., reduce_s: _Optional[float] = ..., vote_s: _Optional[float] = ..., continues: _Optional[_Union[SessionId, _Mapping]] = ..., exchange_s: _Optional[float] = ..., inner_s: _Optional[float] = ..., groups: _Optional[int] = ..., grid: _Optional[_Iterable[int]] = ..., voters: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Contribution(_message.Message):
     __slots__ = ("session", "chunk", "partial", "members")
@@ -495,7 +511,7 @@ class CommittedChunk(_message.Message):
     def __init__(self, contributors: _Optional[_Iterable[int]] = ..., payload_digest: _Optional[bytes] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("swarm_id", "session", "version", "contributors", "chunks", "result_codec", "outer_lr", "cumulative_tokens")
+    __slots__ = ("swarm_id", "session", "version", "contributors", "chunks", "result_codec", "outer_lr", "cumulative_tokens", "voters", "progress")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -504,6 +520,8 @@ class Commit(_message.Message):
     RESULT_CODEC_FIELD_NUMBER: _ClassVar[int]
     OUTER_LR_FIELD_NUMBER: _ClassVar[int]
     CUMULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     session: SessionId
     version: int
@@ -512,7 +530,9 @@ class Commit(_message.Message):
     result_codec: str
     outer_lr: float
     cumulative_tokens: int
-    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., chunks: _Optional[_Iterable[_Union[CommittedChunk, _Mapping]]] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., cumulative_tokens: _Optional[int] = ...) -> None: ...
+    voters: _containers.RepeatedScalarFieldContainer[bytes]
+    progress: int
+    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., chunks: _Optional[_Iterable[_Union[CommittedChunk, _Mapping]]] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., cumulative_tokens: _Optional[int] = ..., voters: _Optional[_Iterable[bytes]] = ..., progress: _Optional[int] = ...) -> None: ...
 
 class Vote(_message.Message):
     __slots__ = ("session", "commit")

@@ -126,7 +126,7 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument(
         "--mode",
         default="diloco",
-        help="diloco, streaming, eager, delayed, fedavg, photon, sparseloco, muloco: docs/modes.md (diloco)",
+        help="diloco, streaming, eager, delayed, async, fedavg, photon, sparseloco, muloco: docs/modes.md",
     )
     init.add_argument("--outer-lr", type=float, metavar="LR", help="rate of the outer step (by mode)")
     init.add_argument("--outer-momentum", type=float, metavar="M", help="its Nesterov momentum (by mode)")
@@ -148,11 +148,21 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument(
         "--two-level-above", type=int, default=0, metavar="N", help="contributors that average in groups (32)"
     )
+    init.add_argument(
+        "--door", help="when a round begins: all, dbw or period; async: window (docs/modes.md; all)"
+    )
+    init.add_argument("--door-seconds", type=float, metavar="S", help="of a period, or of a window (2)")
+    init.add_argument(
+        "--by-speed",
+        action=argparse.BooleanOptionalAction,
+        help="slower nodes take fewer inner steps, so that all arrive together (async: yes)",
+    )
+    init.add_argument("--merge", default="mean", help="of contributions: mean or rda (mean)")
     init.add_argument("--feedback", type=float, metavar="DECAY", help="of error feedback; 0: none (by codec)")
     init.add_argument(
         "--missed",
         choices=("keep", "rebase", "reset"),
-        help="what becomes of work that missed a round (reset; eager and delayed: keep)",
+        help="what becomes of work that missed a round (reset; eager, delayed, async: keep)",
     )
     init.add_argument("--min-peers", type=int, default=1, help="training nodes needed before round 1 (1)")
     init.add_argument("--seed", type=int, default=1, help="seed of parameters and data order (1)")

@@ -73,6 +73,10 @@ def init(arguments: argparse.Namespace) -> int:
         feedback=arguments.feedback,
         random_rounding=arguments.random_rounding,
         two_level_above=arguments.two_level_above,
+        door=arguments.door,
+        door_s=arguments.door_seconds,
+        by_speed=arguments.by_speed,
+        merge=arguments.merge,
         missed=arguments.missed,
         min_peers=arguments.min_peers,
         seed=arguments.seed,
@@ -95,6 +99,8 @@ def _rhythm(manifest: SwarmManifest) -> str:
     """When is averaged what, in a few words."""
     fragments, steps = len(manifest.chunks.fragments), manifest.segment_steps
     codec = manifest.body.rounds.codec
+    if manifest.small_commits:
+        return f"each update is taken in when it comes, after about {steps} inner steps, sent as {codec}"
     if fragments == 1:
         meanwhile = " while the next ones go on" if manifest.ahead else ""
         return f"everything is averaged after {steps} inner steps{meanwhile}, sent as {codec}"

@@ -19,6 +19,8 @@ import torch
 from atoll.daemon.storage.spill import loaded
 from atoll.protocol import wire
 from atoll.protocol.codecs import CODECS, Codec, aggregate, result_codec
+from atoll.protocol.manifest import MEAN, RDA
+from atoll.protocol.modes.merging import rda
 from atoll.protocol.outer import Float32
 from atoll.protocol.round.codec_choice import allowed
 from atoll.protocol.round.types import Part
@@ -31,6 +33,7 @@ class CodecWorker:
     `codec`: of contributions, "auto" where plans choose it. `feedback`: the decay of what was lost; 0: it is
     forgotten. `seed`: contributions are rounded at random, one that is encoded again to the same bytes; None:
     to the nearest. `measured`: what is called `local` are pseudo-gradients already, and no anchor matters.
+    `merge`: what a chunk's owner makes of its contributions.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class CodecWorker:
         feedback: float = 0.0,
         seed: bytes | None = None,
         measured: bool = False,
+        merge: str = MEAN,
     ) -> None:
         self._names = allowed(codec)
         self._outs = {name: CODECS[name]() for name in self._names}
@@ -52,6 +56,8 @@ class CodecWorker:
         self._seed = seed or b""
         self._feedback = feedback
         self._measured = measured
+        self._merge = merge
+        self._apart = torch.empty(chunks.values if merge == RDA else 0)
         self._lost = np.zeros(chunks.total if feedback else 0, dtype=np.float32)
         self._sent: dict[int, bytes] = {}
         self._offer: int | None = None
@@ -138,7 +144,11 @@ class CodecWorker:
             self._result.mean if is_mean else self._one_of(self._ins, payload, n)
             for _, _, payload, is_mean in pieces
         ]
-        aggregate(decoders, payloads, [weight for _, weight, _, _ in pieces], mean)
+        shares = [weight for _, weight, _, _ in pieces]
+        if self._merge == RDA:
+            rda(decoders, payloads, shares, mean, self._apart[:n])
+        else:
+            aggregate(decoders, payloads, shares, mean)
         return self._result.encode(mean).numpy().data
 
     def _pieces(

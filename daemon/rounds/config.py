@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from atoll.protocol.manifest import SwarmManifest
+from atoll.protocol.modes.doors import ALL
 from atoll.protocol.round import RoundConfig
 from atoll.protocol.round.plan import MAX_PHASE_S
 from atoll.protocol.round.types import TWO_LEVEL_ABOVE
@@ -25,6 +26,9 @@ def round_config(manifest: SwarmManifest) -> RoundConfig:
         outer_lr=manifest.outer_lr,
         genesis_node=bytes(body.genesis_node),
         two_level_above=body.rounds.two_level_above or TWO_LEVEL_ABOVE,
+        door=body.rounds.door or ALL,
+        door_s=body.rounds.door_s,
+        small_commits=manifest.small_commits,
         min_peers_to_start=body.rounds.min_peers_to_start,
         grace_floor_s=body.rounds.grace_floor_s,
         grace_cap_s=body.rounds.grace_cap_s,

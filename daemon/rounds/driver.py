@@ -31,6 +31,7 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 from atoll.protocol.chain import Head, commit_digest
 from atoll.protocol.codecs import CodecError, NonFinite
+from atoll.protocol.manifest import MEAN
 from atoll.protocol.outer import Float32
 from atoll.protocol.round import inbox
 from atoll.protocol.round import types as t
@@ -90,6 +91,7 @@ class RoundDriver:
             rounds.feedback,
             seed,
             measured=state.manifest.ahead is not None,
+            merge=rounds.merge or MEAN,
         )
         self._codec_thread = ThreadPoolExecutor(1, "codec")
         self.disk_thread = ThreadPoolExecutor(1, "disk")

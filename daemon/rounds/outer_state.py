@@ -28,6 +28,7 @@ from atoll.protocol import chain, forks, shards
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
+from atoll.protocol.modes.asynchronous import ROUND, shared_nesterov_step
 from atoll.protocol.outer import Float32, outer_step
 from atoll.protocol.round.commit import CommitError, check_content, electorate
 from atoll.protocol.schema import ParameterSchema
@@ -53,6 +54,7 @@ def next_head(parent: Head, commit: pb.Commit, body: bytes, certified: bool) -> 
         electorate=electorate(commit),
         certified=certified,
         cumulative_tokens=int(commit.cumulative_tokens),
+        progress=int(commit.progress),
     )
 
 
@@ -72,6 +74,8 @@ class Position:
 
 def inner_step(manifest: SwarmManifest, head: Head) -> int:
     """Where the inner schedules are at a head, in steps since the genesis."""
+    if manifest.small_commits:
+        return head.progress * manifest.segment_steps // ROUND
     return head.version * manifest.segment_steps
 
 
@@ -336,8 +340,14 @@ class OuterState:
             if not committed.contributors:
                 continue
             span, scratch = chunks.span(chunk), self._scratch[: chunks.size(chunk)]
-            mean = self.mean_of(commit, chunk)
-            outer_step(self.parameters[span], self.momentum[span], mean, commit.outer_lr, beta, scratch)
+            mean, lr = self.mean_of(commit, chunk), commit.outer_lr
+            if commit.voters:
+                share = len(committed.contributors) / len(commit.voters)
+                shared_nesterov_step(
+                    self.parameters[span], self.momentum[span], mean, share, lr, beta, scratch
+                )
+            else:
+                outer_step(self.parameters[span], self.momentum[span], mean, lr, beta, scratch)
 
     def mean_of(self, commit: pb.Commit, chunk: int) -> Float32:
         """The decoded mean of a chunk whose results are kept, fp32, until the next one is decoded."""
@@ -468,7 +478,9 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
         raise RoundLogError("the commit has another table of chunks")
     if commit.result_codec != manifest.body.rounds.result_codec:
         raise RoundLogError("the commit has another codec than the manifest's")
-    if commit.outer_lr != manifest.outer_lr(len(commit.contributors)):
+    if bool(commit.voters) != manifest.small_commits:
+        raise RoundLogError("the commit names voters where it may not, or none where it must")
+    if commit.outer_lr != manifest.outer_lr(len(commit.voters) or len(commit.contributors)):
         raise RoundLogError("the commit has another learning rate than the manifest's")
     try:
         check_content(head, commit, manifest.chunks.due(head.version))

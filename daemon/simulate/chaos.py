@@ -14,11 +14,11 @@ from functools import partial
 from atoll.daemon.simulate import facts, scenario
 from atoll.daemon.simulate.engine import Engine, Violation
 from atoll.daemon.simulate.invariants import Oracle
-from atoll.daemon.simulate.island import AheadIsland, Island
+from atoll.daemon.simulate.island import AheadIsland, ArrivalIsland, Island
 from atoll.daemon.simulate.keyring import FakeKeyring
 from atoll.daemon.simulate.liar import Liar
 from atoll.daemon.simulate.network import Network
-from atoll.daemon.simulate.node import SimNode
+from atoll.daemon.simulate.node import MakeIsland, SimNode
 from atoll.daemon.simulate.payloads import Payloads
 from atoll.daemon.simulate.scenario import Fault, Scenario
 
@@ -60,9 +60,13 @@ class Swarm:
         first = FakeKeyring(f"{seed}/0").peer_id
         genesis = facts.genesis(first)
         chunks = facts.chunks(self.plan.fragments)
-        config = facts.round_config(first, self.plan.min_peers, self.plan.two_level_above, chunks)
+        config = facts.round_config(
+            first, self.plan.min_peers, self.plan.two_level_above, chunks, self.plan.arrivals
+        )
         self.oracle = Oracle(genesis.digest)
-        make = AheadIsland if self.plan.ahead else partial(Island, missed=self.plan.missed)
+        make: MakeIsland = partial(Island, missed=self.plan.missed)
+        if self.plan.ahead or self.plan.arrivals:
+            make = AheadIsland if self.plan.ahead else ArrivalIsland
         payloads = Payloads(self.plan.gathers)
         self.nodes = [
             SimNode(

@@ -117,7 +117,9 @@ class Driver:
         waiting = island.has_snapshot
         island.committed(commits)
         self._save(island.save)
-        if waiting and not island.ahead:
+        if waiting and island.again:
+            self._offer(self._phase)
+        elif waiting and not island.ahead:
             self.train()
         elif self._over:
             self._over = False

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from atoll.protocol import chain
+from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
+from atoll.protocol.modes.doors import ALL, WINDOW
 from atoll.protocol.outer import Float32
 from atoll.protocol.round import RoundConfig
 from atoll.protocol.schema import ChunkTable
@@ -25,11 +27,18 @@ VALUES = 256
 COUNT = 4
 PARENT, TAG = 254, 255
 MOMENTUM = 0.0
+WINDOW_S = 0.5
+"""With small commits, those who are ready within it are taken in together."""
 
 
 def outer_lr(contributors: int) -> float:
     """Another one for nearly every number of contributors, and never 1: a wrong one is seen in the state."""
     return float(0.5 ** (1 + contributors % 4))
+
+
+def lr_of(commit: pb.Commit) -> float:
+    """That of a commit, by those who train where small commits follow each other."""
+    return outer_lr(len(commit.voters) or len(commit.contributors))
 
 
 def mark(parent: bytes) -> int:
@@ -60,7 +69,11 @@ def genesis(node: bytes) -> Head:
 
 
 def round_config(
-    genesis_node: bytes, min_peers: int, two_level_above: int, chunks: ChunkTable
+    genesis_node: bytes,
+    min_peers: int,
+    two_level_above: int,
+    chunks: ChunkTable,
+    small_commits: bool = False,
 ) -> RoundConfig:
     """Short waits: a simulated second costs as much as a real one would."""
     return RoundConfig(
@@ -72,6 +85,9 @@ def round_config(
         outer_lr=outer_lr,
         genesis_node=genesis_node,
         two_level_above=two_level_above,
+        door=WINDOW if small_commits else ALL,
+        door_s=WINDOW_S if small_commits else 0.0,
+        small_commits=small_commits,
         min_peers_to_start=min_peers,
         grace_floor_s=0.3,
         grace_cap_s=3.0,

@@ -144,7 +144,7 @@ class Oracle:
         parent = bytes(commit.session.parent)
         known = self.commits.get(parent)
         before = known.parameters if known else np.zeros_like(parameters)
-        if commit.outer_lr != facts.outer_lr(len(commit.contributors)):
+        if commit.outer_lr != facts.lr_of(commit):
             raise Violation("learning rate", f"version {commit.version} was made for another world size")
         accepted: dict[bytes, list[int]] = {}
         for index, contributor in enumerate(commit.contributors):

@@ -34,6 +34,8 @@ class Island:
 
     ahead = False
     """Whether the next phase begins while an offer is out."""
+    again = False
+    """Whether what was offered is to be offered again: the last commit was one of others."""
 
     def __init__(self, store: Store, me: bytes, slot: int, missed: Missed) -> None:
         self.ledger = Ledger(facts.COUNT)
@@ -180,10 +182,8 @@ class Island:
         self.begin()
 
 
-class AheadIsland(Island):
-    """The twin of daemon/training/ahead.py: snapshots are progress, measured from where a phase began."""
-
-    ahead = True
+class ArrivalIsland(Island):
+    """The twin of DifferenceReplica in daemon/training/ahead.py: snapshots are what phases changed."""
 
     def __init__(self, store: Store, me: bytes, slot: int) -> None:
         super().__init__(store, me, slot, Missed.KEEP)
@@ -202,16 +202,42 @@ class AheadIsland(Island):
         fresh = self._start - self.local
         self._progress += fresh
         self._snapshot = self._progress
-        # Any start will do: here the eager one, were this node alone and the rate 1.
-        torch.sub(self._new, fresh, out=self._start)
-        self.local.copy_(self._start)
+        self._start_next(fresh)
+
+    def _start_next(self, fresh: torch.Tensor) -> None:
+        """What comes next is measured from here."""
+        self._start.copy_(self.local)
 
     def delta(self, chunk: int) -> float:
         assert self._snapshot is not None
         return float(self._snapshot[chunk])
 
     def committed(self, commits: Sequence[tuple[pb.Commit, bytes]]) -> None:
-        for commit, digest in commits:
-            for chunk in self._book(commit, digest):
-                self._progress[chunk] = 0
+        mine = self._taken(commits)
+        self.again = self.has_snapshot and not mine
+        self._snapshot = None
+        if mine:
+            self.local.copy_(self._new)
+            self._start.copy_(self._new)
+
+    def _taken(self, commits: Sequence[tuple[pb.Commit, bytes]]) -> bool:
+        """Whether commits hold chunks of what was offered, which is no progress to offer any more."""
+        mine = {chunk for commit, digest in commits for chunk in self._book(commit, digest)}
+        for chunk in mine:
+            self._progress[chunk] = 0
+        return bool(mine)
+
+
+class AheadIsland(ArrivalIsland):
+    """The twin of AheadReplica: the next phase begins before the commit."""
+
+    ahead = True
+
+    def _start_next(self, fresh: torch.Tensor) -> None:
+        # Any start will do: here the eager one, were this node alone and the rate 1.
+        torch.sub(self._new, fresh, out=self._start)
+        self.local.copy_(self._start)
+
+    def committed(self, commits: Sequence[tuple[pb.Commit, bytes]]) -> None:
+        self._taken(commits)
         self._snapshot = None

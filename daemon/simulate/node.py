@@ -39,6 +39,9 @@ from atoll.protocol.schema import ChunkTable
 WATCH_S = 0.5
 
 
+MakeIsland = Callable[[Store, bytes, int], Island]
+
+
 @dataclass(frozen=True)
 class Traits:
     """What a node is like: seconds and bytes per second."""
@@ -62,7 +65,7 @@ class SimNode:
         config: RoundConfig,
         genesis: Head,
         traits: Traits,
-        make_island: Callable[[Store, bytes, int], Island],
+        make_island: MakeIsland,
         payloads: Payloads,
         chunks: ChunkTable,
     ) -> None:

@@ -52,7 +52,8 @@ class Scenario:
 
     `missed`: the manifest's rule for work that a round did without. `two_level_above`: its threshold.
     `gathers`: contributions are so short that results are made of them. `fragments`: they take turns.
-    `ahead`: trainers begin their next phase before the commit, as the eager mode's do.
+    `ahead`: trainers begin their next phase before the commit, as the eager mode's do. `arrivals`: commits
+    are small, of those who arrive together, as in the asynchronous mode.
     """
 
     traits: tuple[Traits, ...]
@@ -68,6 +69,7 @@ class Scenario:
     gathers: bool = False
     fragments: int = 1
     ahead: bool = False
+    arrivals: bool = False
 
     @property
     def size(self) -> int:
@@ -101,12 +103,16 @@ def draw(chance: random.Random, kinds: tuple[str, ...] | None = None) -> Scenari
         missed=chance.choice((Missed.KEEP, Missed.RESET)),
     )
     # The last draws: half of the swarms that are big enough have rounds with two levels, a third gathers, and
-    # two in five have more than one fragment. Of those that may, half train ahead.
+    # two in five have more than one fragment. Of those that may a quarter trains ahead, and one has small
+    # commits.
     scenario = replace(scenario, two_level_above=chance.choice((3, 32)))
     scenario = replace(scenario, gathers=chance.random() < 1 / 3)
     scenario = replace(scenario, fragments=chance.choice((1, 1, 1, 2, 4)))
     may = scenario.fragments == 1 and scenario.missed is Missed.KEEP
-    return replace(scenario, ahead=may and chance.random() < 0.5)
+    scenario = replace(scenario, ahead=may and chance.random() < 0.5)
+    if scenario.ahead and chance.random() < 0.5:
+        return replace(scenario, ahead=False, arrivals=True)
+    return scenario
 
 
 def _traits(chance: random.Random, latency_s: float) -> Traits:

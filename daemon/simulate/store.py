@@ -93,6 +93,7 @@ class Store:
             "version": head.version,
             "digest": head.digest.hex(),
             "tokens": head.cumulative_tokens,
+            "progress": head.progress,
             "electorate": [peer.hex() for peer in head.electorate],
             "history": base64.b64encode(b"".join(self.history)).decode(),
             "chain": [[link.version, link.digest.hex(), link.cumulative_tokens] for link in self.chain],
@@ -215,7 +216,7 @@ class Store:
             raise RoundLogError("the commit is of another fragment")
         if len(commit.chunks) != facts.COUNT:
             raise RoundLogError("the commit has another table of chunks")
-        if commit.result_codec != facts.CODEC or commit.outer_lr != facts.outer_lr(len(commit.contributors)):
+        if commit.result_codec != facts.CODEC or commit.outer_lr != facts.lr_of(commit):
             raise RoundLogError("the commit has another codec or learning rate than the manifest's")
         try:
             check_content(head, commit, self.chunks.due(head.version))
@@ -253,6 +254,7 @@ class Store:
             electorate=electorate(commit),
             certified=certified,
             cumulative_tokens=int(commit.cumulative_tokens),
+            progress=int(commit.progress),
         )
         self.chain = forks.extend(self.chain, forks.link_of(self.head))
         self.history = (self.head.digest, *self.history)[:HISTORY]
@@ -368,6 +370,7 @@ def parse_state(content: bytes) -> State:
             electorate=tuple(bytes.fromhex(peer) for peer in about["electorate"]),
             certified=False,
             cumulative_tokens=int(about["tokens"]),
+            progress=int(about["progress"]),
         )
         past = base64.b64decode(about["history"])
         history = tuple(past[at : at + DIGEST_BYTES] for at in range(0, len(past), DIGEST_BYTES))

@@ -112,6 +112,8 @@ def save(
         "block": str(schema.block),
         "schema": json.dumps([[t.name, list(t.shape)] for t in schema.tensors]),
     }
+    if head.progress:
+        facts["progress"] = str(head.progress)
     state = state_hash(facts, parameters, momentum)
 
     def put(file: BinaryIO) -> None:
@@ -189,6 +191,7 @@ def _parsed(facts: Mapping[str, str], state: bytes, path: Path) -> Checkpoint:
         electorate=tuple(bytes.fromhex(peer) for peer in json.loads(facts["electorate"])),
         certified=int(facts["version"]) == 0 or _is_noted(path, facts["digest"]),
         cumulative_tokens=int(facts["cumulative_tokens"]),
+        progress=int(facts.get("progress", "0")),
     )
     fragments = tuple(int(clock) for clock in json.loads(facts["fragments"]))
     read = _cursor(json.loads(facts["cursor"]), head, path)

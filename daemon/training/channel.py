@@ -64,8 +64,8 @@ class Welcome:
     `model` is GPTConfig.to_dict(), or None for a training loop of the user's own. `data` is
     {"validation": path}, `inner` InnerConfig fields; both empty for an own loop. `missed`: rebase.Missed.
     `overlap`: inner steps that may go on after Ready; `mix`: of local parameters when `committed` is taken
-    in, None where they are rebased. `ahead`: "eager" or "delayed", where the next phase begins before the
-    commit and snapshots are pseudo-gradients (`ahead.AheadReplica`, with the `outer_momentum` beta).
+    in, None where they are rebased. `ahead`: "eager", "delayed" or "async", where phases are measured from a
+    start of their own and snapshots are pseudo-gradients (`ahead.py`, with the `outer_momentum` beta).
     `compile`: the built-in model's steps.
     """
 
@@ -95,7 +95,8 @@ class Begin:
     """Load `committed` (of `version`) as local parameters, drop local progress, train `steps` steps.
 
     `text`: path of the text to read from now on; None where the loop brings its data. `outer_lr`: of the next
-    outer step, as far as it is known.
+    outer step, as far as it is known. `origin`: number of the first step in the whole run; None: phases of
+    `steps` since version 0.
     """
 
     version: int
@@ -104,6 +105,7 @@ class Begin:
     evaluate: bool = False
     text: str | None = None
     outer_lr: float = 0.0
+    origin: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class Committed:
 
     With `contributed` false this node contributed to nothing. `steps` is the length of the phase that
     goes on or starts; `evaluate` asks for the validation loss of `committed`. `due`: the spans of the
-    fragment that the commit was about, `keep` among them; empty: everything. `outer_lr` as in Begin.
+    fragment that the commit was about, `keep` among them; empty: everything. `outer_lr` and
+    `origin`, of the phase that goes on or starts, as in Begin.
     """
 
     version: int
@@ -124,6 +127,7 @@ class Committed:
     text: str | None = None
     due: Spans = ()
     outer_lr: float = 0.0
+    origin: int | None = None
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,13 @@ class Phase:
     """Sum of the losses of `carried_steps`."""
     offered: tuple[int, int, float] = (0, 0, 0.0)
     """What of that is in the snapshot that was offered, where training went on since."""
+    origin: int | None = None
+    """Number of the phase's first step in the whole run; None: as many phases as versions came before."""
 
     @property
     def position(self) -> int:
         """Number of the next step in the whole run: schedules and batches depend on it, not on uptime."""
-        return self.version * self.length + self.step
+        return (self.version * self.length if self.origin is None else self.origin) + self.step
 
     @property
     def complete(self) -> bool:
@@ -70,6 +72,7 @@ class Phase:
             self.carried_steps - taken[0],
             self.carried_tokens - taken[1],
             self.carried_loss - taken[2] if self.carried_steps > taken[0] else 0.0,
+            origin=message.origin,
         )
 
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.daemon.training import channel
-from atoll.daemon.training.ahead import AheadReplica
+from atoll.daemon.training.ahead import AheadReplica, DifferenceReplica
 from atoll.daemon.training.channel import Begin, Committed, Endpoint, FromDaemon, Pause, Resume, Stop, Welcome
 from atoll.daemon.training.errors import (
     ChannelError,
@@ -48,6 +48,8 @@ from atoll.daemon.training.phase import Phase, Reporter
 from atoll.daemon.training.rebase import Missed
 from atoll.daemon.training.replica import Replica
 from atoll.daemon.training.state import load_state, save_state
+from atoll.protocol.modes.asynchronous import ASYNC
+from atoll.protocol.schema import ParameterSchema
 
 Validate = Callable[[nn.Module], float]
 """Validation loss of a module whose parameters are the outer ones while it is called."""
@@ -115,17 +117,21 @@ class Session:
                 "Build the same model as the organiser.",
             )
         self._memory = SharedMemory.open(welcome.memory, welcome.total, welcome.ahead is not None)
-        self._replica = (
-            Replica(model, schema, self._memory, missed, welcome.mix)
-            if welcome.ahead is None
-            else AheadReplica(model, schema, self._memory, welcome.ahead, welcome.outer_momentum)
-        )
+        self._replica = self._make_replica(schema, missed)
         self._endpoint.send(
             channel.Hello(
                 channel.VERSION, os.getpid(), self._replica.device, welcome.schema_digest, schema.parameters
             )
         )
         self._restore_optimizer()
+
+    def _make_replica(self, schema: ParameterSchema, missed: Missed) -> Replica:
+        mode, memory = self.welcome.ahead, self._memory
+        if mode is None:
+            return Replica(self._model, schema, memory, missed, self.welcome.mix)
+        if mode == ASYNC:
+            return DifferenceReplica(self._model, schema, memory)
+        return AheadReplica(self._model, schema, memory, mode, self.welcome.outer_momentum)
 
     # What a training loop uses.
 
@@ -279,7 +285,9 @@ class Session:
         if self._poisoned:
             self._optimizer.state.clear()
         self._poisoned = self._waiting = False
-        self._phase = Phase(message.version, message.steps, message.shard, message.text)
+        self._phase = Phase(
+            message.version, message.steps, message.shard, message.text, origin=message.origin
+        )
 
     def _exchange(self) -> None:
         """Offers what is due, and waits where no step more may be taken without the commit before.

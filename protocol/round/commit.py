@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
+from atoll.protocol.modes.asynchronous import ROUND
 from atoll.protocol.round.exchange import Exchange
 
 EMPTY = hashlib.sha256(b"").digest()
@@ -38,9 +39,19 @@ def contribution_of(commit: pb.Commit, peer: bytes) -> tuple[int, list[int]]:
 
 
 def electorate(commit: pb.Commit) -> tuple[bytes, ...]:
-    """Who certifies the next commit: everyone who is in at least one chunk of this one."""
+    """Who certifies the next commit: everyone who is in at least one chunk of this one, or whom it names."""
+    return tuple(bytes(peer) for peer in commit.voters) or contributors(commit)
+
+
+def contributors(commit: pb.Commit) -> tuple[bytes, ...]:
+    """Everyone who is in at least one chunk, sorted."""
     used = {i for chunk in commit.chunks for i in chunk.contributors}
     return tuple(sorted(bytes(commit.contributors[i].peer) for i in used))
+
+
+def progress(head: Head, commit: pb.Commit) -> int:
+    """Rounds of the chain after a small commit, in 65536ths: contributions of all voters make one."""
+    return head.progress + ROUND * len(contributors(commit)) // len(commit.voters) if commit.voters else 0
 
 
 def make_commit(head: Head, exchange: Exchange) -> pb.Commit:
@@ -59,8 +70,10 @@ def make_commit(head: Head, exchange: Exchange) -> pb.Commit:
         ],
         result_codec=plan.result_codec,
         outer_lr=plan.outer_lr,
+        voters=plan.voters,
     )
     commit.cumulative_tokens = head.cumulative_tokens + accepted_tokens(commit)
+    commit.progress = progress(head, commit)
     return commit
 
 
@@ -73,6 +86,8 @@ def check_commit(head: Head, exchange: Exchange, commit: pb.Commit) -> None:
         raise CommitError("commit that is not of its plan")
     if (commit.result_codec, commit.outer_lr) != (plan.result_codec, plan.outer_lr):
         raise CommitError("commit with another codec or learning rate than its plan")
+    if list(commit.voters) != list(plan.voters):
+        raise CommitError("commit with other voters than its plan")
     check_content(head, commit, exchange.chunks)
 
 
@@ -88,9 +103,16 @@ def check_content(head: Head, commit: pb.Commit, due: Collection[int]) -> None:
         members = list(chunk.contributors)
         if members != sorted(set(members)) or any(i >= len(commit.contributors) for i in members):
             raise CommitError("commit with impossible contributors")
-    if not electorate(commit):
+    used = contributors(commit)
+    if not used:
         raise CommitError("commit without a contribution")
+    voters = [bytes(peer) for peer in commit.voters]
+    known = {bytes(c.peer) for c in commit.contributors} | set(head.electorate)
+    if voters and not (voters == sorted(set(voters)) and set(used) <= set(voters) <= known):
+        raise CommitError("commit with impossible voters")
     if any(c.weight < 1 for c in commit.contributors):
         raise CommitError("commit with a contributor without a weight")
     if commit.cumulative_tokens != head.cumulative_tokens + accepted_tokens(commit):
         raise CommitError("commit with a wrong sum of tokens")
+    if commit.progress != progress(head, commit):
+        raise CommitError("commit with a wrong count of rounds")

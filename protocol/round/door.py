@@ -1,9 +1,7 @@
 """The door of a round: who is ready, who is expected, and when to begin without the rest.
 
-The leader closes the door when every training node is ready, or when a quorum is and the grace has passed;
-at the cap it closes with whoever is ready. Grace adapts: the median of recent arrivals (seconds after the
-first one) plus 3 · 1.4826 · MAD, between a floor and a cap, so nobody has to guess a time-out.
-Pure bookkeeping: no messages, no effects.
+The leader closes the door when every training node is ready, or earlier by the swarm's rule
+(modes/doors.py). At the cap it closes with whoever is ready. Pure bookkeeping: no messages, no effects.
 """
 
 from __future__ import annotations
@@ -12,10 +10,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.modes.doors import ALL, DBW, PERIOD, WINDOW, best_quorum
 from atoll.protocol.round.pace import Pace
 
 MAX_READY = 4096
 """Peers whose Ready is kept; a node holds far fewer connections."""
+MAX_PHASE_MS = 7 * 86_400_000
+"""A phase that is said to be longer counts as this long."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,19 @@ class Verdict:
 class Door:
     """Collects Ready messages by peer; each peer's newest counts, if it names the parent asked for."""
 
-    def __init__(self, grace_floor_s: float, grace_cap_s: float) -> None:
+    def __init__(
+        self, grace_floor_s: float, grace_cap_s: float, rule: str = ALL, rule_s: float = 0.0
+    ) -> None:
+        """`rule`: of DOORS; `rule_s`: its seconds, of a period or a window."""
         self._cap = grace_cap_s
+        self._rule = rule
+        self._rule_s = rule_s
         self._ready: dict[bytes, tuple[pb.Ready, float]] = {}
         self._grace = Pace(grace_floor_s, grace_cap_s)
+        self.opened_at = 0.0
+        """When the commit before was applied."""
+        self.exchange_s = 0.0
+        """How long the last session took."""
 
     def put(self, peer: bytes, ready: pb.Ready, now: float) -> bool:
         """Notes a Ready; a repeated one keeps its first arrival. False where there is no room for it."""
@@ -74,11 +84,23 @@ class Door:
         waiting = f"{missing} of {len(expected)} peers are still training"
         if len(ready) < minimum:
             return Verdict(False, waiting)
-        first = min(self._ready[peer][1] for peer in ready)
-        until = first + (self.grace_s() if 2 * len(ready) > len(expected) else self._cap)
+        until = self._until(min(self._ready[peer][1] for peer in ready), len(ready), expected)
         if now >= until:
             return Verdict(True, f"{missing} of {len(expected)} did not come in time")
         return Verdict(False, waiting, until)
+
+    def _until(self, first: float, ready: int, expected: Collection[bytes]) -> float:
+        """When the door closes without the rest. `first`: when the first was ready."""
+        if self._rule == WINDOW:
+            return first + min(self._rule_s, self._cap)
+        if self._rule == PERIOD:
+            return min(max(first, self.opened_at + self._rule_s), first + self._cap)
+        if self._rule == DBW:
+            said = [self._ready[peer][0].phase_ms for peer in expected if peer in self._ready]
+            phases_s = [min(ms, MAX_PHASE_MS) / 1000 for ms in said if ms]
+            enough = 0 < best_quorum(phases_s, self.exchange_s) <= ready
+            return first if enough else first + self._cap
+        return first + (self.grace_s() if 2 * ready > len(expected) else self._cap)
 
     def closed(self, parent: bytes, contributors: Collection[bytes]) -> None:
         """Learns from the arrivals of a round that begins with these contributors."""

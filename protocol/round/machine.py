@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
-from atoll.protocol.round import codec_choice
+from atoll.protocol.round import offers
 from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 from atoll.protocol.round.company import PAST_HEADS, Company
@@ -51,7 +51,7 @@ class RoundMachine:
         self.head = head
         self.session: Session | None = None
         self.applying = False
-        self._door = Door(config.grace_floor_s, config.grace_cap_s)
+        self._door = Door(config.grace_floor_s, config.grace_cap_s, config.door, config.door_s)
         self._legs = Legs(config)
         keep_s = config.scatter_s + config.reduce_s
         self._stash = Stash(config.stash_events, config.stash_bytes, keep_s)
@@ -274,6 +274,7 @@ class RoundMachine:
             self._company.no_owners,
             self.life,
             self._inner_s,
+            self._expected(),
         )
         self._door.closed(self.head.digest, ready)
         return [*self._announce(plan), *self._accept(plan, now)]
@@ -299,21 +300,7 @@ class RoundMachine:
 
     def _ready(self) -> pb.Ready:
         assert self._local is not None
-        line = self._company.me_trains
-        return pb.Ready(
-            parent=self.head.digest,
-            version=self.head.version,
-            tokens=self._local.tokens,
-            steps=self._local.steps,
-            offer=self._local.offer,
-            shard=self._local.shard,
-            upload_bps=line.upload_bps,
-            download_bps=line.download_bps,
-            relayed=line.relayed,
-            codecs=codec_choice.allowed(self._config.codec),
-            unreachable=self._company.unreachable(),
-            next_view=self._next_view,
-        )
+        return offers.ready(self._config, self.head, self._company, self._local, self._next_view)
 
     # ---- sessions
 
@@ -336,8 +323,8 @@ class RoundMachine:
         lowest = self._next_view
         if session is not None and plans.outranks(plan.session, session.id):
             lowest = session.id.view
-        mine = (self._local.tokens, self._local.offer, self._local.shard) if self._local else None
         try:
+            mine = offers.offered(self._config, self._local) if self._local else None
             plans.check_plan(self._config, self.head, self._me, mine, lowest, plan)
             if session is not None and plan.HasField("continues"):
                 self._check_continuation(session, plan)
@@ -405,6 +392,7 @@ class RoundMachine:
         """Leaves an ended session: to apply its commit, or to try again."""
         assert session.report is not None
         self._legs.learn(session)
+        self._door.exchange_s = session.report.phases["end_s"]
         self.session = None
         self.applying = session.report.outcome in ("certified", "provisional")
         if self.applying:
@@ -433,6 +421,7 @@ class RoundMachine:
         self.head = head
         self.session, self.applying = None, False
         self._next_view = self._views.pop(head.digest, 0)
+        self._door.opened_at = now
         self._local, self._phase_since = None, now
         self._behind_since = None
         self._door.remove(self._me)

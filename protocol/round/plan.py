@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head, leader_rank
+from atoll.protocol.modes.doors import PERIOD
 from atoll.protocol.round import codec_choice
 from atoll.protocol.round.types import RoundConfig
 
@@ -29,18 +31,34 @@ WEIGHT_CAP = 2
 """No weight over twice the mean (ALGORITHMS: token weights with a cap)."""
 
 
-Offered = tuple[int, int, int]
-"""Tokens, number and shard of what a node offers."""
+MAX_ROUNDS = 64
+"""Commits without a node's contribution that count for its weight."""
+
+
+@dataclass(frozen=True)
+class Offered:
+    """What of a node's offer is in a plan: as it said in its Ready."""
+
+    tokens: int
+    number: int
+    shard: int
+    rounds: int = 0
 
 
 class PlanError(ValueError):
     """A plan this node does not take part in; the message is the reason that is counted."""
 
 
-def weights(tokens: Sequence[int]) -> list[int]:
-    """Weight of each contributor: its tokens, at most twice the mean, at least 1."""
-    cap = max(1, WEIGHT_CAP * sum(tokens) // len(tokens))
-    return [max(1, min(t, cap)) for t in tokens]
+def weights(tokens: Sequence[int], rounds: Sequence[int] = ()) -> list[int]:
+    """Weight of each contributor: its tokens, at most twice the mean, at least 1.
+
+    `rounds`: commits since each contributed last, where doors open in periods. Tokens are multiplied by them:
+    in expectation the inverse of how often a node attends, so that those who come seldom are not drowned out
+    (FedFix, 2206.10189, section 3.3).
+    """
+    said = [t * max(1, r) for t, r in zip(tokens, rounds, strict=True)] if rounds else list(tokens)
+    cap = max(1, WEIGHT_CAP * sum(said) // len(said))
+    return [max(1, min(t, cap)) for t in said]
 
 
 def alike(speed_bps: Sequence[int]) -> list[int]:
@@ -156,13 +174,16 @@ def make_plan(
     no_owners: Collection[bytes] = (),
     life: int = 0,
     inner_s: float = 0.0,
+    training: Collection[bytes] = (),
 ) -> pb.Plan:
     """The leader's plan for one session with all who are `ready`; `durations` of scatter, reduce, vote.
 
-    `inner_s`: how long an inner phase takes; 0.0: not known.
+    `inner_s`: how long an inner phase takes; 0.0: not known. `training`: who trains, ready or not.
     """
     members = sorted(ready)
-    shares = weights([ready[m].tokens for m in members])
+    rounds = [min(ready[m].rounds, MAX_ROUNDS) if config.door == PERIOD else 0 for m in members]
+    shares = weights([ready[m].tokens for m in members], rounds if config.door == PERIOD else ())
+    voters = sorted({*members, *(set(head.electorate) & set(training))}) if config.small_commits else []
     # What forwarders and relays would have to carry is better owned by those whom everybody reaches.
     unreachable = {bytes(peer) for m in members for peer in ready[m].unreachable}
     kept = {m for m in members if m in no_owners or ready[m].relayed} | unreachable
@@ -193,9 +214,14 @@ def make_plan(
         version=head.version,
         contributors=[
             pb.Contributor(
-                peer=m, tokens=ready[m].tokens, weight=w, offer=ready[m].offer, shard=ready[m].shard
+                peer=m,
+                tokens=ready[m].tokens,
+                weight=w,
+                offer=ready[m].offer,
+                shard=ready[m].shard,
+                rounds=r,
             )
-            for m, w in zip(members, shares, strict=True)
+            for m, w, r in zip(members, shares, rounds, strict=True)
         ],
         followers=receive_only,
         # Nobody owns what is not of this fragment.
@@ -206,7 +232,8 @@ def make_plan(
         exchange_s=choice.exchange_s,
         inner_s=choice.inner_s,
         result_codec=config.result_codec,
-        outer_lr=config.outer_lr(len(members)),
+        outer_lr=config.outer_lr(len(voters) or len(members)),
+        voters=voters,
         scatter_s=_scatter_s(durations[0], groups),
         reduce_s=durations[1],
         vote_s=min(MAX_PHASE_S, durations[2] + spread_s),
@@ -282,7 +309,7 @@ def check_plan(
         raise PlanError("plan of an impossible view")
     if head.version == 0 and session.leader != config.genesis_node:
         raise PlanError("only the genesis node may lead the first round")
-    _check_members(plan, me, offered)
+    _check_members(config, plan, me, offered)
     if len(plan.owners) != config.chunks or max(plan.owners) > len(plan.contributors):
         raise PlanError("plan with a wrong table of owners")
     if due_chunks(plan) != tuple(config.due(head.version)):
@@ -291,7 +318,8 @@ def check_plan(
         raise PlanError("plan with groups that are not of its contributors")
     if plan.result_codec != config.result_codec or not codec_choice.is_sound(plan, config.codec):
         raise PlanError("plan with another codec than the manifest's")
-    if plan.outer_lr != config.outer_lr(len(plan.contributors)):
+    _check_voters(config, head, plan)
+    if plan.outer_lr != config.outer_lr(len(plan.voters) or len(plan.contributors)):
         raise PlanError("plan with another learning rate than the manifest's")
     if not all(0 < s <= MAX_PHASE_S for s in (plan.scatter_s, plan.reduce_s, plan.vote_s)):
         raise PlanError("plan with impossible durations")
@@ -305,7 +333,17 @@ def _is_grid(plan: pb.Plan) -> bool:
     return 2 <= plan.groups <= count == len(plan.grid) and sorted(plan.grid) == list(range(count))
 
 
-def _check_members(plan: pb.Plan, me: bytes, offered: Offered | None) -> None:
+def _check_voters(config: RoundConfig, head: Head, plan: pb.Plan) -> None:
+    """With small commits the contributors, and of those who vote on this one whoever is still here."""
+    voters, members = list(plan.voters), {bytes(c.peer) for c in plan.contributors}
+    if not config.small_commits:
+        if voters:
+            raise PlanError("plan with voters, which are the contributors")
+    elif voters != sorted(set(voters)) or not members <= set(voters) <= members | set(head.electorate):
+        raise PlanError("plan with impossible voters")
+
+
+def _check_members(config: RoundConfig, plan: pb.Plan, me: bytes, offered: Offered | None) -> None:
     members = [c.peer for c in plan.contributors]
     if not members or members != sorted(set(members)) or len(members) + len(plan.followers) > MAX_MEMBERS:
         raise PlanError("plan without a sorted list of contributors")
@@ -313,11 +351,15 @@ def _check_members(plan: pb.Plan, me: bytes, offered: Offered | None) -> None:
         raise PlanError("plan with a node in two roles")
     if any(c.tokens > MAX_TOKENS for c in plan.contributors):
         raise PlanError("plan with an impossible number of tokens")
-    if [c.weight for c in plan.contributors] != weights([c.tokens for c in plan.contributors]):
+    rounds = [c.rounds for c in plan.contributors]
+    if max(rounds) > (MAX_ROUNDS if config.door == PERIOD else 0):
+        raise PlanError("plan with an impossible number of rounds")
+    said = rounds if config.door == PERIOD else ()
+    if [c.weight for c in plan.contributors] != weights([c.tokens for c in plan.contributors], said):
         raise PlanError("plan with weights that do not follow from the tokens")
     mine = next((c for c in plan.contributors if c.peer == me), None)
     if mine is None:
         if me not in plan.followers:
             raise PlanError("plan without this node")
-    elif (mine.tokens, mine.offer, mine.shard) != offered:
+    elif Offered(mine.tokens, mine.offer, mine.shard, mine.rounds) != offered:
         raise PlanError("plan with tokens that this node did not offer")

@@ -36,6 +36,11 @@ class RoundConfig:
     """The chunks of each fragment; none: one fragment has all."""
     two_level_above: int = TWO_LEVEL_ABOVE
     """With more contributors a plan has two levels (grid.py)."""
+    door: str = "all"
+    door_s: float = 0.0
+    """The rule by which rounds begin, and its seconds (door.py)."""
+    small_commits: bool = False
+    """Whether each is of those who arrive together, and the rest goes on (modes/asynchronous.py)."""
     min_peers_to_start: int = 1
     grace_floor_s: float = 1.0
     grace_cap_s: float = 60.0
@@ -113,12 +118,15 @@ class CatchingUp:
 @dataclass(frozen=True)
 class LocalReady:
     """The trainer's snapshot is taken: `tokens` and inner `steps` since the anchor; `offer` is its number,
-    `shard` what the tokens were read from."""
+    `shard` what the tokens were read from. `phase_s`: that a phase takes (0: not known), `rounds`:
+    commits since the last contribution."""
 
     tokens: int
     steps: int
     offer: int = 0
     shard: int = 0
+    phase_s: float = 0.0
+    rounds: int = 0
 
 
 @dataclass(frozen=True)

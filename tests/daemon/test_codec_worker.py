@@ -126,3 +126,15 @@ def test_random_rounding_draws_anew_for_each_offer_and_the_same_for_one(codec: s
 
 def test_codecs_that_round_at_random_are_those_of_the_manifest():
     assert {name for name, kind in CODECS.items() if kind.stochastic} == set(manifest.RANDOM_CODECS)
+
+
+def test_rda_gives_a_mean_the_length_of_what_it_is_made_of():
+    size = TABLE.size(0)
+    plain, other = CodecWorker("int8", "fp32", TABLE), CodecWorker("int8", "fp32", TABLE, merge="rda")
+    parts = [Part((k,), 1, plain.encode(ZEROS, -values(k), 0, 1)) for k in range(4)]
+    mean, result = (np.frombuffer(w.reduce(parts, [1] * 4, size), np.float32) for w in (plain, other))
+    norms = [float(np.linalg.norm(values(k)[:size])) for k in range(4)]
+    assert np.linalg.norm(mean) == pytest.approx(np.mean(norms) / 2, rel=0.05), "they are orthogonal"
+    assert np.linalg.norm(result) == pytest.approx(np.mean(norms), rel=0.05)
+    cosine = np.dot(mean, result) / np.linalg.norm(mean) / np.linalg.norm(result)
+    assert cosine > 0.999

@@ -14,11 +14,13 @@ import pytest
 from atoll.daemon.events import Events
 from atoll.daemon.island import Island
 from atoll.daemon.reading import Place
+from atoll.daemon.rhythm import Rhythm
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training import channel as ch
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.ledger import Ledger
+from atoll.protocol.modes.asynchronous import ROUND
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ChunkTable
 
@@ -47,7 +49,12 @@ class Rig:
     """An island whose trainer is the test itself, at the other end of a socket."""
 
     def __init__(
-        self, folder: Path, may_restart: bool = False, last_version: int = 0, resets: bool = False
+        self,
+        folder: Path,
+        may_restart: bool = False,
+        last_version: int = 0,
+        resets: bool = False,
+        rhythm: Rhythm | None = None,
     ) -> None:
         self.driver = FakeDriver()
         self.starts = 0
@@ -57,8 +64,7 @@ class Rig:
         self.bugs: list[str] = []
         self.place = Place()
         self.island = Island(
-            10,
-            2,
+            rhythm or Rhythm(10, 2),
             Ledger(len(CHUNKS)),
             Events(folder / "events.jsonl", lambda: 0.0),
             ME,
@@ -103,19 +109,26 @@ class Rig:
         self.driver.events.clear()
         return found[-1]
 
-    async def begin(self) -> None:
+    async def offered(self) -> t.LocalReady:
+        """What the machine was told of the next offer, but for what is told of its phase."""
+        event = await self.fed(t.LocalReady)
+        assert isinstance(event, t.LocalReady)
+        return replace(event, phase_s=0.0, rounds=0)
+
+    async def begin(self, origin: int = 30) -> None:
         await self.island.start()
         assert isinstance(await self.hears(), ch.Welcome)
         self.says(ch.Hello(1, 1, "cpu", "00", 1000))
         begun = await self.hears()
-        assert begun == ch.Begin(3, 10, (0, 1), evaluate=False)
+        assert isinstance(begun, ch.Begin)
+        assert replace(begun, evaluate=False) == ch.Begin(3, 10, (0, 1), origin=origin)
         self.says(ch.Merged(3, None))
 
     async def ready(self, tokens: int) -> None:
         self.says(ch.Progress(5, 10, 2.0, tokens // 2, 100.0))
         self.says(ch.Ready(10, tokens, 2.5))
         self.offers += 1
-        assert await self.fed(t.LocalReady) == t.LocalReady(tokens, 10, self.offers)
+        assert await self.offered() == t.LocalReady(tokens, 10, self.offers)
 
 
 @pytest.fixture
@@ -147,7 +160,7 @@ async def test_accepted_tokens_are_booked_chunk_by_chunk(rig: Rig) -> None:
     await rig.ready(400)
     rig.island.committed([(commit(4, 1, [True, True, False, True]), b"e" * 32)], Head(4, b"e" * 32, (ME,)))
     told = await rig.hears()
-    assert told == ch.Committed(4, 10, (0, 1), ((512, 768),), contributed=True, evaluate=True)
+    assert told == ch.Committed(4, 10, (0, 1), ((512, 768),), contributed=True, evaluate=True, origin=40)
     account = rig.island.account
     assert (account.accepted, account.carried, account.pending) == (1200, 400, [0, 0, 400, 0])
     assert account.balanced()
@@ -164,7 +177,7 @@ async def test_what_a_missed_chunk_carries_is_accepted_with_the_next_offer(rig: 
     rig.driver.state.head = Head(4, b"e" * 32, (ME,))
     rig.says(ch.Merged(4, None))
     rig.says(ch.Ready(10, 300, 2.5))
-    assert await rig.fed(t.LocalReady) == t.LocalReady(700, 10, 2), "the oldest chunk carries 700"
+    assert await rig.offered() == t.LocalReady(700, 10, 2), "the oldest chunk carries 700"
     rig.island.committed([(commit(5, 2, [True] * 4, b"e" * 32), b"f" * 32)], Head(5, b"f" * 32, (ME,)))
     account = rig.island.account
     assert (account.accepted, account.carried) == (4 * 700, 0) and account.balanced()
@@ -229,7 +242,7 @@ async def test_a_trainer_does_not_begin_while_the_parameters_are_on_the_move(tmp
     rig.driver.writing = False
     rig.driver.state.head = Head(4, b"e" * 32, (ME,))
     rig.island.committed([(commit(4, 0, [False] * 4), b"e" * 32)], Head(4, b"e" * 32, (ME,)))
-    assert await rig.hears() == ch.Begin(4, 10, (0, 1), evaluate=True)
+    assert await rig.hears() == ch.Begin(4, 10, (0, 1), evaluate=True, origin=40)
     assert rig.island.begun
     rig.island.settled()
     rig.writer.close()
@@ -253,7 +266,7 @@ async def test_it_reads_elsewhere_only_when_it_carries_nothing(rig: Rig) -> None
     rig.driver.state.head = Head(5, b"f" * 32, (ME,))
     rig.says(ch.Merged(5, None))
     rig.says(ch.Ready(10, 400, 2.5))
-    assert await rig.fed(t.LocalReady) == t.LocalReady(400, 10, 3, 5)
+    assert await rig.offered() == t.LocalReady(400, 10, 3, 5)
 
 
 async def test_an_offer_is_told_only_when_the_books_hold_it(
@@ -386,7 +399,7 @@ async def test_pause_and_resume_offer_the_snapshot_again(rig: Rig) -> None:
     await rig.fed(t.LocalWithdrawn)
     rig.island.resume()
     assert isinstance(await rig.hears(), ch.Resume)
-    assert await rig.fed(t.LocalReady) == t.LocalReady(400, 10, 2)
+    assert await rig.offered() == t.LocalReady(400, 10, 2)
 
 
 async def test_a_pause_for_a_while_ends_by_itself(rig: Rig) -> None:
@@ -533,3 +546,41 @@ async def test_a_device_that_is_not_there_ends_it(tmp_path: Path) -> None:
     assert rig.island.unusable == "Device 'cuda' can't be used."
     await rig.island.stop()
     assert rig.starts == 1 and rig.island.restart_at is None
+
+
+@pytest.fixture
+async def small(tmp_path: Path) -> AsyncIterator[Rig]:
+    """With small commits, and others that are twice as fast."""
+    rig = Rig(tmp_path, rhythm=Rhythm(10, 1, True, lambda: [0.0, 200.0]))
+    await rig.begin(origin=0)
+    yield rig
+    rig.writer.close()
+    await rig.island.stop()
+
+
+async def test_with_small_commits_an_offer_stays_one_until_a_commit_takes_it(small: Rig) -> None:
+    await small.ready(400)
+    head = Head(4, b"e" * 32, (ME,), progress=ROUND // 2)
+    small.driver.state.head = head
+    small.island.committed([(commit(4, 9, [False] * 4), head.digest)], head)
+    again = await small.fed(t.LocalReady)
+    assert isinstance(again, t.LocalReady) and (again.tokens, again.offer, again.rounds) == (400, 2, 2)
+    assert again.phase_s == pytest.approx(4.0)
+    after = Head(5, b"f" * 32, (ME,), progress=ROUND)
+    small.driver.state.head = after
+    small.island.committed([(commit(5, 2, [True] * 4, b"e" * 32), after.digest)], after)
+    told = await small.hears()
+    assert isinstance(told, ch.Committed) and told.contributed and told.version == 5
+    assert (told.steps, told.origin) == (5, 10), "it is half as fast: half a phase, after one round"
+    assert told.evaluate
+    small.says(ch.Merged(5, None))
+
+
+async def test_with_small_commits_those_of_others_leave_a_phase_alone(small: Rig) -> None:
+    head = Head(4, b"e" * 32, (ME,), progress=ROUND)
+    small.driver.state.head = head
+    small.island.committed([(commit(4, 9, [False] * 4), head.digest)], head)
+    told = await small.hears()
+    assert isinstance(told, ch.Committed) and not told.contributed
+    assert (told.steps, told.origin) == (10, 0)
+    small.says(ch.Merged(4, None))

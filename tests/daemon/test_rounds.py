@@ -568,6 +568,8 @@ async def test_replayed_commits_are_checked(make: Make) -> None:
         ({"outer_lr": 9.0}, "learning rate"),
         ({"result_codec": "float32"}, "codec"),
         ({"cumulative_tokens": 1 << 60}, "sum of tokens"),
+        ({"progress": 1}, "count of rounds"),
+        ({"voters": [b"v" * 38]}, "names voters where it may not"),
     ],
 )
 async def test_a_peers_commit_obeys_the_rules_of_a_session(
@@ -580,8 +582,7 @@ async def test_a_peers_commit_obeys_the_rules_of_a_session(
     assert record is not None
     head = genesis_head(swarm.manifest)
     commit, _ = check_record(swarm.manifest, head, record)
-    for name, value in change.items():
-        setattr(commit, name, value)
+    commit.MergeFrom(pb.Commit(**change))  # type: ignore[arg-type]
     leader = next(keys for keys in swarm._keys if keys.peer_id == commit.session.leader)
     forged = pb.RoundRecord(commit=leader.sign("commit", commit.SerializeToString()))
     with pytest.raises(RoundLogError, match=error):

@@ -87,7 +87,10 @@ class Member:
 class Chaos:
     """The run. `lines` None: everything on loopback, and no faults of the network."""
 
-    def __init__(self, root: Path, peers: int, seed: int, lines: Lines | None, undo: ExitStack) -> None:
+    def __init__(
+        self, root: Path, peers: int, seed: int, lines: Lines | None, undo: ExitStack, mode: str
+    ) -> None:
+        self.mode = mode
         self.rng = random.Random(seed)
         self.lines = lines
         self.root = root
@@ -333,7 +336,7 @@ class Chaos:
         """All nodes up, one round certified."""
         first = self.members[0]
         options = ["--inner-steps", str(INNER_STEPS), "--min-peers", str(len(self.members)), "--seed", "1"]
-        must("init", "chaos", "--data-dir", str(first.folder), *options)
+        must("init", "chaos", "--data-dir", str(first.folder), "--mode", self.mode, *options)
         self.start(first)
         ticket = self._ticket(first)
         for member in self.members[1:]:
@@ -451,7 +454,9 @@ def _command(folder: DataDir, name: str) -> None:
     client.command(name)
 
 
-def run(minutes: float, peers: int, seed: int, network: bool, keep: Path | None = None) -> dict[str, Any]:
+def run(
+    minutes: float, peers: int, seed: int, network: bool, keep: Path | None = None, mode: str = "diloco"
+) -> dict[str, Any]:
     """One run from start to report. Raises ChaosFailed. What failed is kept where `keep` says."""
     with ExitStack() as undo:
         root = Path(tempfile.mkdtemp(prefix="atoll-chaos-"))
@@ -459,7 +464,7 @@ def run(minutes: float, peers: int, seed: int, network: bool, keep: Path | None 
         lines = Lines(peers, f"chaos{os.getpid()}") if network else None
         if lines is not None:
             undo.callback(lines.close)
-        chaos = Chaos(root, peers, seed, lines, undo)
+        chaos = Chaos(root, peers, seed, lines, undo, mode)
         if os.geteuid() == 0:
             small = chaos.members[-1].folder
             options = f"size={SMALL_DISK_MIB}m"
@@ -475,7 +480,7 @@ def run(minutes: float, peers: int, seed: int, network: bool, keep: Path | None 
         except ChaosFailed:
             _keep(root, keep)
             raise
-        report = {"seed": seed, "peers": peers, "minutes": minutes, "network": network, **said}
+        report = {"seed": seed, "mode": mode, "peers": peers, "minutes": minutes, "network": network, **said}
         if not is_good(report):
             _keep(root, keep)
         return report
@@ -493,6 +498,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--peers", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mode", default="diloco")
     parser.add_argument("--no-network", action="store_true", help="no namespaces, as without root")
     parser.add_argument("--keep", type=Path, help="where the nodes' folders go when the run fails")
     args = parser.parse_args()
@@ -500,7 +506,7 @@ def main() -> int:
     if not network and not args.no_network:
         print("Without root there are no faults of the network.", file=sys.stderr)
     try:
-        report = run(args.minutes, args.peers, args.seed, network, args.keep)
+        report = run(args.minutes, args.peers, args.seed, network, args.keep, args.mode)
     except ChaosFailed as error:
         print(f"Failed (seed {args.seed}): {error}", file=sys.stderr)
         return 1

@@ -11,13 +11,21 @@ from .harness import Daemon, must
 
 pytestmark = pytest.mark.process
 ROUNDS = 3
+SWARMS = {
+    **{mode: ("--mode", mode) for mode in ("photon", "sparseloco", "muloco", "eager", "delayed", "async")},
+    "dbw": ("--door", "dbw", "--missed", "keep", "--by-speed"),
+    "period": ("--door", "period", "--door-seconds", "2", "--missed", "keep"),
+    "rda": ("--merge", "rda"),
+}
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("mode", ["photon", "sparseloco", "muloco", "eager", "delayed"])
-def test_a_mode_trains_and_certifies(start: Callable[..., Daemon], tmp_path: Path, mode: str) -> None:
-    swarm = ("--mode", mode, "--inner-steps", "6", "--batch", "2", "--min-peers", "2")
-    must("init", "lab", "--data-dir", str(tmp_path / "n0"), *swarm)
+@pytest.mark.parametrize("swarm", SWARMS.values(), ids=SWARMS.keys())
+def test_a_mode_trains_and_certifies(
+    start: Callable[..., Daemon], tmp_path: Path, swarm: tuple[str, ...]
+) -> None:
+    small = ("--inner-steps", "6", "--batch", "2", "--min-peers", "2")
+    must("init", "lab", "--data-dir", str(tmp_path / "n0"), *small, *swarm)
     first = start("n0", "run", "--rounds", str(ROUNDS))
     nodes = [first, start("n1", "join", first.ticket(), "--yes", "--rounds", str(ROUNDS))]
     for node in nodes:

@@ -11,6 +11,7 @@ from atoll.protocol.codecs import CODECS
 from atoll.protocol.round import codec_choice as cc
 from atoll.protocol.round.plan import (
     MAX_PHASE_S,
+    Offered,
     PlanError,
     check_continuation,
     check_plan,
@@ -84,7 +85,7 @@ def test_the_widest_codec_that_takes_a_tenth_of_the_round(
 ):
     plan = made(mbit, inner_s)
     assert plan.codec == codec
-    check_plan(CONFIG_AUTO, HEAD, A, (1, 0, 0), 0, plan)
+    check_plan(CONFIG_AUTO, HEAD, A, Offered(1, 0, 0), 0, plan)
     said = cc.reason(plan, cc.AUTO)
     assert any(word in said for word in words.split("|")), said
     assert said.count(". ") == 0 and said.endswith("."), "one sentence"
@@ -95,22 +96,22 @@ def test_members_accept_exactly_what_the_manifest_allows():
         plan = made(1, 10)
         plan.codec = codec
         if codec in cc.CHOICES:
-            check_plan(CONFIG_AUTO, HEAD, A, (1, 0, 0), 0, plan)
+            check_plan(CONFIG_AUTO, HEAD, A, Offered(1, 0, 0), 0, plan)
         else:
             with pytest.raises(PlanError, match="codec"):
-                check_plan(CONFIG_AUTO, HEAD, A, (1, 0, 0), 0, plan)
+                check_plan(CONFIG_AUTO, HEAD, A, Offered(1, 0, 0), 0, plan)
     for seconds in (float("nan"), float("inf"), -1.0, 2e9):
         plan = made(1, 10)
         plan.inner_s = seconds
         with pytest.raises(PlanError, match="codec"):
-            check_plan(CONFIG_AUTO, HEAD, A, (1, 0, 0), 0, plan)
+            check_plan(CONFIG_AUTO, HEAD, A, Offered(1, 0, 0), 0, plan)
     fixed = replace(CONFIG_AUTO, codec="int4")
     plan = made(1, 10, fixed)
     assert plan.codec == "int4" and not plan.exchange_s and not cc.reason(plan, "int4")
-    check_plan(fixed, HEAD, A, (1, 0, 0), 0, plan)
+    check_plan(fixed, HEAD, A, Offered(1, 0, 0), 0, plan)
     plan.exchange_s = 1.0
     with pytest.raises(PlanError, match="codec"):
-        check_plan(fixed, HEAD, A, (1, 0, 0), 0, plan)
+        check_plan(fixed, HEAD, A, Offered(1, 0, 0), 0, plan)
 
 
 def test_a_session_goes_on_with_its_codec():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.protocol.modes.fragments import BALANCED, balanced, fragments, layer_of
-from atoll.protocol.round.plan import PlanError, check_plan, due_chunks, make_plan
+from atoll.protocol.round.plan import Offered, PlanError, check_plan, due_chunks, make_plan
 from atoll.protocol.schema import BLOCK, ChunkTable, ParameterSchema, SchemaError
 
 from .test_machine_parts import CONFIG, HEAD, A, B, C, ready
@@ -87,7 +87,7 @@ def test_a_plan_is_about_the_fragment_whose_turn_it_is(version: int):
     due = STREAMING.fragments[version % 3]
     assert due_chunks(plan) == due and plan.session.fragment == version % 3
     assert [o for c, o in enumerate(plan.owners) if c not in due] == [3] * 4, "nobody's"
-    check = (STREAMING, head, B, (200, 0, 0), 0)
+    check = (STREAMING, head, B, Offered(200, 0, 0), 0)
     check_plan(*check, plan)
     plan.owners[:] = [0] * 6
     with pytest.raises(PlanError, match="not due"):

@@ -30,6 +30,7 @@ from atoll.protocol.round.plan import (
     MAX_MEMBERS,
     MAX_TOKENS,
     MAX_VIEW_JUMP,
+    Offered,
     PlanError,
     alike,
     check_plan,
@@ -226,7 +227,7 @@ def test_a_plan_lists_members_in_order_and_the_rest_follow():
     assert list(made.followers) == [C]
     assert members_of(made) == {A, B, C}
     assert made.outer_lr == 2 / 16
-    check_plan(CONFIG, HEAD, A, (100, 0, 0), 0, made)
+    check_plan(CONFIG, HEAD, A, Offered(100, 0, 0), 0, made)
     check_plan(CONFIG, HEAD, C, None, 0, made)
 
 
@@ -277,10 +278,10 @@ def test_a_plan_that_breaks_a_rule_is_refused_with_its_reason(
     reason: str, change: Callable[[pb.Plan], object]
 ):
     made = alter(lambda p: setattr(p.session, "view", 1))
-    check_plan(CONFIG, HEAD, A, (100, 0, 0), 1, made)
+    check_plan(CONFIG, HEAD, A, Offered(100, 0, 0), 1, made)
     change(made)
     with pytest.raises(PlanError, match=reason):
-        check_plan(CONFIG, HEAD, A, (100, 0, 0), 1, made)
+        check_plan(CONFIG, HEAD, A, Offered(100, 0, 0), 1, made)
 
 
 def test_a_plan_without_this_node_and_a_foreign_first_leader_are_refused():
@@ -289,7 +290,7 @@ def test_a_plan_without_this_node_and_a_foreign_first_leader_are_refused():
     start = replace(HEAD, version=0)
     first = make_plan(CONFIG, start, B, {A: ready(), B: ready()}, set(), 0, (10.0, 10.0, 10.0))
     with pytest.raises(PlanError, match="only the genesis node"):
-        check_plan(CONFIG, start, A, (100, 0, 0), 0, first)
+        check_plan(CONFIG, start, A, Offered(100, 0, 0), 0, first)
 
 
 # ---- results and commits

@@ -311,3 +311,73 @@ def test_recipes_have_rules_of_their_own(made: pb.Manifest, reason: str | None):
         reason = "outer.momentum"
     with pytest.raises(ManifestError, match=reason):
         sign(made, ORGANISER)
+
+
+def asynchronous() -> pb.Manifest:
+    made = body()
+    made.sync.mode, made.outer.missed = "async", "keep"
+    made.rounds.door, made.rounds.door_s, made.inner.by_speed = "window", 2.0, True
+    return made
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda b: setattr(b.rounds, "door", "all"), "rounds.door 'all'"),
+        (lambda b: setattr(b.rounds, "door", ""), "rounds.door 'all'"),
+        (lambda b: setattr(b.rounds, "door_s", 0.0), "door_s"),
+        (lambda b: setattr(b.rounds, "door_s", 1e6), "door_s"),
+        (lambda b: setattr(b.rounds, "merge", "median"), "rounds.merge"),
+        (lambda b: setattr(b.outer, "missed", "reset"), "outer.missed"),
+        (lambda b: setattr(b.sync, "overlap_steps", 1), "can't go on while it exchanges"),
+    ],
+)
+def test_asynchronous_swarms_have_a_window_and_no_overlap(spoil, reason: str):
+    made = sign(asynchronous(), ORGANISER)
+    assert made.small_commits and made.ahead == "async"
+    assert not sign(body(), ORGANISER).small_commits
+    wrong = asynchronous()
+    spoil(wrong)
+    with pytest.raises(ManifestError, match=reason):
+        sign(wrong, ORGANISER)
+
+
+def with_door(door: str, door_s: float = 0.0) -> pb.Manifest:
+    made = body()
+    made.rounds.door, made.rounds.door_s = door, door_s
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (with_door("dbw"), None),
+        (with_door("all"), None),
+        (with_door("period", 5.0), None),
+        (with_door("dbw", 1.0), "door_s"),
+        (with_door("period"), "door_s"),
+        (with_door("window", 1.0), "diloco can't have rounds.door"),
+        (with_door("open"), "rounds.door 'open'"),
+    ],
+)
+def test_doors_have_the_seconds_that_they_need(made: pb.Manifest, reason: str | None):
+    if reason is None:
+        sign(made, ORGANISER)
+        return
+    with pytest.raises(ManifestError, match=reason):
+        sign(made, ORGANISER)
+
+
+def test_what_is_no_mean_can_have_no_other_length():
+    made = mode("sparseloco", codec="topk", feedback=0.9, merge="rda", chunk_values=4096)
+    made.total_values = 8192
+    with pytest.raises(ManifestError, match="its results are no means"):
+        sign(made, ORGANISER)
+    sign(mode("fedavg", merge="rda"), ORGANISER)
+
+
+def test_phases_that_overlap_are_equally_long():
+    made = streaming()
+    made.inner.by_speed = True
+    with pytest.raises(ManifestError, match="by_speed"):
+        sign(made, ORGANISER)

@@ -31,6 +31,7 @@ from atoll.protocol import (
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.codecs import CODECS, Int8Codec, aggregate
 from atoll.protocol.codecs.base import MAX_SCALE
+from atoll.protocol.modes.asynchronous import shared_nesterov_step
 from atoll.protocol.outer import outer_step
 from atoll.protocol.round import agreement, pace, plan, salvage
 from atoll.protocol.round.plan import weights
@@ -88,6 +89,13 @@ def test_mean() -> None:
     for raw, head in ((mean.numpy().tobytes(), 16), (_int8(mean).numpy().tobytes(), 10)):
         assert raw[:head].hex() in SPEC and hashlib.sha256(raw).hexdigest() in SPEC
     assert weights([100, 50, 1000]) == [100, 50, 766]
+
+
+def test_shared_outer_step() -> None:
+    theta, v = np.array([1, -2, 0.5, 3], np.float32), np.array([0, 0.1, -0.2, 1], np.float32)
+    d = np.array([0.01, -0.02, 0.3, 0.7], np.float32)
+    shared_nesterov_step(theta, v, d, 2 / 3, 0.6, 0.9, np.empty(4, np.float32))
+    assert f"`{theta.tobytes().hex()}`" in SPEC and f"`{v.tobytes().hex()}`" in SPEC
 
 
 def test_outer_step() -> None:

@@ -13,6 +13,7 @@ from atoll.protocol.round import types as t
 from atoll.protocol.round.exchange import Exchange
 from atoll.protocol.round.grid import Grid
 from atoll.protocol.round.plan import (
+    Offered,
     PlanError,
     check_continuation,
     check_plan,
@@ -103,7 +104,7 @@ def test_a_big_swarm_gets_a_plan_with_groups_and_checks_it():
     ready = {peer: pb.Ready(tokens=100) for peer in PEERS}
     made = make_plan(CONFIG, HEAD, PEERS[0], ready, FOLLOWERS, 0, (1.0, 1.0, 1.0))
     assert made.groups == 3 and sorted(made.grid) == list(range(9))
-    offered = (100, 0, 0)
+    offered = Offered(100, 0, 0)
     check_plan(CONFIG, HEAD, PEERS[1], offered, 0, made)
     small = {peer: ready[peer] for peer in PEERS[:3]}
     assert not make_plan(CONFIG, HEAD, PEERS[0], small, (), 0, (1.0, 1.0, 1.0)).grid

@@ -143,3 +143,32 @@ def test_unknown_ways_are_refused(make_daemon, make_loop, small_model):
         daemon.say(daemon.welcome(ahead=ahead))
         loop.join()
         assert isinstance(loop.error, error)
+
+
+def test_an_asynchronous_phase_begins_with_the_commit_that_holds_the_last(
+    make_daemon, make_loop, small_model, values
+):
+    daemon, loop = started(make_daemon, make_loop, small_model, "async", overlap=0)
+    daemon.memory.committed[:1000] = 5.0  # others' commits move it while the phase is under way
+    daemon.say(committed(1, contributed=False))
+    loop.steps(1)
+    assert daemon.hear(Merged) == Merged(1, None)
+    loop.steps(1)
+    assert daemon.hear(Ready) == Ready(2, 20, 2.0)
+    offered = daemon.memory.snapshot.copy()
+    assert (offered[:1000] < -1.0).all() and (offered[:1000] > -4.0).all(), "against where it began, not 5"
+    local = values(small_model).copy()
+    loop.steps(1)  # waits: nothing of it happens before the commit
+    assert np.array_equal(values(small_model), local)
+    daemon.memory.committed[:1000] = 7.0
+    daemon.say(Committed(2, 3, SHARD, ((0, 256),), True, False, outer_lr=LR, origin=40))
+    assert daemon.hear(Merged) == Merged(2, None)
+    kept = daemon.memory.snapshot
+    assert np.array_equal(kept[:256], offered[:256]), "which the commit went without"
+    assert not kept[256:1000].any()
+    loop.steps(2)
+    assert daemon.hear(Ready).steps == 3 and loop.session.position == 43
+    fresh = daemon.memory.snapshot.copy()
+    assert (fresh[256:1000] < -1.0).all() and (fresh[256:1000] > -6.0).all(), "since 7"
+    assert (fresh[:256] < offered[:256]).all(), "what was carried, and the phase"
+    loop.end()

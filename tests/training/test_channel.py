@@ -41,6 +41,7 @@ BY_TYPE = {
     str: texts,
     float: floats,
     bool: st.booleans(),
+    int | None: st.none() | counts,
     str | None: st.none() | texts,
     float | None: st.none() | floats,
     dict[str, typing.Any]: objects,

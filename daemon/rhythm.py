@@ -1,0 +1,93 @@
+"""The rhythm of a node's training: how long a phase is, where it stands in the run, what is evaluated.
+
+Phases are the manifest's inner steps. Where it says so (`inner.by_speed`), slower nodes take fewer, so that
+all arrive together (DyLU, 2401.09135, section 4). Where small commits follow each other, versions are no
+count of rounds: the chain's progress is (modes/asynchronous.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from atoll.daemon.training.channel import Progress
+from atoll.peers.roster import Roster
+from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.chain import Head
+from atoll.protocol.manifest import SwarmManifest
+from atoll.protocol.modes.asynchronous import ROUND, SLOWEST, inner_steps_by_speed
+
+SMOOTHING = 0.3
+"""Of the measured speed, the part that is the newest report's: others set their phases by it."""
+
+
+@dataclass
+class Phase:
+    """Where the trainer is: inner `step` of `steps`, its last loss and speed."""
+
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    phase_loss: float | None = None
+    tokens_per_s: float = 0.0
+    step_s: float | None = None
+
+    def progressed(self, message: Progress) -> None:
+        """Takes in what the trainer says of its progress."""
+        self.step, self.steps, self.loss = message.step, message.of, message.loss
+        if message.tokens_per_s > 0 and message.step:
+            part = SMOOTHING if self.tokens_per_s else 1.0
+            self.tokens_per_s += part * (message.tokens_per_s - self.tokens_per_s)
+            self.step_s = message.tokens / message.step / self.tokens_per_s
+
+
+class Rhythm:
+    """`steps`: of a whole phase; `every`: rounds between evaluations; `small_commits`: as above."""
+
+    def __init__(
+        self,
+        steps: int,
+        every: int = 1,
+        small_commits: bool = False,
+        speeds: Callable[[], Iterable[float]] | None = None,
+    ) -> None:
+        """`speeds`: of the others that train (tokens per second, 0: not known); None: all take `steps`."""
+        self.steps = steps
+        self.small_commits = small_commits
+        self._every = every
+        self._speeds = speeds
+        self._evaluated = -1
+
+    def length(self, own: float) -> int:
+        """Inner steps of the next phase of a node that trains at `own` tokens per second (0: not known)."""
+        others = [speed for speed in self._speeds() if speed > 0] if self._speeds and own > 0 else []
+        if not others:
+            return self.steps
+        shorter = inner_steps_by_speed([own, *others], self.steps)[0]
+        return max(1, self.steps // SLOWEST, shorter)
+
+    def origin(self, head: Head) -> int:
+        """Number, in the whole run, of the first inner step after `head`."""
+        if self.small_commits:
+            return head.progress * self.steps // ROUND
+        return head.version * self.steps
+
+    def evaluates(self, head: Head) -> bool:
+        """Whether the parameters of `head` are due for it; with small commits once in a round."""
+        if not self.small_commits:
+            return head.version % self._every == 0
+        number = head.progress // (ROUND * self._every)
+        due, self._evaluated = number != self._evaluated, number
+        return due
+
+
+def rhythm_of(manifest: SwarmManifest, roster: Roster) -> Rhythm:
+    """As the manifest says; `roster`: who else trains, and how fast."""
+
+    def speeds() -> list[float]:
+        statuses = [entry.status for entry in roster.entries.values()]
+        return [status.tokens_per_s for status in statuses if status.state == pb.TRAINING]
+
+    body = manifest.body
+    by_speed = speeds if body.inner.by_speed else None
+    return Rhythm(manifest.segment_steps, body.rounds.validate_every, manifest.small_commits, by_speed)

@@ -1,0 +1,44 @@
+"""How long a phase is, where it stands in the run, and what is evaluated."""
+
+from __future__ import annotations
+
+from atoll.daemon.rhythm import Phase, Rhythm
+from atoll.daemon.training.channel import Progress
+from atoll.protocol.chain import Head
+from atoll.protocol.modes.asynchronous import ROUND
+
+
+def head(version: int, rounds: float = 0.0) -> Head:
+    return Head(version, b"d" * 32, (), progress=int(rounds * ROUND))
+
+
+def test_phases_are_as_long_as_a_node_is_fast() -> None:
+    rhythm = Rhythm(100, speeds=lambda: [0.0, 300.0, 1200.0])
+    assert rhythm.length(0) == 100, "its own speed is not known yet"
+    assert [rhythm.length(own) for own in (1200, 600, 400, 10, 5000)] == [100, 50, 33, 12, 100]
+    assert Rhythm(100).length(10) == 100, "nobody asked for it"
+    assert Rhythm(100, speeds=lambda: []).length(10) == 100, "there is nobody else"
+    assert Rhythm(3, speeds=lambda: [1e9]).length(1) == 1
+
+
+def test_a_phase_begins_after_the_rounds_of_the_chain() -> None:
+    assert Rhythm(20).origin(head(7, 3)) == 140
+    small = Rhythm(20, small_commits=True)
+    assert [small.origin(head(7, r)) for r in (0, 0.25, 3)] == [0, 5, 60]
+
+
+def test_with_small_commits_a_round_is_evaluated_once() -> None:
+    assert [Rhythm(1, 3).evaluates(head(v)) for v in range(5)] == [True, False, False, True, False]
+    small = Rhythm(1, 2, small_commits=True)
+    due = [small.evaluates(head(9, r)) for r in (0.5, 1, 1.75, 2.25, 2.5, 3.75, 4)]
+    assert due == [True, False, False, True, False, False, True]
+
+
+def test_a_speed_is_not_that_of_half_a_second() -> None:
+    phase = Phase()
+    phase.progressed(Progress(2, 10, 3.0, 200, 100.0))
+    assert (phase.step, phase.steps, phase.loss, phase.tokens_per_s, phase.step_s) == (2, 10, 3.0, 100.0, 1.0)
+    phase.progressed(Progress(4, 10, 2.0, 400, 200.0))
+    assert phase.tokens_per_s == 130.0
+    phase.progressed(Progress(5, 10, 2.5, 400, 0.0))
+    assert phase.tokens_per_s == 130.0 and phase.loss == 2.5
