@@ -82,8 +82,8 @@ MODES = {
     # With less delay than a phase the paper's rate holds; with one it is about half (docs/modes.md).
     EAGER: ModeDefaults(outer_lr=(0.4,), overlap=None, missed="keep"),
     DELAYED: ModeDefaults(outer_lr=(0.4,), momentum=0.5, overlap=None, missed="keep"),
-    # 2401.09135: phases by speed. Rate and momentum are for pseudo-gradients of about a phase of staleness.
-    ASYNC: ModeDefaults(outer_lr=(0.5,), momentum=0.8, missed="keep", door=WINDOW, door_s=2.0, by_speed=True),
+    # 2401.09135: phases by speed, and a grace for those that come at about the same time.
+    ASYNC: ModeDefaults(outer_lr=(0.6,), momentum=0.8, missed="keep", door=WINDOW, door_s=2.0, by_speed=True),
 }
 
 

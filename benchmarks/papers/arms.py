@@ -47,7 +47,7 @@ class Arm:
     `pool`: replicas that work in equal parts of the rounds (empty: all). `drop`: the part of contributions
     that is lost. `prune`: the part of each tensor's values that is dropped (the smallest). `shuffled`:
     everybody reads everywhere. `ahead`: "", "eager", "delayed" or "paper" (the estimate of 2502.12996).
-    `fragments`, `tau` and `mix` are streaming's.
+    `fragments`, `tau` and `mix` are streaming's. `merge`: of the owner of a chunk.
     """
 
     workers: int = 4
@@ -67,6 +67,7 @@ class Arm:
     tau: int = 0
     mix: float = 0.0
     large: bool = False
+    merge: str = "mean"
 
     @property
     def model(self) -> GPTConfig:
@@ -124,7 +125,8 @@ class Average:
         self._table = table
         results = "fp32" if arm.codec == "fp32" else "int8"
         self._workers = [
-            CodecWorker(arm.codec, results, table, arm.feedback, measured=True) for _ in range(arm.workers)
+            CodecWorker(arm.codec, results, table, arm.feedback, measured=True, merge=arm.merge)
+            for _ in range(arm.workers)
         ]
         self._result = result_codec(arm.codec, results)
         self._offer = 0

@@ -68,20 +68,50 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Trend:
+    """One line: per cent of `arm` over `base` in the larger setting; no more than in the small one."""
+
+    name: str
+    arm: Arm
+    base: Arm
+    paper: str
+    measure: Callable[[Losses, AnyArm, AnyArm], float] = loss
+    quick = False
+
+    @property
+    def large(self) -> tuple[Arm, Arm]:
+        return larger(self.arm), larger(self.base)
+
+    def value(self, losses: Losses) -> tuple[float, float]:
+        """In the small setting, and in the larger one."""
+        return self.measure(losses, self.arm, self.base), self.measure(losses, *self.large)
+
+    def passes(self, losses: Losses) -> bool:
+        small, large = self.value(losses)
+        return large <= small
+
+
+def larger(arm: Arm) -> Arm:
+    """The same with 1.0 M parameters and 100 rounds."""
+    return replace(arm, large=True, rounds=100)
+
+
+@dataclass(frozen=True)
 class Table:
     """What is held against one paper."""
 
     paper: str
-    rows: tuple[Row | Order, ...]
+    rows: tuple[Row | Order | Trend, ...]
 
     def arms(self, quick: bool) -> list[AnyArm]:
         """All that its rows need, in order, each once."""
         found: list[AnyArm] = []
         for row in self.chosen(quick):
             found += row.arms if isinstance(row, Order) else (row.arm, row.base)
+            found += row.large if isinstance(row, Trend) else ()
         return list(dict.fromkeys(found))
 
-    def chosen(self, quick: bool) -> Sequence[Row | Order]:
+    def chosen(self, quick: bool) -> Sequence[Row | Order | Trend]:
         return [row for row in self.rows if row.quick or not quick]
 
 
@@ -96,6 +126,9 @@ PAPER_EAGER = Arm(ahead="paper", lr=0.4, beta=0.5)
 DELAYED = Arm(ahead="delayed", lr=0.4, beta=0.5)
 NAIVELY_DELAYED = Arm(ahead="delayed")
 STREAM = Arm(fragments=2, lr=0.7)
+SPARSE = Arm(codec="topk", feedback=0.95, lr=1.0, beta=0.0)
+SYNC_VERY = AsyncArm("sync", "very")
+ASYNC_VERY = AsyncArm("async", "very", lr=0.6, beta=0.8)
 
 TABLES = (
     Table(
@@ -118,7 +151,11 @@ TABLES = (
                 (Arm(workers=1, rounds=200), DILOCO, ONE),
                 "14.72 < 15.02 < 16.23",
             ),
-            Order("16, 8, 4, 1 workers", (Arm(workers=16), EIGHT, DILOCO, ONE), "more is better"),
+            Order(
+                "64, 16, 8, 4, 1 workers",
+                (Arm(workers=64), Arm(workers=16), EIGHT, DILOCO, ONE),
+                "14.95, 15.02, 15.08, 15.23, 16.23",
+            ),
             Order(
                 "H = 10, 20, 50, 100 at as many inner steps",
                 (Arm(steps=10, rounds=100), DILOCO, Arm(steps=50, rounds=20), Arm(steps=100, rounds=10)),
@@ -174,9 +211,9 @@ TABLES = (
         "Scaling laws of DiLoCo, 2503.09799 (as many tokens in all)",
         (
             Order(
-                "1, 2, 4 workers with 32, 16, 8 sequences each",
-                (Arm(workers=1, batch=32), Arm(workers=2, batch=16), DILOCO),
-                "-0.1, +0.7, +2.0 %",
+                "1, 2, 4, 8 workers with 32, 16, 8, 4 sequences each",
+                (Arm(workers=1, batch=32), Arm(workers=2, batch=16), DILOCO, Arm(workers=8, batch=4)),
+                "-0.1, +0.7, +2.0, +3.9 %",
             ),
             Row(
                 "one worker with an outer step against none",
@@ -207,7 +244,7 @@ TABLES = (
             Row("2 bit without", Arm(codec="2bit"), DILOCO, "a visible loss", -0.5, 1.5),
             Row(
                 "SparseLoCo, 50 rounds (too short for it)",
-                Arm(codec="topk", feedback=0.95, lr=1.0, beta=0.0),
+                SPARSE,
                 DILOCO,
                 "at most 0 %",
                 -3.0,
@@ -221,6 +258,7 @@ TABLES = (
             Row("in turns, without overlap", STREAM, DILOCO, "0.0 %", -1.0, 0.75, loss, True),
             Row("1 step of overlap", replace(STREAM, tau=1), STREAM, "< 0.2 %", -0.5, 1.5),
             Row("5 steps", replace(STREAM, tau=5), STREAM, "< 0.2 %", -0.5, 3.0, loss, True),
+            Row("10 steps, a whole segment", replace(STREAM, tau=10), STREAM, "about 0.5 %", -0.5, 5.0),
             Row(
                 "5 steps, half of what is local stays",
                 replace(STREAM, tau=5, mix=0.5),
@@ -248,12 +286,12 @@ TABLES = (
         ),
     ),
     Table(
-        "Asynchronous Local-SGD, 2401.09135 (as many inner steps in all)",
+        "Asynchronous Local-SGD, 2401.09135 (as many inner steps in all, rates tuned)",
         (
             Row(
                 "Nesterov on each arrival, very unequal speeds",
-                AsyncArm("naive", "very"),
-                AsyncArm("sync", "very"),
+                AsyncArm("naive", "very", lr=0.3),
+                SYNC_VERY,
                 "+7.1 %",
                 2.0,
                 INF,
@@ -262,23 +300,39 @@ TABLES = (
             ),
             Row(
                 "delayed Nesterov and phases by speed, very unequal",
-                AsyncArm("dn", "very"),
-                AsyncArm("sync", "very"),
+                AsyncArm("dn", "very", lr=0.3),
+                SYNC_VERY,
                 "-0.5 %",
                 -INF,
-                2.0,
+                8.0,
                 perplexity,
-                True,
             ),
+            Row("as it ships, very unequal", ASYNC_VERY, SYNC_VERY, "-0.5 %", -INF, 2.0, perplexity, True),
             Row(
-                "the same, equal speeds",
-                AsyncArm("dn", "none"),
+                "as it ships, equal speeds",
+                AsyncArm("async", "none", lr=0.6, beta=0.8),
                 AsyncArm("sync", "none"),
                 "-0.2 %",
                 -INF,
                 2.0,
                 perplexity,
             ),
+            Order(
+                "as it ships, delayed Nesterov, Nesterov on each arrival",
+                (ASYNC_VERY, AsyncArm("dn", "very", lr=0.3), AsyncArm("naive", "very", lr=0.3)),
+                "41.3, 41.3, 44.3",
+            ),
+        ),
+    ),
+    Table(
+        "Toward the papers' size: 1.0 M parameters, 100 rounds, one seed",
+        (
+            Trend("50 % of contributions dropped", replace(FAR, drop=0.5), FAR, "+2.1 %", perplexity),
+            Trend("eager as it ships", EAGER, DILOCO, "+0.7 %"),
+            Trend("delayed, lower rate and momentum", DELAYED, DILOCO, "+2.2 %"),
+            Trend("streaming, 5 steps of overlap", replace(STREAM, tau=5), STREAM, "< 0.2 %"),
+            Trend("the same, half of what is local stays", replace(STREAM, tau=5, mix=0.5), STREAM, "best"),
+            Trend("SparseLoCo", SPARSE, DILOCO, "at most 0 %"),
         ),
     ),
 )

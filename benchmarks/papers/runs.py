@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,7 +23,8 @@ Found = dict[tuple[AnyArm, int], float]
 
 def key(arm: AnyArm, seed: int) -> str:
     """The name of a run in the cache."""
-    about = json.dumps([FORMAT, type(arm).__name__, asdict(arm), seed], sort_keys=True)
+    special = {f.name: getattr(arm, f.name) for f in fields(arm) if getattr(arm, f.name) != f.default}
+    about = json.dumps([FORMAT, type(arm).__name__, special, seed], sort_keys=True)
     return hashlib.sha256(about.encode()).hexdigest()[:24]
 
 

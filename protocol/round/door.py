@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.modes.doors import ALL, DBW, PERIOD, WINDOW, best_quorum
+from atoll.protocol.modes.doors import ALL, DBW, PERIOD, WINDOW, WINDOW_PART, best_quorum
 from atoll.protocol.round.pace import Pace
 
 MAX_READY = 4096
@@ -91,13 +91,13 @@ class Door:
 
     def _until(self, first: float, ready: int, expected: Collection[bytes]) -> float:
         """When the door closes without the rest. `first`: when the first was ready."""
+        said = [self._ready[peer][0].phase_ms for peer in expected if peer in self._ready]
+        phases_s = [min(ms, MAX_PHASE_MS) / 1000 for ms in said if ms]
         if self._rule == WINDOW:
-            return first + min(self._rule_s, self._cap)
+            return first + min(self._cap, max(self._rule_s, WINDOW_PART * max(phases_s, default=0.0)))
         if self._rule == PERIOD:
             return min(max(first, self.opened_at + self._rule_s), first + self._cap)
         if self._rule == DBW:
-            said = [self._ready[peer][0].phase_ms for peer in expected if peer in self._ready]
-            phases_s = [min(ms, MAX_PHASE_MS) / 1000 for ms in said if ms]
             enough = 0 < best_quorum(phases_s, self.exchange_s) <= ready
             return first if enough else first + self._cap
         return first + (self.grace_s() if 2 * ready > len(expected) else self._cap)

@@ -80,6 +80,10 @@ def test_with_a_window_those_who_come_soon_after_the_first_are_taken_together() 
     assert door.decide(HEAD, ALL_FOUR, 1, 10.0).until == 12.0
     assert door.decide(HEAD, ALL_FOUR, 1, 12.0).close
     assert not door.decide(HEAD, ALL_FOUR, 2, 12.0).close, "before round 1 so many are needed"
+    door.put(A, ready(50_000), 10.0)
+    assert door.decide(HEAD, ALL_FOUR, 1, 12.0).until == 17.5, "15 % of a phase"
+    door.put(A, ready(MAX_PHASE_MS), 10.0)
+    assert door.decide(HEAD, ALL_FOUR, 1, 12.0).until == 70.0, "at most the cap"
 
 
 def test_who_comes_seldom_weighs_as_much_as_it_misses() -> None:
