@@ -148,7 +148,7 @@ def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManif
     Nothing is written, and no folder made, before all that was asked for has been checked.
     """
     _check(wanted)
-    wanted = _of_mode(wanted)
+    wanted = of_mode(wanted)
     model, schema, parameters = _own_model(wanted) if wanted.genesis else _built_in(wanted)
     text = None if wanted.genesis else _text(wanted, model.context)
     body = _body(wanted, model, schema, parameters, now_unix_s)
@@ -216,7 +216,7 @@ def _check(wanted: NewSwarm) -> None:
         )
 
 
-def _of_mode(wanted: NewSwarm) -> NewSwarm:
+def of_mode(wanted: NewSwarm) -> NewSwarm:
     """The same with what its mode has where nothing was asked for. Raises AtollError."""
     mode = MODES.get(wanted.mode)
     if mode is None:
@@ -333,6 +333,11 @@ def _inner(wanted: NewSwarm) -> pb.Inner:
         optimizer=wanted.optimizer,
         by_speed=bool(wanted.by_speed),
     )
+
+
+def parameters_of(wanted: NewSwarm) -> int:
+    """How many parameters it trains. Raises AtollError."""
+    return (_own_model(wanted) if wanted.genesis else _built_in(wanted))[1].parameters
 
 
 def _built_in(wanted: NewSwarm) -> tuple[pb.Model, ParameterSchema, Float32]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from atoll.daemon.choosing import for_running
 from atoll.daemon.config import where
 from atoll.daemon.events import Events
 from atoll.daemon.status import Facts, Sentence, State, describe, duration
@@ -157,6 +158,7 @@ class View:
             "swarm_tokens_per_s": sum(p["tokens_per_s"] for p in peers),
             "codec": manifest.body.rounds.codec if manifest else "",
             "codec_reason": rounds[-1]["codec_reason"] if rounds else "",
+            "inner_steps_reason": self._inner_steps(rounds),
             "accepted_tokens": account.get("accepted", 0),
             "swarm_accepted_tokens": head.cumulative_tokens if head else 0,
             "token_account": account,
@@ -184,6 +186,10 @@ class View:
             ],
             "checklist": self._checklist(),
         }
+
+    def _inner_steps(self, rounds: list[dict[str, Any]]) -> str:
+        manifest, island = self._node.manifest, self._node.island
+        return for_running(manifest, rounds, island.phase.step_s) if manifest and island else ""
 
     def _tokens_per_s(self) -> float:
         island = self._node.island

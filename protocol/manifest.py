@@ -40,7 +40,7 @@ AUTO_CODEC = "auto"
 CODEC_BLOCKS = {"topk": 4096}
 """Values that a codec looks at together, where they are more than the usual block."""
 MEAN, RDA = MERGES = ("mean", "rda")
-"""What the owner of a chunk makes of its contributions (modes/merging.py, which needs torch)."""
+"""What the owner of a chunk makes of its contributions (codecs/merging.py, which needs torch)."""
 SCHEDULES = ("cosine", "constant", "wsd")
 MISSED = ("keep", "rebase", "reset")
 """What becomes of local progress that a commit does not hold."""

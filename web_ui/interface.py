@@ -287,6 +287,8 @@ class State(TypedDict):
     """Of contributions, as the manifest says; "auto": each plan chooses."""
     codec_reason: str
     """Why the last round had its codec: a sentence, or empty."""
+    inner_steps_reason: str
+    """What the averaging costs this node, and how many inner steps would suit it: a sentence, or empty."""
     accepted_tokens: int
     swarm_accepted_tokens: int
     """Tokens in accepted updates, since the run's start."""

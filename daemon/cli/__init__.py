@@ -122,6 +122,13 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument("--inner-steps", type=int, metavar="H", help="inner steps of one round")
     init.add_argument("--batch", type=int, help="sequences per inner step")
     init.add_argument("--lr", type=float, help="inner learning rate")
+    init.add_argument(
+        "--uplink", metavar="MBIT", help="choose the inner steps for lines of 20, or of 10..200, Mbit/s"
+    )
+    init.add_argument("--peers", type=int, metavar="N", help="with --uplink: nodes to expect (8)")
+    init.add_argument(
+        "--step-s", type=float, metavar="S", help="with --uplink: seconds of an inner step (measured here)"
+    )
     init.add_argument("--total-steps", type=int, help="inner steps of the whole schedule")
     init.add_argument(
         "--mode",

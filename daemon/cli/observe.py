@@ -27,6 +27,7 @@ _STATUS_FIELDS = (
     "version", "digest", "certified", "loss", "val_loss", "val_loss_version", "tokens_per_s",
     "swarm_tokens_per_s", "accepted_tokens", "token_account", "phase", "device", "parameters", "traffic",
     "api", "alerts", "bootstrap", "paused", "loop_lag_s", "codec_reason",
+    "inner_steps_reason",
 )  # fmt: skip
 
 
@@ -86,8 +87,9 @@ def status(arguments: argparse.Namespace) -> int:
         print(f"Version {known['version']} ({known['digest'][:12]}){_validation(known)}.")
         print(f"{known['tokens_per_s']:.0f} tokens/s; {known['accepted_tokens']} tokens accepted.")
         print(_traffic(known["traffic"]))
-        if known["codec_reason"]:
-            print(known["codec_reason"])
+        for reason in ("codec_reason", "inner_steps_reason"):
+            if known[reason]:
+                print(known[reason])
         for alert in known["alerts"]:
             print(plain(f"! {alert['text']} {alert['fix']}", _LINE))
         print(f"Page and API: {known['api']}; open it with {_login_link(folder)} (works once).")

@@ -15,6 +15,7 @@ from atoll.daemon.status import duration, size
 from atoll.daemon.storage.data_dir import DataDir
 
 if TYPE_CHECKING:
+    from atoll.daemon.genesis import NewSwarm
     from atoll.daemon.storage.shard_files import ShardFiles
     from atoll.protocol import messages_pb2 as pb
     from atoll.protocol.manifest import SwarmManifest
@@ -82,17 +83,41 @@ def init(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         genesis=Path(arguments.genesis) if arguments.genesis else None,
     )
+    wanted, chosen = _with_inner_steps(wanted, arguments)
     manifest = make_swarm(folder, wanted, int(time.time()))
     body = manifest.body
     print(f"Swarm {body.name} ({manifest.swarm_id.hex()[:16]}) is made in {folder.root}.")
     print(f"It trains {body.parameters:,} parameters on {_described(body.data)}.")
     print(f"Mode {body.sync.mode or DILOCO}: {_rhythm(manifest)}.")
+    if chosen:
+        print(f"Chosen: {chosen}")
     print(f"Organiser key {manifest.organiser_fingerprint}; keep {folder.organiser} safe.")
     here = where(folder.root)
     if body.data.urls:
         print(f"Put the files of `atoll shards --out FOLDER{here}` where the manifest's data.urls say.")
     print(f"Next: `atoll run{here}`, then `atoll ticket{here}` for everyone who takes part.")
     return int(Exit.OK)
+
+
+def _with_inner_steps(wanted: NewSwarm, arguments: argparse.Namespace) -> tuple[NewSwarm, str]:
+    """The swarm with inner steps that suit the lines of --uplink, and why; as it is without that."""
+    from atoll.daemon.cli.swarm import MAX_PEERS, rates
+
+    if arguments.uplink is None:
+        for name, value in (("--peers", arguments.peers), ("--step-s", arguments.step_s)):
+            if value is not None:
+                raise AtollError(Exit.USAGE, "usage", f"{name} goes with --uplink.")
+        return wanted, ""
+    if wanted.inner_steps is not None:
+        raise AtollError(Exit.USAGE, "usage", "Give --inner-steps, or --uplink to have them chosen.")
+    peers = 8 if arguments.peers is None else arguments.peers
+    check_range("--peers", peers, 2, MAX_PEERS)
+    if arguments.step_s is not None:
+        check_range("--step-s", arguments.step_s, 1e-3, 1e5)
+    from atoll.daemon.choosing import for_new_swarm
+
+    made, chosen = for_new_swarm(wanted, peers, rates("--uplink", arguments.uplink), arguments.step_s)
+    return made, chosen.sentence
 
 
 def _rhythm(manifest: SwarmManifest) -> str:

@@ -97,8 +97,8 @@ def _question(arguments: argparse.Namespace) -> Question:
             streaming[name] = value
     return Question(
         peers=arguments.peers,
-        uplink_bps=_rates("--uplink", arguments.uplink),
-        downlink_bps=_rates("--downlink", arguments.downlink) if arguments.downlink else None,
+        uplink_bps=rates("--uplink", arguments.uplink),
+        downlink_bps=rates("--downlink", arguments.downlink) if arguments.downlink else None,
         parameters=arguments.params,
         codec=arguments.codec,
         result_codec=arguments.result_codec,
@@ -120,7 +120,7 @@ def _check_overlap(question: Question) -> None:
         raise _usage(f"{message} to the next.")
 
 
-def _rates(name: str, text: str) -> tuple[float, float]:
+def rates(name: str, text: str) -> tuple[float, float]:
     """Bits per second of 10..200 or 50, in Mbit/s."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\.\.(\d+(?:\.\d+)?))?", text)
     low = float(found[1]) if found else math.nan

@@ -19,8 +19,8 @@ import torch
 from atoll.daemon.storage.spill import loaded
 from atoll.protocol import wire
 from atoll.protocol.codecs import CODECS, Codec, aggregate, result_codec
+from atoll.protocol.codecs.merging import rda
 from atoll.protocol.manifest import MEAN, RDA
-from atoll.protocol.modes.merging import rda
 from atoll.protocol.outer import Float32
 from atoll.protocol.round.codec_choice import allowed
 from atoll.protocol.round.types import Part

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from atoll.protocol.codecs import CODECS
-from atoll.protocol.modes.merging import rda
+from atoll.protocol.codecs.merging import rda
 
 N = 256
 

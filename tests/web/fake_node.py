@@ -147,6 +147,7 @@ def make_state(version: int, *, seed: int = 7) -> State:
         "swarm_tokens_per_s": sum(peer["tokens_per_s"] for peer in peers),
         "codec": "int8",
         "codec_reason": "",
+        "inner_steps_reason": "",
         "accepted_tokens": TOKENS_PER_UPDATE * version,
         "swarm_accepted_tokens": sum(peer["accepted_tokens"] for peer in peers),
         "token_account": {
