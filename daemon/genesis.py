@@ -109,6 +109,7 @@ class NewSwarm:
     mix: float | None = None
     outer_lr: float | None = None
     outer_momentum: float | None = None
+    braking: float = 0.0
     optimizer: str | None = None
     codec: str | None = None
     result_codec: str = "int8"
@@ -289,6 +290,7 @@ def _body(
             momentum=wanted.outer_momentum,
             lr_by_contributors=MODES[wanted.mode].outer_lr if wanted.outer_lr is None else [wanted.outer_lr],
             missed=wanted.missed,
+            braking=wanted.braking,
         ),
         rounds=pb.Rounds(
             chunk_values=default_chunk_values(schema.total, schema.block),

@@ -90,4 +90,5 @@ def welcome(
         compile=settings.compile,
         ahead=manifest.ahead,
         outer_momentum=body.outer.momentum,
+        braking=body.outer.braking,
     )

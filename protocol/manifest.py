@@ -73,6 +73,8 @@ class ModeRules:
     """Whether it is nothing without error feedback."""
     optimizers: tuple[str, ...] = OPTIMIZERS
     doors: tuple[str, ...] = (ALL, DBW, PERIOD)
+    stale: bool = False
+    """Whether contributions may be stale, and braked for it."""
     by_speed: bool = True
     """Whether nodes may have phases of different length."""
 
@@ -86,7 +88,7 @@ MODES = {
     "muloco": ModeRules(codecs=("2bit", "int4"), feedback=True, optimizers=("muon",)),
     EAGER: ModeRules(missed=("keep",), overlaps=True, ahead=True, by_speed=False),
     DELAYED: ModeRules(missed=("keep",), overlaps=True, ahead=True, by_speed=False),
-    ASYNC: ModeRules(missed=("keep",), ahead=True, doors=(WINDOW,)),
+    ASYNC: ModeRules(missed=("keep",), ahead=True, doors=(WINDOW,), stale=True),
 }
 """All there are; docs/modes.md names their sources."""
 
@@ -216,6 +218,7 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
         ("inner.beta1", inner.beta1, 0, 1),
         ("inner.beta2", inner.beta2, 0, 1),
         ("outer.momentum", outer.momentum, 0, 0.9999),
+        ("outer.braking", outer.braking, 0, 0.9999),
         ("rounds.min_peers_to_start", rounds.min_peers_to_start, 1, 1_000),
         ("rounds.grace_floor_s", rounds.grace_floor_s, 0, 3_600),
         ("rounds.grace_cap_s", rounds.grace_cap_s, rounds.grace_floor_s, 86_400),
@@ -304,6 +307,8 @@ def _check_sync(body: messages_pb2.Manifest) -> None:
         raise ManifestError(f"{mode} can't have rounds.door {door!r}")
     if (door in (PERIOD, WINDOW)) != (body.rounds.door_s > 0):
         raise ManifestError("rounds.door_s is for the doors period and window, and they need it")
+    if body.outer.braking and not rules.stale:
+        raise ManifestError(f"{mode} can't have outer.braking: nothing is stale")
     if body.inner.by_speed and not rules.by_speed:
         raise ManifestError(f"{mode} can't have inner.by_speed: all phases must be as long")
     if sync.mix and not rules.mixes:

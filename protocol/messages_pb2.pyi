@@ -103,14 +103,16 @@ class Inner(_message.Message):
     def __init__(self, steps: _Optional[int] = ..., lr: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., total_steps: _Optional[int] = ..., schedule: _Optional[str] = ..., batch: _Optional[int] = ..., weight_decay: _Optional[float] = ..., clip: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., optimizer: _Optional[str] = ..., by_speed: bool = ...) -> None: ...
 
 class Outer(_message.Message):
-    __slots__ = ("momentum", "lr_by_contributors", "missed")
+    __slots__ = ("momentum", "lr_by_contributors", "missed", "braking")
     MOMENTUM_FIELD_NUMBER: _ClassVar[int]
     LR_BY_CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
     MISSED_FIELD_NUMBER: _ClassVar[int]
+    BRAKING_FIELD_NUMBER: _ClassVar[int]
     momentum: float
     lr_by_contributors: _containers.RepeatedScalarFieldContainer[float]
     missed: str
-    def __init__(self, momentum: _Optional[float] = ..., lr_by_contributors: _Optional[_Iterable[float]] = ..., missed: _Optional[str] = ...) -> None: ...
+    braking: float
+    def __init__(self, momentum: _Optional[float] = ..., lr_by_contributors: _Optional[_Iterable[float]] = ..., missed: _Optional[str] = ..., braking: _Optional[float] = ...) -> None: ...
 
 class Rounds(_message.Message):
     __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding", "two_level_above", "door", "door_s", "merge")

@@ -13,8 +13,9 @@ from itertools import pairwise
 import numpy as np
 from benchmarks.papers.arms import Arm
 from benchmarks.papers.arrivals import AsyncArm
+from benchmarks.papers.daemons import RealArm
 
-AnyArm = Arm | AsyncArm
+AnyArm = Arm | AsyncArm | RealArm
 Losses = Mapping[AnyArm, float]
 """Mean over the seeds, nats per byte."""
 
@@ -129,6 +130,20 @@ STREAM = Arm(fragments=2, lr=0.7)
 SPARSE = Arm(codec="topk", feedback=0.95, lr=1.0, beta=0.0)
 SYNC_VERY = AsyncArm("sync", "very")
 ASYNC_VERY = AsyncArm("async", "very", lr=0.6, beta=0.8)
+ASYNC_NONE = AsyncArm("async", "none", lr=0.6, beta=0.8)
+EXACT = ("--codec", "fp32", "--result-codec", "fp32")
+REAL_STREAM = (
+    "--fragments",
+    "2",
+    "--pattern",
+    "balanced",
+    "--overlap",
+    "5",
+    "--mix",
+    "0",
+    "--outer-lr",
+    "0.7",
+)
 
 TABLES = (
     Table(
@@ -310,7 +325,7 @@ TABLES = (
             Row("as it ships, very unequal", ASYNC_VERY, SYNC_VERY, "-0.5 %", -INF, 2.0, perplexity, True),
             Row(
                 "as it ships, equal speeds",
-                AsyncArm("async", "none", lr=0.6, beta=0.8),
+                ASYNC_NONE,
                 AsyncArm("sync", "none"),
                 "-0.2 %",
                 -INF,
@@ -322,6 +337,22 @@ TABLES = (
                 (ASYNC_VERY, AsyncArm("dn", "very", lr=0.3), AsyncArm("naive", "very", lr=0.3)),
                 "41.3, 41.3, 44.3",
             ),
+        ),
+    ),
+    Table(
+        "Four real daemons in each mode, against the stacked replicas",
+        (
+            Row("DiLoCo", RealArm(("--outer-lr", "0.7", *EXACT)), DILOCO, "the same", -0.3, 0.3),
+            Row(
+                "streaming, up to 5 steps of overlap",
+                RealArm(("--mode", "streaming", *REAL_STREAM, *EXACT)),
+                replace(STREAM, tau=5),
+                "the same",
+                -3.0,
+                1.0,
+            ),
+            Row("eager", RealArm(("--mode", "eager", *EXACT)), EAGER, "the same", -1.0, 1.0),
+            Row("asynchronous", RealArm(("--mode", "async", *EXACT)), ASYNC_NONE, "the same", -1.0, 2.0),
         ),
     ),
     Table(

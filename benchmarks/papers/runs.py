@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.papers import arms, arrivals
+from benchmarks.papers import arms, arrivals, daemons
 from benchmarks.papers.experiments import AnyArm
 
 FORMAT = 1
@@ -23,6 +23,7 @@ Found = dict[tuple[AnyArm, int], float]
 
 def key(arm: AnyArm, seed: int) -> str:
     """The name of a run in the cache."""
+    # What it has by default is not in its name: a new field leaves what is done as it is.
     special = {f.name: getattr(arm, f.name) for f in fields(arm) if getattr(arm, f.name) != f.default}
     about = json.dumps([FORMAT, type(arm).__name__, special, seed], sort_keys=True)
     return hashlib.sha256(about.encode()).hexdigest()[:24]
@@ -49,7 +50,13 @@ def write(cache: Path, arm: AnyArm, seed: int, loss: float, took_s: float) -> No
 def work(arm: AnyArm, seed: int) -> tuple[float, float]:
     """Loss and seconds of a run."""
     began = time.monotonic()
-    loss = arms.run(arm, seed) if isinstance(arm, arms.Arm) else arrivals.run(arm, seed)
+    match arm:
+        case arms.Arm():
+            loss = arms.run(arm, seed)
+        case arrivals.AsyncArm():
+            loss = arrivals.run(arm, seed)
+        case daemons.RealArm():
+            loss = daemons.run(arm, seed)
     return loss, time.monotonic() - began
 
 

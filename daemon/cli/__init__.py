@@ -137,6 +137,7 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     init.add_argument("--outer-lr", type=float, metavar="LR", help="rate of the outer step (by mode)")
     init.add_argument("--outer-momentum", type=float, metavar="M", help="its Nesterov momentum (by mode)")
+    init.add_argument("--braking", type=float, default=0.0, metavar="RHO", help="of stale work; async (0)")
     init.add_argument("--optimizer", metavar="NAME", help="inner one: adamw or muon (by mode)")
     init.add_argument("--fragments", type=int, metavar="P", help="parts that take turns (streaming: 3)")
     init.add_argument(

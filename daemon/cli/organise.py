@@ -68,6 +68,7 @@ def init(arguments: argparse.Namespace) -> int:
         mix=arguments.mix,
         outer_lr=arguments.outer_lr,
         outer_momentum=arguments.outer_momentum,
+        braking=arguments.braking,
         optimizer=arguments.optimizer,
         codec=arguments.codec,
         result_codec=arguments.result_codec,

@@ -25,6 +25,7 @@ from atoll.daemon.training.flat import load_into
 from atoll.daemon.training.memory import SharedMemory
 from atoll.daemon.training.rebase import Missed, Span, split
 from atoll.daemon.training.replica import Replica
+from atoll.protocol.modes.braking import brake
 from atoll.protocol.modes.eager import DELAYED, EAGER, eager_start
 from atoll.protocol.outer import Float32
 from atoll.protocol.schema import ParameterSchema
@@ -33,8 +34,13 @@ from atoll.protocol.schema import ParameterSchema
 class DifferenceReplica(Replica):
     """Local parameters against `start`; the snapshot is a pseudo-gradient. A phase begins with a commit."""
 
-    def __init__(self, module: nn.Module, schema: ParameterSchema, memory: SharedMemory) -> None:
+    def __init__(
+        self, module: nn.Module, schema: ParameterSchema, memory: SharedMemory, braking: float = 0.0
+    ) -> None:
+        """`braking`: of a phase during which others' commits came (modes/braking.py)."""
         super().__init__(module, schema, memory, Missed.KEEP)
+        self._braking = braking if memory.momentum is not None else 0.0
+        self._stale = False
         self._start = np.zeros_like(memory.committed)
         self._fresh = np.empty(max(spec.size for spec in schema.tensors), dtype=np.float32)
 
@@ -42,6 +48,7 @@ class DifferenceReplica(Replica):
         super().load()
         np.copyto(self._start, self._memory.committed)
         self._memory.snapshot.fill(0)
+        self._stale = False
 
     def take_snapshot(self) -> bool:
         """Adds what the phase changed to the snapshot. False if a value of that is not finite."""
@@ -51,6 +58,8 @@ class DifferenceReplica(Replica):
             torch.from_numpy(fresh).copy_(parameter.detach().reshape(-1))
             start, snapshot = self._start[span], self._memory.snapshot[span]
             np.subtract(start, fresh, out=fresh)
+            if self._stale and self._braking and self._memory.momentum is not None:
+                brake(fresh, self._memory.momentum[span], self._braking)
             np.add(snapshot, fresh, out=snapshot)
             finite = finite and bool(np.isfinite(snapshot).all())
             self._begin(span, fresh, parameter)
@@ -68,7 +77,7 @@ class DifferenceReplica(Replica):
         self._taken(keep)
         load_into(self._module, self._schema, self._memory.committed)
         np.copyto(self._start, self._memory.committed)
-        self.is_outer = True
+        self.is_outer, self._stale = True, False
 
     def _taken(self, keep: Iterable[Span]) -> None:
         for start, stop, contributed in split(0, self._schema.total, keep):
@@ -78,7 +87,7 @@ class DifferenceReplica(Replica):
 
     def miss(self) -> None:
         """A commit to which this node contributed nothing: the next one is offered what it carries."""
-        self.is_outer = False
+        self.is_outer, self._stale = False, True
 
 
 class AheadReplica(DifferenceReplica):

@@ -65,7 +65,8 @@ class Welcome:
     {"validation": path}, `inner` InnerConfig fields; both empty for an own loop. `missed`: rebase.Missed.
     `overlap`: inner steps that may go on after Ready; `mix`: of local parameters when `committed` is taken
     in, None where they are rebased. `ahead`: "eager", "delayed" or "async", where phases are measured from a
-    start of their own and snapshots are pseudo-gradients (`ahead.py`, with the `outer_momentum` beta).
+    start of their own and snapshots are pseudo-gradients (`ahead.py`, with the `outer_momentum` beta
+    and `braking` of stale ones).
     `compile`: the built-in model's steps.
     """
 
@@ -87,6 +88,7 @@ class Welcome:
     mix: float | None = None
     ahead: str | None = None
     outer_momentum: float = 0.0
+    braking: float = 0.0
     compile: bool = False
 
 

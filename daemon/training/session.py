@@ -130,7 +130,7 @@ class Session:
         if mode is None:
             return Replica(self._model, schema, memory, missed, self.welcome.mix)
         if mode == ASYNC:
-            return DifferenceReplica(self._model, schema, memory)
+            return DifferenceReplica(self._model, schema, memory, self.welcome.braking)
         return AheadReplica(self._model, schema, memory, mode, self.welcome.outer_momentum)
 
     # What a training loop uses.

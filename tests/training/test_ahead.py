@@ -172,3 +172,27 @@ def test_an_asynchronous_phase_begins_with_the_commit_that_holds_the_last(
     assert (fresh[256:1000] < -1.0).all() and (fresh[256:1000] > -6.0).all(), "since 7"
     assert (fresh[:256] < offered[:256]).all(), "what was carried, and the phase"
     loop.end()
+
+
+def test_only_a_phase_in_which_others_were_committed_is_braked(make_daemon, make_loop, small_model):
+    daemon = make_daemon(small_model, ahead=True)
+    loop = make_loop(daemon, small_model)
+    daemon.say(daemon.welcome(ahead="async", outer_momentum=BETA, missed="keep", braking=0.5))
+    daemon.hear(Hello)
+    daemon.say(Begin(0, 1, SHARD, outer_lr=LR))
+    daemon.hear(Merged)
+    daemon.memory.momentum[:] = 1.0
+    loop.steps(1)
+    daemon.hear(Ready)
+    fresh = daemon.memory.snapshot[:1000].copy()
+    daemon.memory.momentum[:] = -1.0  # what is offered goes there too
+    daemon.say(committed(1, steps=2))
+    daemon.hear(Merged)
+    loop.steps(1)
+    daemon.say(committed(2, steps=2, contributed=False))
+    daemon.hear(Merged)
+    loop.steps(1)
+    daemon.hear(Ready)
+    braked = daemon.memory.snapshot[:1000]
+    assert (braked < 0).all() and (braked > 1.6 * fresh).all(), "two steps, and half of that"
+    loop.end()
