@@ -120,6 +120,7 @@ class NewSwarm:
     door_s: float | None = None
     by_speed: bool | None = None
     merge: str = MEAN
+    by_roughness: bool = False
     missed: str | None = None
     seed: int = 1
     genesis: Path | None = None
@@ -306,6 +307,7 @@ def _body(
             door="" if wanted.door == ALL else wanted.door,
             door_s=wanted.door_s,
             merge="" if wanted.merge == MEAN else wanted.merge,
+            by_roughness=wanted.by_roughness,
         ),
         admission="open",
         schema_digest=schema.digest,

@@ -104,6 +104,7 @@ class Island:
         self._tokens = 0
         self._orphaned_before: int | None = None  # where another chain is being taken over
         self._ready: tuple[int, int] | None = None
+        self._roughness = 0.0
         self._generation = 0  # of the trainer: a snapshot belongs to the one that wrote it
         self._offered: int | None = None  # generation whose snapshot may be in the session under way
         self._offered_tokens = 0  # what that snapshot holds, as its trainer counts
@@ -279,7 +280,10 @@ class Island:
             self.begin()
             return
         self._restart_pause = FIRST_RESTART_S
-        self._ready = (message.tokens, message.steps)
+        roughness = await self.driver.roughness()
+        if before != (self.driver.state.head.digest, self._generation, self.begun):
+            return
+        self._ready, self._roughness = (message.tokens, message.steps), roughness
         await self._offer()
 
     async def _offer(self) -> None:
@@ -306,6 +310,7 @@ class Island:
                 self._place.shard,
                 phase_s=self._length * (self.phase.step_s or 0.0),
                 rounds=head.version + 1 - self._since,
+                roughness=self._roughness,
             )
         )
 

@@ -244,6 +244,8 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
         raise ManifestError(f"{rounds.codec} does not round at random ({' and '.join(RANDOM_CODECS)} do)")
     if (rounds.merge or MEAN) not in MERGES:
         raise ManifestError(f"rounds.merge {rounds.merge!r} is not one of {', '.join(MERGES)}")
+    if rounds.by_roughness and rounds.codec != AUTO_CODEC:
+        raise ManifestError(f"rounds.by_roughness is for the codec {AUTO_CODEC}, not for {rounds.codec}")
     if rounds.merge == RDA and block_of(rounds.codec) > BLOCK:
         raise ManifestError(f"rounds.merge rda can't be had with {rounds.codec}: its results are no means")
     if block_of(rounds.result_codec) > BLOCK:

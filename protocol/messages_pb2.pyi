@@ -115,7 +115,7 @@ class Outer(_message.Message):
     def __init__(self, momentum: _Optional[float] = ..., lr_by_contributors: _Optional[_Iterable[float]] = ..., missed: _Optional[str] = ..., braking: _Optional[float] = ...) -> None: ...
 
 class Rounds(_message.Message):
-    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding", "two_level_above", "door", "door_s", "merge")
+    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding", "two_level_above", "door", "door_s", "by_roughness", "merge")
     CHUNK_VALUES_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     RESULT_CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +128,7 @@ class Rounds(_message.Message):
     TWO_LEVEL_ABOVE_FIELD_NUMBER: _ClassVar[int]
     DOOR_FIELD_NUMBER: _ClassVar[int]
     DOOR_S_FIELD_NUMBER: _ClassVar[int]
+    BY_ROUGHNESS_FIELD_NUMBER: _ClassVar[int]
     MERGE_FIELD_NUMBER: _ClassVar[int]
     chunk_values: int
     codec: str
@@ -141,8 +142,9 @@ class Rounds(_message.Message):
     two_level_above: int
     door: str
     door_s: float
+    by_roughness: bool
     merge: str
-    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ..., two_level_above: _Optional[int] = ..., door: _Optional[str] = ..., door_s: _Optional[float] = ..., merge: _Optional[str] = ...) -> None: ...
+    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ..., two_level_above: _Optional[int] = ..., door: _Optional[str] = ..., door_s: _Optional[float] = ..., by_roughness: bool = ..., merge: _Optional[str] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("start", "fragment")
@@ -371,7 +373,7 @@ class SessionId(_message.Message):
     def __init__(self, parent: _Optional[bytes] = ..., fragment: _Optional[int] = ..., view: _Optional[int] = ..., leader: _Optional[bytes] = ..., life: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("parent", "version", "tokens", "steps", "upload_bps", "download_bps", "codecs", "unreachable", "next_view", "offer", "shard", "relayed", "phase_ms", "rounds")
+    __slots__ = ("parent", "version", "tokens", "steps", "upload_bps", "download_bps", "codecs", "unreachable", "next_view", "offer", "shard", "relayed", "phase_ms", "rounds", "roughness")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -386,6 +388,7 @@ class Ready(_message.Message):
     RELAYED_FIELD_NUMBER: _ClassVar[int]
     PHASE_MS_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    ROUGHNESS_FIELD_NUMBER: _ClassVar[int]
     parent: bytes
     version: int
     tokens: int
@@ -400,23 +403,26 @@ class Ready(_message.Message):
     relayed: bool
     phase_ms: int
     rounds: int
-    def __init__(self, parent: _Optional[bytes] = ..., version: _Optional[int] = ..., tokens: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., unreachable: _Optional[_Iterable[bytes]] = ..., next_view: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ..., relayed: bool = ..., phase_ms: _Optional[int] = ..., rounds: _Optional[int] = ...) -> None: ...
+    roughness: float
+    def __init__(self, parent: _Optional[bytes] = ..., version: _Optional[int] = ..., tokens: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ..., unreachable: _Optional[_Iterable[bytes]] = ..., next_view: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ..., relayed: bool = ..., phase_ms: _Optional[int] = ..., rounds: _Optional[int] = ..., roughness: _Optional[float] = ...) -> None: ...
 
 class Contributor(_message.Message):
-    __slots__ = ("peer", "tokens", "weight", "offer", "shard", "rounds")
+    __slots__ = ("peer", "tokens", "weight", "offer", "shard", "rounds", "codec")
     PEER_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     peer: bytes
     tokens: int
     weight: int
     offer: int
     shard: int
     rounds: int
-    def __init__(self, peer: _Optional[bytes] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ..., rounds: _Optional[int] = ...) -> None: ...
+    codec: str
+    def __init__(self, peer: _Optional[bytes] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ..., rounds: _Optional[int] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s", "continues", "exchange_s", "inner_s", "groups", "grid", "voters")

@@ -165,6 +165,9 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
         action=argparse.BooleanOptionalAction,
         help="slower nodes take fewer inner steps, so that all arrive together (async: yes)",
     )
+    init.add_argument(
+        "--by-roughness", action="store_true", help="with --codec auto: more bits for nodes with a rough loss"
+    )
     init.add_argument("--merge", default="mean", help="of contributions: mean or rda (mean)")
     init.add_argument("--feedback", type=float, metavar="DECAY", help="of error feedback; 0: none (by codec)")
     init.add_argument(

@@ -79,6 +79,7 @@ def init(arguments: argparse.Namespace) -> int:
         door_s=arguments.door_seconds,
         by_speed=arguments.by_speed,
         merge=arguments.merge,
+        by_roughness=arguments.by_roughness,
         missed=arguments.missed,
         min_peers=arguments.min_peers,
         seed=arguments.seed,

@@ -21,6 +21,7 @@ from atoll.protocol import wire
 from atoll.protocol.codecs import CODECS, Codec, aggregate, result_codec
 from atoll.protocol.codecs.merging import rda
 from atoll.protocol.manifest import MEAN, RDA
+from atoll.protocol.modes.budget import EVERY, Roughness
 from atoll.protocol.outer import Float32
 from atoll.protocol.round.codec_choice import allowed
 from atoll.protocol.round.types import Part
@@ -56,6 +57,7 @@ class CodecWorker:
         self._seed = seed or b""
         self._feedback = feedback
         self._measured = measured
+        self._roughness = Roughness()
         self._merge = merge
         self._apart = torch.empty(chunks.values if merge == RDA else 0)
         self._lost = np.zeros(chunks.total if feedback else 0, dtype=np.float32)
@@ -113,6 +115,11 @@ class CodecWorker:
         delta = self._difference(anchor, local, chunk)
         lengths = float(np.linalg.norm(delta)) * float(np.linalg.norm(mean))
         return float(np.dot(delta, mean)) / lengths if lengths > 0 else None
+
+    def roughness(self, anchor: Float32, local: Float32) -> float:
+        """How rough this node's loss is, by its last two pseudo-gradients; 0 where it is not known."""
+        there, here = anchor[::EVERY], local[::EVERY]
+        return self._roughness.of(here if self._measured else there - here, there)
 
     def check(self, payload: wire.Payload, n: int, codec: str | None = None) -> None:
         """Raises CodecError unless `payload` is an encoded chunk of n values, by `codec` if it is known."""

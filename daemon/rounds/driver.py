@@ -35,6 +35,7 @@ from atoll.protocol.manifest import MEAN
 from atoll.protocol.outer import Float32
 from atoll.protocol.round import inbox
 from atoll.protocol.round import types as t
+from atoll.protocol.round.codec_choice import codec_of
 from atoll.protocol.round.commit import contribution_of
 from atoll.protocol.round.machine import RoundMachine
 from atoll.protocol.round.plan import MAX_MEMBERS
@@ -189,7 +190,7 @@ class RoundDriver:
         """Encodes chunk by chunk, in its turn among the members, and streams to the targets."""
         plan, me = effect.plan, self._keyring.peer_id
         index = next(i for i, c in enumerate(plan.contributors) if c.peer == me)
-        offer = int(plan.contributors[index].offer)
+        offer, codec = int(plan.contributors[index].offer), codec_of(plan, me)
         places = asyncio.Semaphore(SEND_AHEAD)
         async with asyncio.TaskGroup() as group:
             for chunk, target in effect.targets:
@@ -197,7 +198,7 @@ class RoundDriver:
                     continue
                 await places.acquire()
                 payload = await self.on_codec(
-                    self._codec.encode, self.state.parameters, self._snapshot, chunk, offer, plan.codec
+                    self._codec.encode, self.state.parameters, self._snapshot, chunk, offer, codec
                 )
                 if offer != self.offer:
                     return  # it may have changed while it was read
@@ -375,7 +376,7 @@ class RoundDriver:
         try:
             session = self.machine.session
             known = session is not None and session.exchange.knows(message.session)
-            codec = session.plan.codec if session is not None and known else None
+            codec = codec_of(session.plan, sender) if session is not None and known else None
             if not message.partial:
                 await self.on_codec(self._codec.check, payload, n, codec)
             elif message.members:
@@ -419,6 +420,12 @@ class RoundDriver:
         """Name of the first tensor whose pseudo-gradient is not finite, or None."""
         position = await self.on_codec(self._codec.find_non_finite, self.state.parameters, self._snapshot)
         return None if position is None else self.state.schema.tensor_at(position)
+
+    async def roughness(self) -> float:
+        """Of this node's loss, where the manifest deals out bits by it; else 0."""
+        if not self.state.manifest.body.rounds.by_roughness:
+            return 0.0
+        return float(await self.on_codec(self._codec.roughness, self.state.parameters, self._snapshot))
 
     @property
     def writing(self) -> bool:

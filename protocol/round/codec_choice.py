@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.modes.budget import PART, roughest
 
 AUTO = "auto"
 CHOICES = ("int8", "int4")
@@ -103,6 +104,25 @@ def choose(
         if not inner_s or takes <= SHARE * (inner_s + takes):
             break
     return best
+
+
+def budgets(codec: str, ready: Sequence[pb.Ready]) -> list[str]:
+    """What each member sends instead of a plan's codec: in a narrow round the roughest the widest."""
+    if codec != CHOICES[-1]:
+        return [""] * len(ready)
+    return [CHOICES[0] if wide else "" for wide in roughest([r.roughness for r in ready])]
+
+
+def codec_of(plan: pb.Plan, peer: bytes) -> str:
+    """What a contributor sends."""
+    return next((c.codec for c in plan.contributors if c.peer == peer and c.codec), plan.codec)
+
+
+def are_sound(plan: pb.Plan, by_roughness: bool) -> bool:
+    """Whether its members' codecs are what the manifest allows."""
+    own = [c.codec for c in plan.contributors if c.codec]
+    most = len(plan.contributors) // PART if by_roughness and plan.codec == CHOICES[-1] else 0
+    return len(own) <= most and set(own) <= {CHOICES[0]}
 
 
 def is_sound(plan: pb.Plan, codec: str) -> bool:

@@ -30,6 +30,7 @@ def ready(config: RoundConfig, head: Head, company: Company, local: LocalReady, 
         next_view=next_view,
         phase_ms=min(MAX_PHASE_MS, int(1000 * local.phase_s)),
         rounds=local.rounds,
+        roughness=local.roughness,
     )
 
 

@@ -202,6 +202,7 @@ def make_plan(
     values = config.values * len(due) // config.chunks
     if config.codec == codec_choice.AUTO:
         choice = codec_choice.choose(said, carriers, len(receive_only), values, config.result_codec, inner_s)
+    own = codec_choice.budgets(choice.codec, said) if config.by_roughness else [""] * len(members)
     # A commit comes when its leader has all results; the slowest line needs at most their whole time after.
     results = values * codec_choice.BITS[config.result_codec]
     spread_s = codec_choice.exchange_s(said, carriers, len(receive_only), 0.0, results)
@@ -220,8 +221,9 @@ def make_plan(
                 offer=ready[m].offer,
                 shard=ready[m].shard,
                 rounds=r,
+                codec=c,
             )
-            for m, w, r in zip(members, shares, rounds, strict=True)
+            for m, w, r, c in zip(members, shares, rounds, own, strict=True)
         ],
         followers=receive_only,
         # Nobody owns what is not of this fragment.
@@ -318,6 +320,8 @@ def check_plan(
         raise PlanError("plan with groups that are not of its contributors")
     if plan.result_codec != config.result_codec or not codec_choice.is_sound(plan, config.codec):
         raise PlanError("plan with another codec than the manifest's")
+    if not codec_choice.are_sound(plan, config.by_roughness):
+        raise PlanError("plan with codecs of members that the manifest does not allow")
     _check_voters(config, head, plan)
     if plan.outer_lr != config.outer_lr(len(plan.voters) or len(plan.contributors)):
         raise PlanError("plan with another learning rate than the manifest's")

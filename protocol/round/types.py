@@ -41,6 +41,8 @@ class RoundConfig:
     """The rule by which rounds begin, and its seconds (door.py)."""
     small_commits: bool = False
     """Whether each is of those who arrive together, and the rest goes on (modes/asynchronous.py)."""
+    by_roughness: bool = False
+    """Whether members of a narrow round may send more bits (modes/budget.py)."""
     min_peers_to_start: int = 1
     grace_floor_s: float = 1.0
     grace_cap_s: float = 60.0
@@ -119,7 +121,7 @@ class CatchingUp:
 class LocalReady:
     """The trainer's snapshot is taken: `tokens` and inner `steps` since the anchor; `offer` is its number,
     `shard` what the tokens were read from. `phase_s`: that a phase takes (0: not known), `rounds`:
-    commits since the last contribution."""
+    commits since the last contribution, `roughness`: modes/budget.py (0: not known, or not asked for)."""
 
     tokens: int
     steps: int
@@ -127,6 +129,7 @@ class LocalReady:
     shard: int = 0
     phase_s: float = 0.0
     rounds: int = 0
+    roughness: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,9 @@ class FakeDriver:
     async def first_non_finite(self) -> str | None:
         return self.bad
 
+    async def roughness(self) -> float:
+        return 0.0
+
 
 class Rig:
     """An island whose trainer is the test itself, at the other end of a socket."""

@@ -16,6 +16,7 @@ SWARMS = {
     "dbw": ("--door", "dbw", "--missed", "keep", "--by-speed"),
     "period": ("--door", "period", "--door-seconds", "2", "--missed", "keep"),
     "rda": ("--merge", "rda"),
+    "rough": ("--codec", "auto", "--by-roughness"),
 }
 
 

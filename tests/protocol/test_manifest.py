@@ -376,6 +376,16 @@ def test_what_is_no_mean_can_have_no_other_length():
     sign(mode("fedavg", merge="rda"), ORGANISER)
 
 
+def test_bits_are_dealt_out_only_where_plans_choose_the_codec():
+    sign(mode("fedavg", codec="auto", by_roughness=True), ORGANISER)
+    with pytest.raises(ManifestError, match="by_roughness is for the codec auto"):
+        sign(mode("fedavg", codec="int4", by_roughness=True), ORGANISER)
+    made = body()
+    made.outer.braking = 0.5
+    with pytest.raises(ManifestError, match="nothing is stale"):
+        sign(made, ORGANISER)
+
+
 def test_phases_that_overlap_are_equally_long():
     made = streaming()
     made.inner.by_speed = True
