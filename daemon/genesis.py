@@ -119,6 +119,7 @@ class NewSwarm:
     door: str | None = None
     door_s: float | None = None
     by_speed: bool | None = None
+    by_attendance: bool = False
     merge: str = MEAN
     by_roughness: bool = False
     missed: str | None = None
@@ -307,6 +308,7 @@ def _body(
             door="" if wanted.door == ALL else wanted.door,
             door_s=wanted.door_s,
             merge="" if wanted.merge == MEAN else wanted.merge,
+            by_attendance=wanted.by_attendance,
             by_roughness=wanted.by_roughness,
         ),
         admission="open",

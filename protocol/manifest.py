@@ -309,6 +309,8 @@ def _check_sync(body: messages_pb2.Manifest) -> None:
         raise ManifestError(f"{mode} can't have rounds.door {door!r}")
     if (door in (PERIOD, WINDOW)) != (body.rounds.door_s > 0):
         raise ManifestError("rounds.door_s is for the doors period and window, and they need it")
+    if body.rounds.by_attendance and door != PERIOD:
+        raise ManifestError(f"rounds.by_attendance is for the door {PERIOD}")
     if body.outer.braking and not rules.stale:
         raise ManifestError(f"{mode} can't have outer.braking: nothing is stale")
     if body.inner.by_speed and not rules.by_speed:

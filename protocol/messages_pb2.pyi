@@ -115,7 +115,7 @@ class Outer(_message.Message):
     def __init__(self, momentum: _Optional[float] = ..., lr_by_contributors: _Optional[_Iterable[float]] = ..., missed: _Optional[str] = ..., braking: _Optional[float] = ...) -> None: ...
 
 class Rounds(_message.Message):
-    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding", "two_level_above", "door", "door_s", "by_roughness", "merge")
+    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding", "two_level_above", "door", "door_s", "merge", "by_roughness", "by_attendance")
     CHUNK_VALUES_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     RESULT_CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -128,8 +128,9 @@ class Rounds(_message.Message):
     TWO_LEVEL_ABOVE_FIELD_NUMBER: _ClassVar[int]
     DOOR_FIELD_NUMBER: _ClassVar[int]
     DOOR_S_FIELD_NUMBER: _ClassVar[int]
-    BY_ROUGHNESS_FIELD_NUMBER: _ClassVar[int]
     MERGE_FIELD_NUMBER: _ClassVar[int]
+    BY_ROUGHNESS_FIELD_NUMBER: _ClassVar[int]
+    BY_ATTENDANCE_FIELD_NUMBER: _ClassVar[int]
     chunk_values: int
     codec: str
     result_codec: str
@@ -142,9 +143,10 @@ class Rounds(_message.Message):
     two_level_above: int
     door: str
     door_s: float
-    by_roughness: bool
     merge: str
-    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ..., two_level_above: _Optional[int] = ..., door: _Optional[str] = ..., door_s: _Optional[float] = ..., by_roughness: bool = ..., merge: _Optional[str] = ...) -> None: ...
+    by_roughness: bool
+    by_attendance: bool
+    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ..., two_level_above: _Optional[int] = ..., door: _Optional[str] = ..., door_s: _Optional[float] = ..., merge: _Optional[str] = ..., by_roughness: bool = ..., by_attendance: bool = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("start", "fragment")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,11 +32,15 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class RealArm:
-    """Daemons in a mode, `options` of atoll init; each takes `rounds` times `steps` inner steps."""
+    """Daemons in a mode, `options` of atoll init; each takes `rounds` times `steps` inner steps.
+
+    `optimizer`: the inner one, of the loops.
+    """
 
     options: tuple[str, ...]
     rounds: int = 50
     steps: int = 20
+    optimizer: str = "adamw"
 
 
 def run(arm: RealArm, seed: int) -> float:
@@ -61,7 +65,7 @@ def run(arm: RealArm, seed: int) -> float:
 def _start(
     arm: RealArm, seed: int, folder: Path, rank: int, ticket: str | None = None
 ) -> subprocess.Popen[str]:
-    about = {"options": arm.options, "rounds": arm.rounds, "steps": arm.steps, "seed": seed, "rank": rank}
+    about = {**asdict(arm), "seed": seed, "rank": rank}
     command = [sys.executable, "-m", "benchmarks.papers.daemons", "--about", json.dumps(about)]
     command += ["--data-dir", str(folder / str(rank)), *(["--ticket", ticket] if ticket else [])]
     with (folder / f"{rank}.log").open("w") as log:
@@ -100,7 +104,7 @@ def work(about: dict[str, object], data_dir: str, ticket: str | None) -> float:
         last.update({name: value.clone() for name, value in module.state_dict().items()})
         return float(module.loss(data.inputs[:8], data.targets[:8]))
 
-    optimizer = make_optimizer(model, inner)
+    optimizer = make_optimizer(model, replace(inner, optimizer=str(about["optimizer"])))
     with atoll.join(ticket, model, optimizer, data_dir=data_dir, validate=validate) as swarm:
         for _ in range(rounds * steps):
             position = swarm.position

@@ -14,8 +14,9 @@ import numpy as np
 from benchmarks.papers.arms import Arm
 from benchmarks.papers.arrivals import AsyncArm
 from benchmarks.papers.daemons import RealArm
+from benchmarks.papers.punctual import TimedArm
 
-AnyArm = Arm | AsyncArm | RealArm
+AnyArm = Arm | AsyncArm | TimedArm | RealArm
 Losses = Mapping[AnyArm, float]
 """Mean over the seeds, nats per byte."""
 
@@ -132,6 +133,7 @@ SYNC_VERY = AsyncArm("sync", "very")
 ASYNC_VERY = AsyncArm("async", "very", lr=0.6, beta=0.8)
 ASYNC_NONE = AsyncArm("async", "none", lr=0.6, beta=0.8)
 EXACT = ("--codec", "fp32", "--result-codec", "fp32")
+MULOCO = RealArm(("--mode", "muloco"), optimizer="muon")
 REAL_STREAM = (
     "--fragments",
     "2",
@@ -336,6 +338,73 @@ TABLES = (
                 "as it ships, delayed Nesterov, Nesterov on each arrival",
                 (ASYNC_VERY, AsyncArm("dn", "very", lr=0.3), AsyncArm("naive", "very", lr=0.3)),
                 "41.3, 41.3, 44.3",
+            ),
+        ),
+    ),
+    Table(
+        "Rounds that don't wait for everybody: DBW, 2102.06280, and FedFix, 2206.10189 (in equal time)",
+        (
+            Row(
+                "as many as learn most per second, against everybody",
+                TimedArm("dbw"),
+                TimedArm("all"),
+                "faster",
+                -INF,
+                -3.0,
+                perplexity,
+            ),
+            Row(
+                "fixed periods, against everybody",
+                TimedArm("period"),
+                TimedArm("all"),
+                "faster",
+                -INF,
+                -3.0,
+                perplexity,
+            ),
+            Row(
+                "each its own text: weights by attendance, against by tokens alone",
+                TimedArm("period", shuffled=False, attendance=True),
+                TimedArm("period", shuffled=False),
+                "less biased",
+                -INF,
+                8.0,
+                perplexity,
+            ),
+        ),
+    ),
+    Table(
+        "Photon, 2411.02908",
+        (
+            Row(
+                "128 local steps, a quarter of the batch, plain averaging, against the whole batch centrally",
+                Arm(steps=128, rounds=8, batch=2, lr=1.0, beta=0.0),
+                Arm(workers=1, steps=128, rounds=8, lr=1.0, beta=0.0),
+                "better",
+                -INF,
+                5.0,
+                perplexity,
+            ),
+        ),
+    ),
+    Table(
+        "MuLoCo, 2505.23725 (real daemons)",
+        (
+            Row(
+                "Muon inside, 2 bit with error feedback, against AdamW inside, fp32",
+                MULOCO,
+                DILOCO,
+                "lower",
+                -INF,
+                0.0,
+            ),
+            Row(
+                "2 bit with error feedback, against fp32",
+                MULOCO,
+                RealArm(("--optimizer", "muon", "--outer-lr", "0.8", *EXACT), optimizer="muon"),
+                "near 0",
+                -0.5,
+                1.0,
             ),
         ),
     ),

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.papers import arms, arrivals, daemons
+from benchmarks.papers import arms, arrivals, daemons, punctual
 from benchmarks.papers.experiments import AnyArm
 
 FORMAT = 1
@@ -55,6 +55,8 @@ def work(arm: AnyArm, seed: int) -> tuple[float, float]:
             loss = arms.run(arm, seed)
         case arrivals.AsyncArm():
             loss = arrivals.run(arm, seed)
+        case punctual.TimedArm():
+            loss = punctual.run(arm, seed)
         case daemons.RealArm():
             loss = daemons.run(arm, seed)
     return loss, time.monotonic() - began

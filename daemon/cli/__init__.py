@@ -161,6 +161,9 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     init.add_argument("--door-seconds", type=float, metavar="S", help="of a period, or of a window (2)")
     init.add_argument(
+        "--by-attendance", action="store_true", help="with --door period: who comes seldom weighs more"
+    )
+    init.add_argument(
         "--by-speed",
         action=argparse.BooleanOptionalAction,
         help="slower nodes take fewer inner steps, so that all arrive together (async: yes)",

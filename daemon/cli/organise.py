@@ -78,6 +78,7 @@ def init(arguments: argparse.Namespace) -> int:
         door=arguments.door,
         door_s=arguments.door_seconds,
         by_speed=arguments.by_speed,
+        by_attendance=arguments.by_attendance,
         merge=arguments.merge,
         by_roughness=arguments.by_roughness,
         missed=arguments.missed,

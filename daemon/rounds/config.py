@@ -29,6 +29,7 @@ def round_config(manifest: SwarmManifest) -> RoundConfig:
         door=body.rounds.door or ALL,
         door_s=body.rounds.door_s,
         small_commits=manifest.small_commits,
+        by_attendance=body.rounds.by_attendance,
         by_roughness=body.rounds.by_roughness,
         min_peers_to_start=body.rounds.min_peers_to_start,
         grace_floor_s=body.rounds.grace_floor_s,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
-from atoll.protocol.modes.doors import PERIOD
 from atoll.protocol.round import codec_choice
 from atoll.protocol.round.company import Company
 from atoll.protocol.round.door import MAX_PHASE_MS
@@ -40,5 +39,5 @@ def offered(config: RoundConfig, local: LocalReady) -> Offered:
         local.tokens,
         local.offer,
         local.shard,
-        min(local.rounds, MAX_ROUNDS) if config.door == PERIOD else 0,
+        min(local.rounds, MAX_ROUNDS) if config.by_attendance else 0,
     )

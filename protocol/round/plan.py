@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head, leader_rank
-from atoll.protocol.modes.doors import PERIOD
 from atoll.protocol.round import codec_choice
 from atoll.protocol.round.types import RoundConfig
 
@@ -52,9 +51,9 @@ class PlanError(ValueError):
 def weights(tokens: Sequence[int], rounds: Sequence[int] = ()) -> list[int]:
     """Weight of each contributor: its tokens, at most twice the mean, at least 1.
 
-    `rounds`: commits since each contributed last, where doors open in periods. Tokens are multiplied by them:
-    in expectation the inverse of how often a node attends, so that those who come seldom are not drowned out
-    (FedFix, 2206.10189, section 3.3).
+    `rounds`: commits since each contributed last, where weights go by attendance. Tokens are multiplied by
+    them: in expectation the inverse of how often a node attends, so that those who come seldom are not
+    drowned out (FedFix, 2206.10189, section 3.3).
     """
     said = [t * max(1, r) for t, r in zip(tokens, rounds, strict=True)] if rounds else list(tokens)
     cap = max(1, WEIGHT_CAP * sum(said) // len(said))
@@ -181,8 +180,8 @@ def make_plan(
     `inner_s`: how long an inner phase takes; 0.0: not known. `training`: who trains, ready or not.
     """
     members = sorted(ready)
-    rounds = [min(ready[m].rounds, MAX_ROUNDS) if config.door == PERIOD else 0 for m in members]
-    shares = weights([ready[m].tokens for m in members], rounds if config.door == PERIOD else ())
+    rounds = [min(ready[m].rounds, MAX_ROUNDS) if config.by_attendance else 0 for m in members]
+    shares = weights([ready[m].tokens for m in members], rounds if config.by_attendance else ())
     voters = sorted({*members, *(set(head.electorate) & set(training))}) if config.small_commits else []
     # What forwarders and relays would have to carry is better owned by those whom everybody reaches.
     unreachable = {bytes(peer) for m in members for peer in ready[m].unreachable}
@@ -356,9 +355,9 @@ def _check_members(config: RoundConfig, plan: pb.Plan, me: bytes, offered: Offer
     if any(c.tokens > MAX_TOKENS for c in plan.contributors):
         raise PlanError("plan with an impossible number of tokens")
     rounds = [c.rounds for c in plan.contributors]
-    if max(rounds) > (MAX_ROUNDS if config.door == PERIOD else 0):
+    if max(rounds) > (MAX_ROUNDS if config.by_attendance else 0):
         raise PlanError("plan with an impossible number of rounds")
-    said = rounds if config.door == PERIOD else ()
+    said = rounds if config.by_attendance else ()
     if [c.weight for c in plan.contributors] != weights([c.tokens for c in plan.contributors], said):
         raise PlanError("plan with weights that do not follow from the tokens")
     mine = next((c for c in plan.contributors if c.peer == me), None)

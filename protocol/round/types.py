@@ -41,6 +41,8 @@ class RoundConfig:
     """The rule by which rounds begin, and its seconds (door.py)."""
     small_commits: bool = False
     """Whether each is of those who arrive together, and the rest goes on (modes/asynchronous.py)."""
+    by_attendance: bool = False
+    """Whether contributions weigh by the commits since a node's last one, too (plan.weights)."""
     by_roughness: bool = False
     """Whether members of a narrow round may send more bits (modes/budget.py)."""
     min_peers_to_start: int = 1

@@ -14,7 +14,7 @@ ROUNDS = 3
 SWARMS = {
     **{mode: ("--mode", mode) for mode in ("photon", "sparseloco", "muloco", "eager", "delayed", "async")},
     "dbw": ("--door", "dbw", "--missed", "keep", "--by-speed"),
-    "period": ("--door", "period", "--door-seconds", "2", "--missed", "keep"),
+    "period": ("--door", "period", "--door-seconds", "2", "--missed", "keep", "--by-attendance"),
     "rda": ("--merge", "rda"),
     "rough": ("--codec", "auto", "--by-roughness"),
 }

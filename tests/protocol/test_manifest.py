@@ -355,6 +355,8 @@ def with_door(door: str, door_s: float = 0.0) -> pb.Manifest:
         (with_door("all"), None),
         (with_door("period", 5.0), None),
         (with_door("dbw", 1.0), "door_s"),
+        (mode("fedavg", by_attendance=True), "by_attendance"),
+        (mode("fedavg", by_attendance=True, door="period", door_s=1.0), None),
         (with_door("period"), "door_s"),
         (with_door("window", 1.0), "diloco can't have rounds.door"),
         (with_door("open"), "rounds.door 'open'"),
