@@ -244,3 +244,11 @@ def test_whoever_goes_on_alone_gives_way_to_two_that_go_on_together(around: Arou
     assert around.following.still(step, mine)
     around.following.met(3.0)
     assert around.following.next(mine, (), 3.0) is None, "not while it is in rounds with others itself"
+
+
+def test_where_commits_come_fast_there_is_always_a_claim_and_yet_it_goes_forward(around: Around):
+    """With a commit in each second a node that looked at claims first never caught up."""
+    around.meet(A, chained("abcde", certified="abcde"))
+    steps = [type(around.following.next(MINE, (), now)) for now in (0.0, 2.0, 4.0, 6.0)]
+    assert steps == [Prove, Prove, Prove, Replay], "patience begins when the first claim was looked at"
+    assert type(around.following.next(MINE, (), 8.0)) is Prove
