@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from benchmarks.papers.alternatives import eager_estimate
 from benchmarks.papers.replicas import Replicas
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from atoll.daemon.training.inner import InnerConfig
 from atoll.daemon.training.model import GPT, GPTConfig, initialise
 from atoll.daemon.training.rebase import Missed, rebase_
 from atoll.protocol.codecs import result_codec
-from atoll.protocol.modes.eager import eager_estimate, eager_start
+from atoll.protocol.modes.eager import eager_start
 from atoll.protocol.modes.fragments import BALANCED, fragments
 from atoll.protocol.outer import Float32, outer_step
 from atoll.protocol.round.plan import weights
@@ -47,7 +48,8 @@ class Arm:
     `pool`: replicas that work in equal parts of the rounds (empty: all). `drop`: the part of contributions
     that is lost. `prune`: the part of each tensor's values that is dropped (the smallest). `shuffled`:
     everybody reads everywhere. `ahead`: "", "eager", "delayed" or "paper" (the estimate of 2502.12996).
-    `fragments`, `tau` and `mix` are streaming's. `merge`: of the owner of a chunk.
+    `fragments`, `tau` and `mix` are streaming's. `merge`: of the owner of a chunk. `delay`: outer steps
+    by which the mean is late where phases begin ahead.
     """
 
     workers: int = 4
@@ -68,6 +70,7 @@ class Arm:
     mix: float = 0.0
     large: bool = False
     merge: str = "mean"
+    delay: int = 1
 
     @property
     def model(self) -> GPTConfig:
@@ -285,22 +288,29 @@ class Run:
         self.set_local(k, local)
 
     def _ahead(self) -> None:
-        """Eager and delayed: the mean of a phase is there when the next one is over."""
+        """Eager and delayed: the mean of a phase is there `delay` phases later.
+
+        With more than one on its way, an eager start takes a step for each of this worker's own.
+        """
         arm, due = self.arm, range(len(self.table))
         starts = [self.outer.copy() for _ in range(arm.workers)]
         stale = [np.zeros_like(self.outer) for _ in range(arm.workers)]
         own = [(self.outer.copy(), np.zeros_like(self.outer)) for _ in range(arm.workers)]
-        waiting: list[Float32] = []
+        waiting: list[list[Float32]] = []
+        ahead, ahead_momentum = np.empty_like(self.outer), np.empty_like(self.outer)
         for _ in range(arm.rounds):
             self.train(arm.steps)
             fresh = [start - self.local(k) for k, start in enumerate(starts)]
-            if waiting:
-                self.average(waiting, self.carried, due, self.mean)
+            if len(waiting) == arm.delay:
+                self.average(waiting.pop(0), self.carried, due, self.mean)
                 self._step(due)
-            waiting = fresh
+            waiting.append(fresh)
             for k, delta in enumerate(fresh):
                 if arm.ahead == "eager":
-                    eager_start(self.outer, self.momentum, delta, arm.lr, arm.beta, starts[k])
+                    ahead[:], ahead_momentum[:] = self.outer, self.momentum
+                    for phase in waiting[:-1]:
+                        outer_step(ahead, ahead_momentum, phase[k], arm.lr, arm.beta, self.scratch)
+                    eager_start(ahead, ahead_momentum, delta, arm.lr, arm.beta, starts[k])
                 elif arm.ahead == "delayed":
                     starts[k][:] = self.outer
                 else:

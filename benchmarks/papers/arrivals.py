@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from benchmarks.papers.alternatives import delayed_nesterov_step
 from benchmarks.papers.arms import STRETCHES, WARM_UP, Arm, texts, warm
 from benchmarks.papers.replicas import Replicas
 
 from atoll.protocol.modes.asynchronous import (
-    delayed_nesterov_step,
     inner_steps_by_speed,
     shared_nesterov_step,
 )

@@ -36,15 +36,3 @@ def eager_start(
     np.add(out, fresh, out=out)
     np.multiply(out, lr32, out=out)
     np.subtract(committed, out, out=out)
-
-
-def eager_estimate(mean: Float32, fresh: Float32, stale: Float32, share: float, out: Float32) -> None:
-    """The paper's estimate of the mean: out = mean + share · (fresh − stale); all [n] fp32.
-
-    `mean`: of the phase before; `stale`: this worker's contribution to it; `fresh`: its contribution now;
-    `share`: its part of the mean, 1/M among M equal ones. With a `share` of 0 the mean is delayed by a phase.
-    `out` may be `stale`.
-    """
-    np.subtract(fresh, stale, out=out)
-    np.multiply(out, np.float32(share), out=out)
-    np.add(mean, out, out=out)

@@ -1,10 +1,10 @@
-"""Eager updates: the estimate is an outer step, and the paper's telescopes."""
+"""Eager updates: the start is an outer step."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from atoll.protocol.modes.eager import eager_estimate, eager_start
+from atoll.protocol.modes.eager import eager_start
 from atoll.protocol.outer import outer_step
 
 N, LR, BETA = 1000, 0.4, 0.9
@@ -34,13 +34,3 @@ def test_alone_the_start_is_the_next_commit() -> None:
         eager_start(committed, momentum, fresh, LR, BETA, start)
         outer_step(committed, momentum, fresh, LR, BETA, np.empty_like(committed))
         assert np.array_equal(start, committed)
-
-
-def test_the_papers_estimate_is_the_mean_where_the_others_do_as_before() -> None:
-    old, others, fresh = vectors(3, 3)
-    mean = (old + 3 * others) / np.float32(4)
-    out = np.empty_like(mean)
-    eager_estimate(mean, fresh, old, 0.25, out)
-    assert np.allclose(out, (fresh + 3 * others) / 4, atol=1e-6)
-    eager_estimate(mean, fresh, old, 0.0, out)
-    assert np.array_equal(out, mean)
