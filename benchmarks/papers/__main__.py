@@ -37,8 +37,8 @@ def report(tables: Sequence[Table], losses: Mapping[AnyArm, float], quick: bool,
         "Byte-level transformer of 0.1 M parameters, 300 steps of one worker, and from there 50 rounds of",
         "20 inner steps (unless a row says otherwise), batch 8, AdamW at 3e-3 with a cosine schedule,",
         f"{seeds} seed{'s' * (seeds > 1)}{', daemons and larger models one' * (seeds > 1)}.",
-        "Validation loss of the outer parameters. What is held is the shape: models of this size show more of every disturbance",
-        "than the papers', and 50 rounds are few.",
+        "Validation loss of the outer parameters. What is held is the shape: models of this size show more",
+        "of every disturbance than the papers', and 50 rounds are few.",
         "",
     ]
     for number, table in enumerate(tables):
