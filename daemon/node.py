@@ -31,6 +31,7 @@ from atoll.daemon.network import Network
 from atoll.daemon.page import start_page
 from atoll.daemon.pulse import Pulse
 from atoll.daemon.reading import Reader, reader_of
+from atoll.daemon.recorder import Recorder
 from atoll.daemon.recovery import Recovery
 from atoll.daemon.rhythm import rhythm_of
 from atoll.daemon.rounds import sync
@@ -91,6 +92,7 @@ class Node:
         self.manifest: SwarmManifest | None = None
         self.swarm_id = swarm_id
         self.history = History()
+        self.recorder: Recorder | None = None
         self._pulse: Pulse | None = None
         self._book: AccountBook | None = None
         self.island: Island | None = None
@@ -256,6 +258,9 @@ class Node:
         wide = "" if is_loopback(self.settings.api_host) else f"; it listens on {self.settings.api_host}"
         self.events.emit("page", f"The dashboard is at {self.page.url}{wide}.")
         self._spawn(view.keep(), "view")
+        self.recorder = Recorder(self.folder.history, view.figures, self.events)
+        undo.push_async_callback(self.recorder.close)
+        self._spawn(self.recorder.keep(), "history")
         # The link lets its holder in, so it goes to whoever started the node and not into the log.
         self._greet(f"Open the dashboard with {self.page.login_url()} (works once).")
 

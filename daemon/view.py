@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from atoll.daemon.choosing import for_running
 from atoll.daemon.config import where
+from atoll.daemon.errors import AtollError
 from atoll.daemon.events import Events
 from atoll.daemon.status import Facts, Sentence, State, describe, duration
 from atoll.peers.identity import readable_name
@@ -46,6 +47,7 @@ class View:
         self._node = node
         self._sentence_key: tuple[State, str] | None = None
         self._since = time.monotonic()
+        self._moved: tuple[float, int, int] | None = None
 
     async def keep(self) -> None:
         """Notes when a state begins, whether anybody asks or not. Runs until cancelled."""
@@ -110,6 +112,41 @@ class View:
         if key != self._sentence_key:
             self._sentence_key, self._since = key, time.monotonic()
         return sentence, time.monotonic() - self._since
+
+    # ---- history
+
+    def figures(self) -> dict[str, float]:
+        """What is written to the history; a figure that is not known now is left out."""
+        state = self.state()
+        now, traffic = time.monotonic(), state["traffic"]
+        moved = traffic["sent_bytes"], traffic["received_bytes"]
+        before, self._moved = self._moved, (now, *moved)
+        found = {
+            "loss": state["loss"],
+            "val_loss": state["val_loss"],
+            "tokens_per_s": state["tokens_per_s"],
+            "swarm_tokens_per_s": state["swarm_tokens_per_s"],
+            "peers": len(state["peers"]),
+            "version": state["version"],
+            "accepted_tokens": state["accepted_tokens"],
+            "memory_bytes": state["memory_bytes"],
+            "loop_lag_s": state["loop_lag_s"],
+        }
+        if before is not None and now > before[0]:
+            span = now - before[0]
+            found["sent_bps"], found["received_bps"] = (
+                8 * max(0, is_now - was) / span for is_now, was in zip(moved, before[1:], strict=True)
+            )
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+    async def past(self, name: str | None, since: float, until: float, points: int) -> Mapping[str, Any]:
+        recorder = self._node.recorder
+        if recorder is None:
+            raise CommandError("not-ready", "The node is still starting.", "Try again in a moment.")
+        try:
+            return await recorder.read(name, since, until, points)
+        except AtollError as error:
+            raise CommandError(error.code, error.message, error.fix) from error
 
     # ---- the snapshot
 

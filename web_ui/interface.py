@@ -54,6 +54,12 @@ class Node(Protocol):
         Raises `CommandError`; its code `unknown-command` becomes 404, every other code 409.
         """
 
+    async def past(self, name: str | None, since: float, until: float, points: int) -> Mapping[str, Any]:
+        """Return one figure's history, a `History`, or without a name `{"names": [...]}`.
+
+        `since`, `until` in Unix seconds; at most `points` buckets. Raises `CommandError`.
+        """
+
     def health(self) -> tuple[bool, str]:
         """Return whether the node has joined and averages, and the reason code (`ready`, `joining`, …)."""
 
@@ -70,6 +76,26 @@ class Event(TypedDict):
     kind: str
     text: str
     """A sentence for people."""
+
+
+class HistoryBucket(TypedDict):
+    """What a figure was in one stretch of time."""
+
+    start: int
+    """Unix seconds."""
+    count: int
+    min: float
+    max: float
+    mean: float
+
+
+class History(TypedDict):
+    """One figure over time, `GET /api/v1/history?name=...`."""
+
+    name: str
+    bucket_s: int
+    buckets: list[HistoryBucket]
+    """Those with samples, in order."""
 
 
 class TokenAccount(TypedDict):

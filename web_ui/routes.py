@@ -6,6 +6,7 @@
 | `GET /login?key=...` | redeems a one-time link, sets the session cookie |
 | `GET /api/v1/state` | the snapshot (`interface.State`) |
 | `GET /api/v1/events` | server-sent events; `Last-Event-ID` or `?since=` |
+| `GET /api/v1/history` | one figure over time (`interface.History`); without `name` which there are |
 | `POST /api/v1/commands/{name}` | carries out a command, JSON arguments in, JSON answer out |
 | `POST /api/v1/login-link` | a fresh one-time link, for holders of the bearer token |
 | `GET /healthz`, `/readyz` | the loop answered; the node averages, else 503 with the reason code |
@@ -16,7 +17,9 @@ word of its insides; Starlette raises it again, so that the server logs it with 
 """
 
 import asyncio
+import math
 import re
+import time
 from collections.abc import Callable, Mapping
 
 from starlette.applications import Starlette
@@ -33,6 +36,11 @@ from atoll.web_ui.security import SESSION_LIFETIME_S, Gate, Guard
 from atoll.web_ui.stream import EventStreams
 
 COMMAND_TIMEOUT_S = 30.0
+HISTORY_S = 86_400.0
+HISTORY_POINTS = 300
+MAX_HISTORY_POINTS = 2000
+MAX_TIME_S = 253_402_300_800.0
+"""The year 10,000."""
 _COMMAND_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _SEQUENCE = re.compile(r"[0-9]{1,18}")
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -56,6 +64,7 @@ def build_app(
             Route("/login", views.login),
             Route("/api/v1/state", views.state),
             Route("/api/v1/events", views.events),
+            Route("/api/v1/history", views.history),
             Route("/api/v1/commands/{name}", views.command, methods=["POST"]),
             Route("/api/v1/login-link", views.login_link, methods=["POST"]),
             Route("/healthz", views.healthz),
@@ -125,6 +134,30 @@ class _Views:
         if not _SEQUENCE.fullmatch(given):
             return error_reply(400, "bad-sequence", "Events are numbered.", "Give since=NUMBER, from 0 on.")
         return self._streams.open(int(given))
+
+    async def history(self, request: Request) -> Response:
+        given = request.query_params
+        now = time.time()
+        try:
+            since, until = float(given.get("since", now - HISTORY_S)), float(given.get("until", now))
+            points = int(given.get("points", HISTORY_POINTS))
+        except ValueError:
+            since = until = math.nan
+            points = 0
+        if not (0 <= since < until <= MAX_TIME_S and 1 <= points <= MAX_HISTORY_POINTS):
+            return error_reply(
+                400,
+                "bad-span",
+                "There is no such span of time.",
+                f"Give since and until in Unix seconds, and points from 1 to {MAX_HISTORY_POINTS}.",
+            )
+        try:
+            async with asyncio.timeout(self._command_timeout_s):
+                return json_reply(await self._node.past(given.get("name"), since, until, points))
+        except CommandError as error:
+            return error_reply(409, error.code, error.message, error.fix)
+        except TimeoutError:
+            return error_reply(504, "history-timeout", "The disk does not answer.", "Try again later.")
 
     async def command(self, request: Request) -> Response:
         name = request.path_params["name"]

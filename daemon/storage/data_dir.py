@@ -8,6 +8,7 @@ checkpoints/   outer state of some versions        rounds/        commits since 
 account.json   token account                       events.jsonl   what happened
 account.damaged.json  one that could not be read, kept aside
 traffic.json   bytes of the last seven days, by class
+history.sqlite figures over two years, in buckets (and what SQLite keeps beside it)
 trainer/       inner optimizer state               data/shards/   shards of the text, by digest
 """
 
@@ -46,6 +47,7 @@ class DataDir:
         self.account = root / "account.json"
         self.traffic = root / "traffic.json"
         self.events = root / "events.jsonl"
+        self.history = root / "history.sqlite"
         self.checkpoints = root / "checkpoints"
         self.rounds = root / "rounds"
         self.trainer = root / "trainer"

@@ -267,6 +267,16 @@ class FakeNode:
     def events(self) -> RingLog:
         return self.log
 
+    async def past(self, name: str | None, since: float, until: float, points: int) -> Mapping[str, Any]:
+        if name is None:
+            return {"names": ["loss", "peers"]}
+        if name == "locked":
+            raise CommandError("disk", "The disk refuses.", "Free some space.")
+        width = max(1, int((until - since) / points))
+        starts = range(int(since) // width * width, int(until), width)[:points]
+        buckets = [{"start": s, "count": 2, "min": 1.0, "max": 3.0, "mean": 2.0} for s in starts]
+        return {"name": name, "bucket_s": width, "buckets": buckets}
+
     async def command(self, name: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
         self.commands.append((name, arguments))
         match name:

@@ -154,6 +154,26 @@ async def test_health_readiness_and_metrics(scripted: httpx.AsyncClient, strange
     assert metrics.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
+async def test_history_is_one_figure_in_buckets(
+    scripted: httpx.AsyncClient, stranger: httpx.AsyncClient
+) -> None:
+    assert (await scripted.get("/api/v1/history")).json() == {"names": ["loss", "peers"]}
+    reply = await scripted.get("/api/v1/history?name=loss&since=1000&until=2000&points=10")
+    found = reply.json()
+    assert (found["name"], found["bucket_s"], len(found["buckets"])) == ("loss", 100, 10)
+    assert found["buckets"][0] == {"start": 1000, "count": 2, "min": 1.0, "max": 3.0, "mean": 2.0}
+    assert (await scripted.get("/api/v1/history?name=locked")).status_code == 409
+    assert (await stranger.get("/api/v1/history")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "query", ["since=x", "since=2&until=1", "since=-1", "until=1e20", "since=nan", "points=0", "points=9999"]
+)
+async def test_history_of_no_span_is_refused(scripted: httpx.AsyncClient, query: str) -> None:
+    reply = await scripted.get(f"/api/v1/history?name=loss&{query}")
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "bad-span"
+
+
 async def test_static_files_are_asked_for_again_but_sent_once(scripted: httpx.AsyncClient) -> None:
     first = await scripted.get("/static/js/main.js")
     assert first.headers["content-type"] == "text/javascript; charset=utf-8"
