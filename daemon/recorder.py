@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from atoll.daemon.errors import AtollError
 from atoll.daemon.events import Events
-from atoll.daemon.storage.series import Sample, Series
+from atoll.daemon.storage.series import Sample, Series, answer
 
 SAMPLE_S = 10.0
 WRITE_EVERY = 3
@@ -79,17 +79,7 @@ class Recorder:
         Raises AtollError.
         """
         await self.write()
-        if name is None:
-            return {"names": await self._on_thread(lambda series: series.names())}
-        width, buckets = await self._on_thread(lambda series: series.read(name, since, until, points))
-        return {
-            "name": name,
-            "bucket_s": width,
-            "buckets": [
-                {"start": b.start, "count": b.count, "min": b.least, "max": b.greatest, "mean": b.mean}
-                for b in buckets
-            ],
-        }
+        return await self._on_thread(lambda series: answer(series, name, since, until, points))
 
     async def close(self) -> None:
         """Writes what waits, and gives file and thread back."""

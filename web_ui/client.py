@@ -59,6 +59,11 @@ class ApiClient:
         """Return the node's snapshot, see `interface.State`."""
         return self._call("GET", "/api/v1/state")
 
+    def past(self, name: str | None, since: float, until: float, points: int) -> dict[str, Any]:
+        """Return one figure's history, see `interface.History`; without a name which figures there are."""
+        of = f"name={quote(name, safe='')}&" if name is not None else ""
+        return self._call("GET", f"/api/v1/history?{of}since={since:.3f}&until={until:.3f}&points={points}")
+
     def command(self, name: str, **arguments: Any) -> dict[str, Any]:
         """Have the node carry out a command and return its answer."""
         return self._call("POST", f"/api/v1/commands/{quote(name, safe='')}", json.dumps(arguments).encode())

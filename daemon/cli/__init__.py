@@ -205,7 +205,11 @@ def _add_observing(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     events = _command(commands, "events", "observe:events", "what happened")
     events.add_argument("--follow", action="store_true", help="go on as it happens")
     events.add_argument("-n", type=int, default=20, help="how many (20)")
-    for name in ("status", "peers", "rounds", "events"):
+    plot = _command(commands, "plot", "plots:plot", "one figure over time; without NAME which there are")
+    plot.add_argument("name", nargs="?", metavar="NAME", help="such as loss, tokens_per_s or peers")
+    plot.add_argument("--for", dest="for_time", default="24h", metavar="TIME", help="such as 2h or 30d (24h)")
+    plot.add_argument("--out", metavar="FILE", help="write a picture (SVG)")
+    for name in ("status", "peers", "rounds", "events", "plot"):
         commands.choices[name].add_argument("--json", action="store_true")
 
 

@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from atoll.daemon.errors import AtollError, Exit
 
@@ -168,6 +169,21 @@ class Series:
         except sqlite3.Error as error:
             raise _refused(self._path, error) from error
         return min(until, found) if found is not None else until
+
+
+def answer(series: Series, name: str | None, since: float, until: float, points: int) -> dict[str, Any]:
+    """As the API says it: one figure in buckets, or without a name which figures there are."""
+    if name is None:
+        return {"names": series.names()}
+    width, buckets = series.read(name, since, until, points)
+    return {
+        "name": name,
+        "bucket_s": width,
+        "buckets": [
+            {"start": b.start, "count": b.count, "min": b.least, "max": b.greatest, "mean": b.mean}
+            for b in buckets
+        ],
+    }
 
 
 def _refused(path: Path, error: Exception) -> AtollError:
