@@ -19,7 +19,6 @@ from atoll.daemon.simulate import planning
 from atoll.daemon.simulate.timing import stall_s
 from atoll.daemon.welcome import SMALL_MODEL
 from atoll.protocol.manifest import STREAMING, SwarmManifest
-from atoll.protocol.modes.asynchronous import ASYNC
 from atoll.protocol.modes.eager import DELAYED, EAGER
 from atoll.protocol.modes.period import InnerSteps, choose_inner_steps
 
@@ -106,7 +105,7 @@ def for_running(manifest: SwarmManifest, rounds: Sequence[Mapping[str, Any]], st
         chosen = choose_inner_steps(takes, step_s, 1.0)
     else:
         chosen = choose_inner_steps(parts * stall_s(takes, hidden), step_s)
-    waits = parts * stall_s(takes, hidden if body.sync.mode != ASYNC else 0.0)
+    waits = parts * stall_s(takes, hidden)
     part = waits / (waits + steps * step_s)
     return (
         f"Averaging takes {takes:.3g} s and stops this node for {part:.0%} of its time; "

@@ -156,7 +156,7 @@ class Island:
                 version=head.version,
                 steps=self._length,
                 shard=self._place.part,
-                evaluate=self._rhythm.evaluates(head),
+                evaluate=self._rhythm.take_evaluation(head),
                 text=self._place.text,
                 outer_lr=self._outer_lr(len(head.electorate)),
                 origin=self._origin,
@@ -361,23 +361,22 @@ class Island:
         # A snapshot of a trainer that is gone means nothing to the one that runs now.
         contributed = bool(mine) and self._offered == self._generation
         self._offered = None
-        ready, waited, self._ready = self._ready, self._ready is not None, None
+        waited, self._ready = self._ready is not None, None
         self._save_account()
         if not self.begun:
             self.settled()
             return
-        if self._rhythm.small_commits and waited and not contributed:
-            # One of others, while this node's was on its way: it is for the next.
-            self._ready = ready
-            self._spawn(self._offer())
-            self._pause_at_the_end(head.version)
-            return
-        # Whether it contributed or came too late, the trainer says Ready anew at the end of its next phase.
+        # Whether it contributed or came too late, the trainer says Ready anew: at the end of its next phase,
+        # or, where commits are small, at once, for what it offered is for the next one.
         if contributed:
-            self.phase.step, self._since = 0, head.version
-        if contributed or waited:
+            self.phase.step, self._since = 0, min(c.version for c, _ in commits)
+        small = self._rhythm.small_commits
+        if contributed or (waited and not small):
+            # Steps are never taken twice, though a node may be further than the rounds of the chain.
+            least = self._origin + self._length if small else 0
             self._length = self._rhythm.length(self.phase.tokens_per_s)
-        if contributed or not self._rhythm.small_commits:
+            self._origin = max(self._rhythm.origin(head), least)
+        elif not small:
             self._origin = self._rhythm.origin(head)
         due = sorted({chunk for commit, _ in commits for chunk in self._chunks.due(commit.version - 1)})
         others = [n for n in due if n not in mine or not contributed]
@@ -399,7 +398,7 @@ class Island:
                     shard=self._place.part,
                     keep=self._spans(others),
                     contributed=contributed,
-                    evaluate=self._rhythm.evaluates(head),
+                    evaluate=self._rhythm.take_evaluation(head),
                     text=self._place.text,
                     due=() if whole else self._spans(due),
                     outer_lr=self._outer_lr(len(head.electorate)),

@@ -305,7 +305,8 @@ class Recovery:
             driver.feed(t.CatchingUp(False))
             if moved:
                 told()
-                if whole or len(replayed) > REPLAY_LIMIT:
+                # Where commits are small, many are no more than a round; a phase has a start of its own.
+                if whole or (len(replayed) > REPLAY_LIMIT and not self._manifest.small_commits):
                     island.taken_over(outer.digests, replayed)
                 else:
                     island.committed(replayed, outer.head)

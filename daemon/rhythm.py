@@ -38,7 +38,7 @@ class Phase:
         if message.tokens_per_s > 0 and message.step:
             part = SMOOTHING if self.tokens_per_s else 1.0
             self.tokens_per_s += part * (message.tokens_per_s - self.tokens_per_s)
-            self.step_s = message.tokens / message.step / self.tokens_per_s
+            self.step_s = message.tokens / (message.steps or message.step) / self.tokens_per_s
 
 
 class Rhythm:
@@ -72,8 +72,8 @@ class Rhythm:
             return head.progress * self.steps // ROUND
         return head.version * self.steps
 
-    def evaluates(self, head: Head) -> bool:
-        """Whether the parameters of `head` are due for it; with small commits once in a round."""
+    def take_evaluation(self, head: Head) -> bool:
+        """Whether the parameters of `head` are to be evaluated; with small commits once in a round."""
         if not self.small_commits:
             return head.version % self._every == 0
         number = head.progress // (ROUND * self._every)

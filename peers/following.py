@@ -289,36 +289,22 @@ class Following:
         """
         self._look(mine, now)
         known = self.known(mine)
-        claim = self._claim(mine, known, now)
-        if claim is not None and not self._claimed:
-            self._claimed = True
-            return claim
-        # Where commits come fast there is always one to look at: every other step goes forward.
-        self._claimed = False
-        step = self._forward(mine, held, now, known, begun, prefetched)
-        return claim if step is None else step
-
-    def _forward(
-        self,
-        mine: forks.Chain,
-        held: Collection[tuple[int, bytes]],
-        now: float,
-        known: set[bytes],
-        begun: Callable[[], Collection[bytes]],
-        prefetched: bool,
-    ) -> Step | None:
-        """What to fetch; None: nothing, or not yet."""
-        best = self.best(mine, now)
+        claim, best = self._claim(mine, known, now), self.best(mine, now)
         if best is None:
             self._since = None
+        elif self._since is None:
+            self._since = now
+        waited = self._since is not None and now - self._since >= self._timing.patience
+        replay = self._replay(best, mine, known, prefetched) if best is not None and waited else None
+        # Where commits come fast there is always a claim: every other step goes on along our own chain.
+        self._claimed = claim is not None and not (self._claimed and replay is not None)
+        if claim is not None and self._claimed:
+            return claim
+        if best is None:
             return self._repair(mine, held, now)
-        self._since = now if self._since is None else self._since
-        if now - self._since < self._timing.patience:
-            return None
+        if not waited or replay is not None:
+            return replay
         forked = forks.compare(mine, best.chain, known) is not forks.Choice.AHEAD
-        near = prefetched or best.chain[0].version - mine[0].version <= self._reach
-        if not forked and near and self._stuck != mine[0].digest:
-            return Replay(best)
         choice = choose_state(self.trusted(now), begun(), best, -1 if forked else mine[0].version)
         if choice is None:
             self.distrust(best.peer, "it has no state to show that others don't contradict", now)
@@ -327,6 +313,14 @@ class Following:
             self.distrust(best.peer, "its commits can't be had, and nobody else names its state", now)
             return None
         return Take(best, choice, "forked" if forked else "behind")
+
+    def _replay(
+        self, best: RosterEntry, mine: forks.Chain, known: set[bytes], prefetched: bool
+    ) -> Replay | None:
+        """Going on along our own chain, where that is near enough."""
+        near = prefetched or best.chain[0].version - mine[0].version <= self._reach
+        forked = forks.compare(mine, best.chain, known) is not forks.Choice.AHEAD
+        return Replay(best) if not forked and near and self._stuck != mine[0].digest else None
 
     def still(self, step: Take, mine: forks.Chain) -> bool:
         """Whether a fetched state is still to take the place of ours: rounds went on meanwhile."""

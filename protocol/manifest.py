@@ -311,8 +311,12 @@ def _check_sync(body: messages_pb2.Manifest) -> None:
         raise ManifestError("rounds.door_s is for the doors period and window, and they need it")
     if body.rounds.by_attendance and door != PERIOD:
         raise ManifestError(f"rounds.by_attendance is for the door {PERIOD}")
+    if body.rounds.by_attendance and body.outer.missed != "keep":
+        raise ManifestError("rounds.by_attendance needs outer.missed keep: what is gone weighs nothing")
     if body.outer.braking and not rules.stale:
         raise ManifestError(f"{mode} can't have outer.braking: nothing is stale")
+    if body.outer.braking and not body.outer.momentum:
+        raise ManifestError("outer.braking goes by outer.momentum, which is 0")
     if body.inner.by_speed and not rules.by_speed:
         raise ManifestError(f"{mode} can't have inner.by_speed: all phases must be as long")
     if sync.mix and not rules.mixes:

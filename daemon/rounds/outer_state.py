@@ -92,6 +92,8 @@ def _check_facts(manifest: SwarmManifest, found: Checkpoint) -> None:
     """Raises CheckpointError unless a state of this swarm can have these facts."""
     if found.schema.digest != manifest.body.schema_digest:
         raise CheckpointError("the checkpoint has another parameter schema than the manifest")
+    if found.head.progress and not manifest.small_commits:
+        raise CheckpointError("the checkpoint counts rounds that this swarm does not")
     if found.inner_step != inner_step(manifest, found.head):
         raise CheckpointError("the checkpoint is of another inner schedule")
     if len(found.read) != len(shards.training_sizes(manifest.body.data)):

@@ -200,7 +200,7 @@ class Recovery:
         node.feed(t.CatchingUp(False))
         if moved:
             node.tell_everyone()
-            if whole or len(replayed) > REPLAY_LIMIT:
+            if whole or (len(replayed) > REPLAY_LIMIT and not node.config.small_commits):
                 node.driver.taken_over(replayed)
             else:
                 node.driver.committed(replayed)

@@ -35,6 +35,7 @@ from atoll.protocol.schema import ParameterSchema, SchemaError
 KEEP = 3
 FORMAT = "atoll-checkpoint-5"
 MAX_ANCESTORS = 1023
+MAX_PROGRESS = 1 << 62
 """So many digests before its own a state names, 33 kB of them: a fork may be far deeper than what nodes tell
 each other, and books have to say which commits were left."""
 _MAX_HEADER = 16 << 20
@@ -193,6 +194,8 @@ def _parsed(facts: Mapping[str, str], state: bytes, path: Path) -> Checkpoint:
         cumulative_tokens=int(facts["cumulative_tokens"]),
         progress=int(facts.get("progress", "0")),
     )
+    if not 0 <= head.progress < MAX_PROGRESS:
+        raise CheckpointError(f"{path.name} has an impossible progress")
     fragments = tuple(int(clock) for clock in json.loads(facts["fragments"]))
     read = _cursor(json.loads(facts["cursor"]), head, path)
     past = bytes.fromhex(facts["ancestors"])

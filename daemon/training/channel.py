@@ -164,7 +164,8 @@ class Hello:
 class Progress:
     """Inner step `step` of `of`; `loss` of that step in the loop's own unit (nats per byte, built in).
 
-    `tokens` trained on since the last contribution; `tokens_per_s` over the last report interval.
+    `tokens` trained on since the last contribution, in so many `steps` (0: `step`); `tokens_per_s` over the
+    last report interval.
     """
 
     step: int
@@ -172,6 +173,7 @@ class Progress:
     loss: float
     tokens: int
     tokens_per_s: float
+    steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -97,4 +97,5 @@ class Reporter:
             return None
         rate = self._tokens / elapsed_s
         self.restart()
-        return Progress(min(phase.step, phase.length), phase.length, loss, phase.carried_tokens, rate)
+        step = min(phase.step, phase.length)
+        return Progress(step, phase.length, loss, phase.carried_tokens, rate, phase.carried_steps)

@@ -251,6 +251,11 @@ class Session:
         self._replica.outer_lr = message.outer_lr
         if self._poisoned:
             self._restart(message)
+        elif self._waiting and not message.contributed and self.welcome.ahead == ASYNC:
+            # One of others: what was offered is for the next, and no step more is taken before that.
+            self._merged(message.version, message.evaluate)
+            self._endpoint.send(phase.ready())
+            return
         elif not message.contributed and not (message.due and self._waiting):
             self._replica.miss()
             self._phase = phase.after(message, self._waiting)

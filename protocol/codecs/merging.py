@@ -20,6 +20,9 @@ from torch import Tensor
 
 from atoll.protocol.codecs.base import Codec
 
+SMALLEST = 1e-30
+"""A contribution whose greatest value is below is nothing."""
+
 
 def rda(
     codecs: Sequence[Codec], payloads: Iterable[Tensor], weights: Sequence[int], out: Tensor, scratch: Tensor
@@ -28,14 +31,21 @@ def rda(
 
     `scratch` [n] fp32 is overwritten. Payloads are taken one at a time.
     """
-    total, magnitude = sum(weights), 0.0
+    total, magnitude, highest = sum(weights), 0.0, 0.0
     out.zero_()
     for codec, payload, weight in zip(codecs, payloads, weights, strict=True):
         codec.decode(payload, scratch)
+        greatest = float(scratch.abs().max())
+        if greatest < SMALLEST:
+            continue
+        # Of values near 1, whatever strangers send: neither squares nor quotients leave the range of fp32.
+        scratch.div_(greatest)
         norm = float(torch.linalg.vector_norm(scratch, dtype=torch.float64))
-        if norm > 0:
-            magnitude += weight / total * norm
-            out.add_(scratch, alpha=weight / total / norm)
-    length = float(torch.linalg.vector_norm(out, dtype=torch.float64))
-    if length > 0:
-        out.mul_(magnitude * min(1 / length, math.sqrt(len(weights))))
+        magnitude += weight / total * norm * greatest
+        highest = max(highest, greatest)
+        out.add_(scratch, alpha=weight / total / norm)
+    length, most = float(torch.linalg.vector_norm(out, dtype=torch.float64)), float(out.abs().max())
+    if most > 0:
+        # No value is greater than the greatest that came: what could be sent can be sent on.
+        whole = magnitude * min(1 / length, math.sqrt(len(weights))) * most
+        out.div_(most).mul_(min(whole, highest))

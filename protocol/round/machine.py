@@ -115,6 +115,8 @@ class RoundMachine:
                 if self._phase_since is not None:
                     # The first one after a commit: a later one is the same phase, offered again.
                     self._inner_s, self._phase_since = now - self._phase_since, None
+                if self._config.small_commits and event.phase_s:
+                    self._inner_s = event.phase_s  # the commit before was not this node's
                 self._local, self._ready_since = event, now
                 self._told = (None, -math.inf)
                 self._door.put(self._me, self._ready(), now)
@@ -392,10 +394,10 @@ class RoundMachine:
         """Leaves an ended session: to apply its commit, or to try again."""
         assert session.report is not None
         self._legs.learn(session)
-        self._door.exchange_s = session.report.phases["end_s"]
         self.session = None
         self.applying = session.report.outcome in ("certified", "provisional")
         if self.applying:
+            self._door.exchange_s = session.report.phases["end_s"]
             return []
         # A node that leads badly is passed over, one that owns badly owns nothing in the next view.
         self._company.suspects |= session.blamed & {bytes(session.id.leader)} - {self._me}

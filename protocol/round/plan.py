@@ -291,6 +291,8 @@ def check_continuation(previous: pb.Plan, plan: pb.Plan) -> None:
         raise PlanError("plan that continues one with other contributors")
     if plan.groups != previous.groups or list(plan.grid) != list(previous.grid):
         raise PlanError("plan that continues one with other groups")
+    if list(plan.voters) != list(previous.voters) or plan.outer_lr != previous.outer_lr:
+        raise PlanError("plan that continues one with other voters")
     if plan.codec != previous.codec:
         raise PlanError("plan that continues one with another codec")
 

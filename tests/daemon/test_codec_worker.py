@@ -138,3 +138,12 @@ def test_rda_gives_a_mean_the_length_of_what_it_is_made_of():
     assert np.linalg.norm(result) == pytest.approx(np.mean(norms), rel=0.05)
     cosine = np.dot(mean, result) / np.linalg.norm(mean) / np.linalg.norm(result)
     assert cosine > 0.999
+
+
+@pytest.mark.parametrize("codec", ["int8", "int4"])
+def test_rda_takes_whatever_its_codec_takes(codec: str):
+    size, worker = TABLE.size(0), CodecWorker(codec, "int8", TABLE, merge="rda")
+    huge = worker.encode(ZEROS, np.full(TABLE.total, -1e37, np.float32), 0, 1)
+    worker.check(huge, size)
+    result = worker.reduce([Part((0,), 1, huge), Part((1,), 1, huge)], [1, 1], size)
+    worker.check_result(result, size, 2)

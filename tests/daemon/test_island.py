@@ -561,11 +561,15 @@ async def small(tmp_path: Path) -> AsyncIterator[Rig]:
     await rig.island.stop()
 
 
-async def test_with_small_commits_an_offer_stays_one_until_a_commit_takes_it(small: Rig) -> None:
+async def test_with_small_commits_an_offer_is_made_again_for_the_next(small: Rig) -> None:
     await small.ready(400)
     head = Head(4, b"e" * 32, (ME,), progress=ROUND // 2)
     small.driver.state.head = head
     small.island.committed([(commit(4, 9, [False] * 4), head.digest)], head)
+    told = await small.hears()
+    assert isinstance(told, ch.Committed) and not told.contributed and (told.steps, told.origin) == (10, 0)
+    small.says(ch.Merged(4, None))
+    small.says(ch.Ready(10, 400, 2.5))  # it has not gone on
     again = await small.fed(t.LocalReady)
     assert isinstance(again, t.LocalReady) and (again.tokens, again.offer, again.rounds) == (400, 2, 2)
     assert again.phase_s == pytest.approx(4.0)
@@ -577,6 +581,22 @@ async def test_with_small_commits_an_offer_stays_one_until_a_commit_takes_it(sma
     assert (told.steps, told.origin) == (5, 10), "it is half as fast: half a phase, after one round"
     assert told.evaluate
     small.says(ch.Merged(5, None))
+
+
+async def test_with_small_commits_no_step_is_taken_twice(small: Rig) -> None:
+    """A node that contributes more often than others is further than the rounds of the chain."""
+    steps, at = [], 0
+    for version in (4, 5, 6):
+        await small.ready(400)
+        at += ROUND // 8
+        head = Head(version, bytes([version]) * 32, (ME,), progress=at)
+        parent, small.driver.state.head = small.driver.state.head.digest, head
+        small.island.committed([(commit(version, small.offers, [True] * 4, parent), head.digest)], head)
+        told = await small.hears()
+        assert isinstance(told, ch.Committed) and told.contributed
+        steps.append((told.origin, told.steps))
+        small.says(ch.Merged(version, None))
+    assert steps == [(10, 5), (15, 5), (20, 5)]
 
 
 async def test_with_small_commits_those_of_others_leave_a_phase_alone(small: Rig) -> None:

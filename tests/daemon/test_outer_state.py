@@ -15,7 +15,9 @@ from atoll.daemon.errors import AtollError
 from atoll.daemon.rounds.outer_state import StateLost, check_file
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.checkpoint import CheckpointError
+from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
+from atoll.protocol.modes.asynchronous import shared_nesterov_step
 
 from .swarm import SCHEMA, Member, Swarm, genesis_parameters
 from .test_rounds import delta, one_round
@@ -172,3 +174,30 @@ async def test_with_nothing_to_go_back_to_the_node_ends_and_writes_nothing(membe
     with pytest.raises(AtollError, match="between two versions"):
         member.state.save_if_due(always=True)
     assert checkpoint.versions(member.folder / "checkpoints") == []
+
+
+async def test_a_count_of_rounds_is_for_swarms_that_count_them(member: Member) -> None:
+    await refused(member, fetched(member, lambda head: replace(head, progress=5)))
+
+
+async def test_small_commits_are_shares_of_a_step(tmp_path: Path) -> None:
+    swarm = Swarm(tmp_path, 2)
+    try:
+        await one_round(swarm, 1)
+        state = swarm.members[0].state
+        record = state.rounds.read(1)
+        assert record is not None
+        commit = pb.Commit.FromString(record.commit.body)
+        commit.voters.extend(bytes([k]) * 38 for k in range(8))
+        before = state.parameters.copy(), state.momentum.copy()
+        state._step(commit)
+        beta, scratch = state.manifest.body.outer.momentum, np.empty_like(state.parameters)
+        for chunk in range(len(state.manifest.chunks)):
+            span = state.manifest.chunks.span(chunk)
+            mean = state.mean_of(commit, chunk).copy()
+            vectors = before[0][span], before[1][span]
+            shared_nesterov_step(*vectors, mean, 2 / 8, commit.outer_lr, beta, scratch[span])
+        assert before[0].tobytes() == state.parameters.tobytes()
+        assert before[1].tobytes() == state.momentum.tobytes()
+    finally:
+        await swarm.close()

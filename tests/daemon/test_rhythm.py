@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from atoll.daemon.rhythm import Phase, Rhythm
 from atoll.daemon.training.channel import Progress
 from atoll.protocol.chain import Head
@@ -28,9 +30,9 @@ def test_a_phase_begins_after_the_rounds_of_the_chain() -> None:
 
 
 def test_with_small_commits_a_round_is_evaluated_once() -> None:
-    assert [Rhythm(1, 3).evaluates(head(v)) for v in range(5)] == [True, False, False, True, False]
+    assert [Rhythm(1, 3).take_evaluation(head(v)) for v in range(5)] == [True, False, False, True, False]
     small = Rhythm(1, 2, small_commits=True)
-    due = [small.evaluates(head(9, r)) for r in (0.5, 1, 1.75, 2.25, 2.5, 3.75, 4)]
+    due = [small.take_evaluation(head(9, r)) for r in (0.5, 1, 1.75, 2.25, 2.5, 3.75, 4)]
     assert due == [True, False, False, True, False, False, True]
 
 
@@ -40,5 +42,7 @@ def test_a_speed_is_not_that_of_half_a_second() -> None:
     assert (phase.step, phase.steps, phase.loss, phase.tokens_per_s, phase.step_s) == (2, 10, 3.0, 100.0, 1.0)
     phase.progressed(Progress(4, 10, 2.0, 400, 200.0))
     assert phase.tokens_per_s == 130.0
+    phase.progressed(Progress(1, 10, 2.5, 1100, 130.0, 11))
+    assert phase.step_s == pytest.approx(100 / 130), "of all that is carried, not of this phase alone"
     phase.progressed(Progress(5, 10, 2.5, 400, 0.0))
     assert phase.tokens_per_s == 130.0 and phase.loss == 2.5

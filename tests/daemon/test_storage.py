@@ -131,6 +131,16 @@ def test_a_damaged_checkpoint_is_never_believed(
     assert parameters.tobytes() == vectors(3)[0].tobytes()
 
 
+def test_a_count_of_rounds_is_kept_where_there_is_one(tmp_path: Path) -> None:
+    counted = replace(head(3), progress=5 << 16)
+    found = checkpoint.save(tmp_path, SWARM, counted, SCHEMA, *vectors(3))
+    assert checkpoint.verify(checkpoint.path_of(tmp_path, 3), SWARM) == found and found.head == counted
+    for wrong in (-5, 10**30):
+        checkpoint.save(tmp_path, SWARM, replace(head(3), progress=wrong), SCHEMA, *vectors(3))
+        with pytest.raises(CheckpointError, match="impossible progress"):
+            checkpoint.verify(checkpoint.path_of(tmp_path, 3), SWARM)
+
+
 PAST = (b"p" * 32, b"q" * 32)
 
 

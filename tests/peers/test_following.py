@@ -249,6 +249,16 @@ def test_whoever_goes_on_alone_gives_way_to_two_that_go_on_together(around: Arou
 def test_where_commits_come_fast_there_is_always_a_claim_and_yet_it_goes_forward(around: Around):
     """With a commit in each second a node that looked at claims first never caught up."""
     around.meet(A, chained("abcde", certified="abcde"))
-    steps = [type(around.following.next(MINE, (), now)) for now in (0.0, 2.0, 4.0, 6.0)]
-    assert steps == [Prove, Prove, Prove, Replay], "patience begins when the first claim was looked at"
-    assert type(around.following.next(MINE, (), 8.0)) is Prove
+    steps = [type(around.following.next(MINE, (), now)) for now in (0.0, 0.5, 2.0, 4.0, 6.0)]
+    assert steps == [Prove, Prove, Replay, Prove, Replay], "after a second of patience"
+
+
+def test_no_chain_is_left_while_there_are_claims(around: Around):
+    """One of them may be what keeps this node where it is."""
+    around.meet(A, chained("abc", certified="abc"), v3="abc")
+    for peer in (L, B):
+        around.meet(peer, chained("abTU", certified="T"), v3="U")
+    around.following.proven(chained("abT").digest)
+    assert around.best(MINE) in (L, B)
+    steps = [around.following.next(MINE, (), now) for now in (0.0, 2.0, 4.0, 6.0)]
+    assert all(isinstance(step, Prove) for step in steps)

@@ -444,3 +444,42 @@ def test_any_deaths_losses_and_pauses_end_in_one_head(
         if node.alive and not node.training:
             swarm.set_training(node, True)
     check(swarm)
+
+
+def stuck_in_round_four(**config: object) -> tuple[float, t.SessionReport]:
+    """How long after version 3 a round without one of three nodes began, and its report."""
+    swarm = Swarm(3, seed=4, **config)
+    swarm.run(reached(swarm, 3))
+    for node in swarm.nodes[2:]:
+        node.stuck = True
+        swarm.feed(node, t.LocalWithdrawn())
+    since = swarm.now
+    swarm.run(lambda: all(n.head.version >= 4 for n in swarm.nodes))
+    return swarm.now - since, report(swarm.nodes[0], 4)
+
+
+def test_with_periods_a_round_begins_so_long_after_the_one_before():
+    waited, last = stuck_in_round_four(door="period", door_s=12.0)
+    assert 11.0 < waited < 16.0 and last.outcome == "certified" and len(last.planned) == 2
+
+
+def test_with_dbw_a_round_begins_with_as_many_as_are_worth_it():
+    """No node says how long its phase is: the cap holds, as it does for everyone who waits in vain."""
+    waited, _ = stuck_in_round_four(door="dbw")
+    assert waited >= 19.0
+
+
+def test_how_long_a_session_took_is_known_to_the_door():
+    swarm = Swarm(2, seed=1, door="dbw")
+    swarm.run(reached(swarm, 2))
+    assert all(0 < n.machine._door.exchange_s < 10 and n.machine._door.opened_at > 0 for n in swarm.nodes)
+
+
+def test_with_small_commits_a_phase_is_as_long_as_the_trainer_says():
+    """Measured since the last commit, which was another node's, it would be nearly nothing."""
+    swarm = Swarm(2, seed=1, door="window", door_s=1.0, small_commits=True)
+    swarm.run(reached(swarm, 1))
+    machine = swarm.nodes[0].machine
+    swarm.run(lambda: machine.session is None and not machine.applying)
+    machine.handle(t.LocalReady(10, 5, 1, phase_s=60.0), swarm.now)
+    assert machine._inner_s == 60.0

@@ -328,6 +328,7 @@ def asynchronous() -> pb.Manifest:
         (lambda b: setattr(b.rounds, "door_s", 0.0), "door_s"),
         (lambda b: setattr(b.rounds, "door_s", 1e6), "door_s"),
         (lambda b: setattr(b.rounds, "merge", "median"), "rounds.merge"),
+        (lambda b: (setattr(b.outer, "braking", 0.5), setattr(b.outer, "momentum", 0.0)), "which is 0"),
         (lambda b: setattr(b.outer, "missed", "reset"), "outer.missed"),
         (lambda b: setattr(b.sync, "overlap_steps", 1), "can't go on while it exchanges"),
     ],
@@ -340,6 +341,12 @@ def test_asynchronous_swarms_have_a_window_and_no_overlap(spoil, reason: str):
     spoil(wrong)
     with pytest.raises(ManifestError, match=reason):
         sign(wrong, ORGANISER)
+
+
+def resetting() -> pb.Manifest:
+    made = mode("fedavg", by_attendance=True, door="period", door_s=1.0)
+    made.outer.missed = "reset"
+    return made
 
 
 def with_door(door: str, door_s: float = 0.0) -> pb.Manifest:
@@ -357,6 +364,7 @@ def with_door(door: str, door_s: float = 0.0) -> pb.Manifest:
         (with_door("dbw", 1.0), "door_s"),
         (mode("fedavg", by_attendance=True), "by_attendance"),
         (mode("fedavg", by_attendance=True, door="period", door_s=1.0), None),
+        (resetting(), "missed keep"),
         (with_door("period"), "door_s"),
         (with_door("window", 1.0), "diloco can't have rounds.door"),
         (with_door("open"), "rounds.door 'open'"),

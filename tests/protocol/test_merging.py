@@ -59,3 +59,14 @@ def test_without_anything_there_is_nothing() -> None:
     assert not merged([torch.zeros(N)] * 2, [1, 1]).any()
     out = merged([torch.zeros(N), basis(3)[0]], [1, 1])
     assert out[3] == pytest.approx(0.5 / math.sqrt(2)) and float(out.norm()) == pytest.approx(float(out[3]))
+
+
+@pytest.mark.parametrize("value", [1e38, 1e-40, 1e-31, 1e30])
+def test_no_value_is_too_large_or_too_small(value: float) -> None:
+    """Whatever a stranger sends that its codec takes, the owner can make a result of."""
+    one = torch.full((N,), value)
+    out = merged([one, torch.randn(N, generator=torch.Generator().manual_seed(2))], [1, 3])
+    assert bool(torch.isfinite(out).all())
+    assert float(out.abs().max()) <= max(value, 5.0)
+    alone = merged([one], [1])
+    assert torch.allclose(alone, one, rtol=1e-5) if value > 1e-30 else not alone.any()

@@ -10,6 +10,7 @@ import pytest
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.modes.asynchronous import ROUND
+from atoll.protocol.round import types as t
 from atoll.protocol.round.commit import (
     CommitError,
     check_commit,
@@ -18,7 +19,15 @@ from atoll.protocol.round.commit import (
     make_commit,
 )
 from atoll.protocol.round.exchange import Exchange
-from atoll.protocol.round.plan import Offered, PlanError, check_plan, make_plan
+from atoll.protocol.round.offers import offered
+from atoll.protocol.round.plan import (
+    Offered,
+    PlanError,
+    check_continuation,
+    check_plan,
+    continue_plan,
+    make_plan,
+)
 
 from .test_machine_parts import CONFIG, HEAD, A, B, C, D, ready, result
 
@@ -103,3 +112,28 @@ def test_a_commit_whose_plan_is_not_known_has_possible_voters(voters: list[bytes
     made.voters[:] = voters
     with pytest.raises(CommitError, match="impossible voters"):
         check_content(AFTER, made, range(5))
+
+
+def test_in_a_plan_weights_go_by_attendance_where_the_manifest_says_so() -> None:
+    config = replace(CONFIG, by_attendance=True, door="period", door_s=5.0)
+    offers = {A: ready(), B: ready(), C: ready()}
+    offers[B].rounds, offers[C].rounds = 2, 500
+    made = make_plan(config, HEAD, A, offers, set(), 0, (1.0, 1.0, 1.0))
+    assert [c.rounds for c in made.contributors] == [0, 2, 64]
+    assert [c.weight for c in made.contributors] == [100, 200, 4466]
+    check_plan(config, HEAD, B, Offered(100, 0, 0, 2), 0, made)
+    with pytest.raises(PlanError, match="did not offer"):
+        check_plan(config, HEAD, B, Offered(100, 0, 0, 3), 0, made)
+    with pytest.raises(PlanError, match="impossible number of rounds"):
+        check_plan(CONFIG, HEAD, B, Offered(100, 0, 0, 2), 0, made)
+    local = t.LocalReady(100, 10, 7, 3, rounds=99)
+    assert offered(config, local) == Offered(100, 7, 3, 64) and offered(CONFIG, local) == Offered(100, 7, 3)
+
+
+def test_a_plan_that_continues_one_has_its_voters() -> None:
+    made = plan({A, B, D}, {A, D})
+    again = continue_plan(made, D, 1, {A, D}, [0], (1.0, 1.0, 1.0))
+    check_continuation(made, again)
+    again.voters.pop()
+    with pytest.raises(PlanError, match="other voters"):
+        check_continuation(made, again)
