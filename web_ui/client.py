@@ -64,6 +64,14 @@ class ApiClient:
         of = f"name={quote(name, safe='')}&" if name is not None else ""
         return self._call("GET", f"/api/v1/history?{of}since={since:.3f}&until={until:.3f}&points={points}")
 
+    def metrics(self) -> str:
+        """Return the node's metrics, Prometheus text."""
+        with self._request("GET", "/metrics", b"", self._timeout_s) as response:
+            body = response.read(MAX_ANSWER_BYTES + 1)
+            if response.status != 200 or len(body) > MAX_ANSWER_BYTES:
+                raise ApiUnreachable(self.url, "it gives no metrics")
+            return body.decode("utf-8", "replace")
+
     def command(self, name: str, **arguments: Any) -> dict[str, Any]:
         """Have the node carry out a command and return its answer."""
         return self._call("POST", f"/api/v1/commands/{quote(name, safe='')}", json.dumps(arguments).encode())

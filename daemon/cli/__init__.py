@@ -209,7 +209,11 @@ def _add_observing(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     plot.add_argument("name", nargs="?", metavar="NAME", help="such as loss, tokens_per_s or peers")
     plot.add_argument("--for", dest="for_time", default="24h", metavar="TIME", help="such as 2h or 30d (24h)")
     plot.add_argument("--out", metavar="FILE", help="write a picture (SVG)")
-    for name in ("status", "peers", "rounds", "events", "plot"):
+    bundle = _command(
+        commands, "support-bundle", "bundle:support_bundle", "what to attach to a bug report, without secrets"
+    )
+    bundle.add_argument("--out", metavar="FILE", help="a zip file (atoll-support-TIME.zip)")
+    for name in ("status", "peers", "rounds", "events", "plot", "support-bundle"):
         commands.choices[name].add_argument("--json", action="store_true")
 
 
