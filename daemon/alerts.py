@@ -13,6 +13,9 @@ from atoll.daemon.events import Events
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import forks
 
+FRUITLESS = 5
+"""Rounds without a commit after which a person should know."""
+
 
 class Alerts:
     """The alerts of one node, by code."""
@@ -43,9 +46,18 @@ class Alerts:
             self.clear(code)
 
     def check(
-        self, chain: forks.Chain, training: bool, peers: Iterable[RosterEntry], refused: Mapping[bytes, str]
+        self,
+        chain: forks.Chain,
+        training: bool,
+        peers: Iterable[RosterEntry],
+        refused: Mapping[bytes, str],
+        relayed: bool = False,
+        fruitless: int = 0,
     ) -> None:
-        """Raises and clears what follows from the facts."""
+        """Raises and clears what follows from the facts.
+
+        `relayed`: all links run over relays; `fruitless`: rounds since the last one that brought a commit.
+        """
         entries = list(peers)
         self._set(
             training and not entries,
@@ -64,6 +76,18 @@ class Alerts:
             "events_not_saved",
             f"Events are not kept on disk: {self._events.failed}.",
             "Free some disk space.",
+        )
+        self._set(
+            relayed,
+            "relay_only",
+            "All links of this node run over relays: updates go slowly, and it averages nothing for others.",
+            "Forward its port on your router, or open it in the firewall.",
+        )
+        self._set(
+            fruitless >= FRUITLESS,
+            "no_round",
+            f"The last {fruitless} rounds brought no commit.",
+            "`atoll rounds` says why of each; the node goes on trying.",
         )
         why = "; ".join(sorted(set(refused.values())))
         self._set(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from itertools import takewhile
 from typing import Any
 
 from atoll.peers.identity import readable_name
@@ -54,6 +55,12 @@ class History:
         self.rounds.append(entry)
         self.outcomes[report.outcome] += 1
         return entry
+
+    @property
+    def fruitless(self) -> int:
+        """Sessions since the last one that brought a commit."""
+        outcomes = (entry["outcome"] for entry in reversed(self.rounds))
+        return sum(1 for _ in takewhile(lambda o: o not in ("certified", "provisional"), outcomes))
 
     def applied(self, head: Head) -> None:
         """Joins the digest to the report of the round that made it."""

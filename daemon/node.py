@@ -501,7 +501,9 @@ class Node:
             await self._book.save()
             roster = self.neighbours.roster.entries.values()
             refused = self.finder.refused if self.finder else {}
-            self.alerts.check(self.outer.chain, self.island.training, roster, refused)
+            relayed = self.neighbours.links.relayed and bool(roster)
+            fruitless = self.history.fruitless
+            self.alerts.check(self.outer.chain, self.island.training, roster, refused, relayed, fruitless)
         if self.island.unusable is not None:
             raise AtollError(Exit.PREFLIGHT, DeviceError.code, self.island.unusable)
         self.stop("the training script has ended")
