@@ -205,6 +205,9 @@ def _add_observing(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     events = _command(commands, "events", "observe:events", "what happened")
     events.add_argument("--follow", action="store_true", help="go on as it happens")
     events.add_argument("-n", type=int, default=20, help="how many (20)")
+    top = _command(commands, "top", "top:top", "the same as the page, live in this terminal")
+    top.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between looks (1)")
+    top.add_argument("--once", action="store_true", help="print it once")
     plot = _command(commands, "plot", "plots:plot", "one figure over time; without NAME which there are")
     plot.add_argument("name", nargs="?", metavar="NAME", help="such as loss, tokens_per_s or peers")
     plot.add_argument("--for", dest="for_time", default="24h", metavar="TIME", help="such as 2h or 30d (24h)")
@@ -213,7 +216,7 @@ def _add_observing(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         commands, "support-bundle", "bundle:support_bundle", "what to attach to a bug report, without secrets"
     )
     bundle.add_argument("--out", metavar="FILE", help="a zip file (atoll-support-TIME.zip)")
-    for name in ("status", "peers", "rounds", "events", "plot", "support-bundle"):
+    for name in ("status", "peers", "rounds", "events", "top", "plot", "support-bundle"):
         commands.choices[name].add_argument("--json", action="store_true")
 
 
