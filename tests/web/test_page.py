@@ -173,6 +173,30 @@ async def test_hostile_names_are_inert(dashboard: Dashboard) -> None:
     assert width <= 0
 
 
+async def test_a_figure_is_shown_over_the_time_that_is_chosen(dashboard: Dashboard) -> None:
+    await dashboard.open()
+    page, summary = dashboard.page, dashboard.page.locator("#history-summary")
+    assert await page.locator("#history-figure option").all_inner_texts() == ["My training loss", "Nodes"]
+    await expect(page.locator("#history-chart canvas")).to_be_visible()
+    await expect(summary).to_contain_text("My training loss: 2.000 now, between 1.000 and 3.000")
+    await page.locator("#history-figure").select_option("Nodes")
+    await expect(summary).to_contain_text("Nodes: 2 now, between 1 and 3")
+    before = await summary.inner_text()
+    await page.locator("#history-span").select_option("last 30 days")
+    await expect(summary).not_to_have_text(before)
+    await expect(page.locator("#history-chart canvas")).to_have_count(1)
+
+
+async def test_a_history_that_is_still_empty_says_when_it_begins(dashboard: Dashboard) -> None:
+    async def nothing(name: str | None, *_: object) -> Mapping[str, Any]:
+        return {"names": ["peers"]} if name is None else {"name": name, "bucket_s": 10, "buckets": []}
+
+    dashboard.node.past = nothing  # type: ignore[method-assign]
+    await dashboard.open()
+    await expect(dashboard.page.locator("#history-empty")).to_be_visible()
+    await expect(dashboard.page.locator("#history-chart")).to_be_hidden()
+
+
 async def test_the_page_says_what_a_week_took_and_what_the_line_carries(dashboard: Dashboard) -> None:
     node, facts = dashboard.node, dashboard.page.locator("#node-facts")
     await dashboard.open()

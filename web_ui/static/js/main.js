@@ -6,6 +6,7 @@ import { ago } from "./format.js";
 import { drawAlerts, drawJoining } from "./alerts.js";
 import { bindControls, drawControls } from "./controls.js";
 import { addEvent, clearEvents } from "./events.js";
+import { bindHistory } from "./history.js";
 import { drawLoss } from "./loss.js";
 import { drawNode, drawFooter } from "./node.js";
 import { drawPeers } from "./peers.js";
@@ -57,6 +58,7 @@ function setLink(next) {
 }
 
 bindControls();
+bindHistory();
 bindRounds(draw);
 bindStrip((key) => {
   chooseRound(key);
