@@ -22,14 +22,21 @@ PROTO_VENV := $(VENV)-proto
 PROTO_READY := $(PROTO_VENV)/.ready
 PROTO_TOOLS := grpcio-tools==1.76.0 "protobuf<7" "setuptools<81"
 
+# The type checker of the page's modules. Where there is no npm its test is left out, and says so.
+TYPESCRIPT := $(VENV)/node/.ready
+export TSC := $(abspath $(VENV)/node/node_modules/.bin/tsc)
+
+# In a terminal pip shows what it downloads; a log gets the steps only.
+PIP_INSTALL = if [ -t 1 ]; then quiet=; else quiet=-q; fi; $(BIN)/pip install $$quiet --no-compile
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit sim container chaos kill-nine fuzz bench bench-training papers overlap proto proto-check clean
+.PHONY: help demo test lint types unit sim container chaos kill-nine fuzz bench bench-training papers overlap typescript proto proto-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-demo: $(READY)  ## three nodes train on this machine (ARGS="--rounds 5 --no-browser" and so on)
+demo: $(READY)  ## three nodes train on this machine (ARGS="--rounds 5 --no-browser --keep DIR" and so on)
 	@$(BIN)/atoll demo $(ARGS)
 
 test: lint types unit  ## lint, types, all tests but the container's; branch coverage of the round machine
@@ -38,13 +45,16 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)
+types: $(READY) $(TYPESCRIPT)
 	$(BIN)/mypy
 	$(BIN)/mypy --allow-untyped-calls --no-warn-unused-ignores benchmarks examples
 
-unit: $(READY)
-	$(BIN)/python -m pytest -m "not container" --cov --cov-report= $(ARGS)
-	$(BIN)/coverage report --include='protocol/round/*' --show-missing --fail-under=$(ROUND_COVERAGE)
+# Tracing makes the simulator and the daemons two to three times slower; the tests of the protocol, which
+# have to reach every branch of the round machine, are the only ones traced.
+unit: $(READY) $(TYPESCRIPT)
+	$(BIN)/python -m pytest tests/protocol --cov --cov-report= $(ARGS)
+	$(BIN)/coverage report --show-missing --fail-under=$(ROUND_COVERAGE)
+	$(BIN)/python -m pytest -m "not container" --ignore=tests/protocol $(ARGS)
 
 sim: $(READY)  ## 10,000 simulated swarms on all cores (SEEDS=…); stop it at any time, it goes on where it was
 	@mkdir -p build
@@ -99,11 +109,25 @@ $(READY): pyproject.toml constraints.txt
 	    echo "Atoll needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version 2>&1`. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	    echo "$(PYTHON) can't make virtual environments. On Debian: apt install python3-venv"; exit 1; }
-	@echo "Setting up $(VENV) (once; a few minutes)."
+	@echo "Setting up $(VENV), once: 1 of 4, an empty environment."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -q --no-compile -c constraints.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
-	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q --no-compile -e '.[dev]'
+	@echo "2 of 4: PyTorch, the largest download (minutes)."
+	@$(PIP_INSTALL) -c constraints.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
+	@echo "3 of 4: hivemind and all else (a minute or two)."
+	@export PIP_CONSTRAINT=constraints.txt; $(PIP_INSTALL) -e '.[dev]'
+	@echo "4 of 4: compiling what was installed (half a minute)."
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+	@touch $@
+
+typescript: $(TYPESCRIPT)  ## the checker of the page's modules, by npm
+
+$(TYPESCRIPT): $(READY)
+	@mkdir -p $(dir $@)
+	@if command -v npm >/dev/null; then \
+	    npm install --silent --no-audit --no-fund --prefix $(dir $@) typescript@5.9.3; \
+	else \
+	    echo "No npm: the types of the page's modules are not checked. On Debian: apt install npm"; \
+	fi
 	@touch $@
 
 $(PROTO_READY): Makefile

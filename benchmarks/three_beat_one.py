@@ -72,7 +72,7 @@ class Swarm:
         self._manifest = manifest
         rounds = manifest.body.rounds
         self._worker = CodecWorker(rounds.codec, rounds.result_codec, manifest.chunks)
-        self._codec = result_codec(rounds.codec, rounds.result_codec)
+        self._codec = result_codec(rounds.codec, rounds.result_codec, rounds.merge)
 
     def commit(self, snapshots: list[Float32]) -> None:
         """Averages the nodes' pseudo-gradients, chunk by chunk as their owners do, and steps."""

@@ -100,7 +100,8 @@ def for_running(manifest: SwarmManifest, rounds: Sequence[Mapping[str, Any]], st
         return ""
     body, parts = manifest.body, len(manifest.chunks.fragments)
     steps, takes = int(body.inner.steps), statistics.median(certified)
-    hidden = body.sync.overlap_steps * step_s
+    # Rounds are one after the other, so more than a phase is hidden now and then, not in the mean.
+    hidden = min(body.sync.overlap_steps, steps // parts) * step_s
     if body.sync.mode in (EAGER, DELAYED):
         chosen = choose_inner_steps(takes, step_s, 1.0)
     else:

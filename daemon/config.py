@@ -8,23 +8,37 @@ error that names the nearest known one: a typo must not be silently a default.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import shlex
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.hours import RULE as HOURS
+from atoll.daemon.hours import ScheduleError, parse
 
 ENVIRONMENT = "ATOLL_"
 MIN_STATE_RATE = 64 * 1024
 """Slower than this, peers would believe that a transfer has stalled."""
+MAX_GB_PER_WEEK = 1e6
+MAX_INT = (1 << 63) - 1
+"""TOML's numbers end here, and so does what any setting can mean."""
+_SHOWN = 80
+"""Characters of a value in a refusal: it may be as long as a request."""
 MIN_CAP_BPS = 500_000.0
 """Rounds do not wait for a slower line (rounds/config.py)."""
+MAX_CONNECTIONS = 96
+"""Of one node (SPEC.md, section 7): a round on two levels in a large swarm needs that many."""
 _RATES = "a rate of 500kbit or more, such as 20Mbit or 1Gbit"
+MIN_MEMORY_BYTES = 128 << 20
+"""With less, not even the smallest trainer begins."""
+_SIZES = "a size of 128MiB or more, such as 4GiB or 800MB"
+_HOST_NAME = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 _MULTIADDRS = "multiaddrs such as /ip4/203.0.113.7/tcp/31337"
 OTHER_VARIABLES = ("HOME", "TICKET", "TICKET_FILE", "TRAINER_FD")
 """ATOLL_… variables that are not settings: the data dir, the ticket, and the trainer's socket."""
@@ -47,9 +61,19 @@ class Settings:
     bootstrap: tuple[str, ...] = setting((), "more multiaddrs to find the swarm by")
     api_host: str = setting("127.0.0.1", "address of page and API")
     api_port: int = setting(0, "port of page and API; 0: 8787 if it is free, else any")
+    api_names: tuple[str, ...] = setting(
+        (), "names under which page and API also answer, beside those of loopback"
+    )
+    public_host: str = setting("0.0.0.0", "address of the public page, where there is one")
+    public_port: int = setting(
+        0, "port of a page for everybody, without controls and addresses; 0: there is none"
+    )
     label: str = setting("", "a name of your own for this node, seen by the swarm")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     threads: int = setting(0, "CPU threads for training; 0: one for each core")
+    memory: str = setting(
+        "", "most memory for the trainer on the processor (Linux), such as 4GiB; empty: no cap"
+    )
     compile: bool = setting(
         False, "compile the built-in model (torch.compile): minutes at the start, faster steps"
     )
@@ -60,8 +84,25 @@ class Settings:
     state_rate: int = setting(0, "bytes per second for state and text, to peers and from them; 0: no cap")
     up: str = setting("", "most that this node sends, such as 20Mbit (bits per second); empty: no cap")
     down: str = setting("", "most that it receives, such as 50Mbit; empty: no cap")
+    gb_per_week: float = setting(
+        0.0, "GB sent and received in seven days, after which this node pauses; 0: no cap"
+    )
+    connections: int = setting(
+        MAX_CONNECTIONS, f"most links to other nodes, 1 to {MAX_CONNECTIONS}; with fewer, large rounds suffer"
+    )
+    train_hours: str = setting("", f"when to train: {HOURS}; empty: always")
+    network_hours: str = setting("", "when to use the network, in the same way; empty: always")
+    pause_on_battery: bool = setting(False, "pause while this machine runs on battery")
+    pause_on_load: int = setting(
+        0, "pause when other programs use more of the processor than so many percent; 0: never"
+    )
+    pause_on_gpu: bool = setting(
+        False, "pause while another program computes on the GPU that trains (asks nvidia-smi)"
+    )
     log_format: str = setting("text", "text or json")
     log_level: str = setting("info", "debug, info, warning or error")
+    tensorboard: str = setting("", "folder for TensorBoard's event files; needs atoll[tensorboard]")
+    wandb: str = setting("", "folder for offline runs of Weights & Biases; needs atoll[wandb]")
     lane: bool = setting(True, "direct TLS connections for the bulk of a round, beside libp2p")
     lane_port: int = setting(0, "TCP port for them; 0: any")
     pack: bool = setting(True, "pack what goes over slow lines (zstd), which saves 7 to 25 % of it")
@@ -74,6 +115,25 @@ class Config:
 
     settings: Settings
     origins: Mapping[str, str]
+
+
+LIVE = (
+    "up",
+    "down",
+    "threads",
+    "memory",
+    "device",
+    "connections",
+    "gb_per_week",
+    "state_rate",
+    "data_cap",
+    "train_hours",
+    "network_hours",
+    "pause_on_battery",
+    "pause_on_load",
+    "pause_on_gpu",
+)
+"""Settings that can be changed while the node runs; `device` takes effect at the next start."""
 
 
 def _usage(message: str, fix: str = "") -> AtollError:
@@ -92,7 +152,7 @@ def load(config_file: Path, environ: Mapping[str, str], arguments: Mapping[str, 
     ):
         for name, value in given.items():
             if name not in known:
-                raise _usage(f"Unknown setting {name!r} ({origin}).", _nearest(name, list(known)))
+                raise _usage(f"Unknown setting {name!r} ({origin}).", nearest(name, list(known)))
             values[name] = _typed(name, value, known[name].type, origin)
             origins[name] = origin
     settings = Settings(**values)
@@ -100,7 +160,21 @@ def load(config_file: Path, environ: Mapping[str, str], arguments: Mapping[str, 
     return Config(settings, origins)
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def changed(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """`settings` with others in place of some, by the same rules. Raises AtollError."""
+    known = {f.name: f for f in fields(Settings)}
+    values = {}
+    for name, value in given.items():
+        if name not in known:
+            raise _usage(f"Unknown setting {name!r}.", nearest(name, list(known)))
+        values[name] = _typed(name, value, known[name].type, "given")
+    made = replace(settings, **values)
+    _check(made)
+    return made
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """What a setting that does not exist was probably meant to be."""
     close = difflib.get_close_matches(name, known, 1)
     return f"Did you mean {close[0]!r}?" if close else f"Known settings: {', '.join(sorted(known))}."
 
@@ -110,7 +184,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # no text, no TOML, or a number of thousands of digits
         raise _usage(f"{path} can't be read: {error}.", "Correct it, or move it away.") from error
 
 
@@ -123,8 +197,13 @@ def _typed(name: str, value: Any, kind: Any, origin: str) -> Any:
     """`value` as the field's type; strings from the environment are converted."""
     try:
         match kind:
-            case "int" if not isinstance(value, bool):
-                return int(value)
+            case "int" if not isinstance(value, bool) and not (isinstance(value, float) and value % 1):
+                number = int(value)
+                if abs(number) > MAX_INT:
+                    raise _usage(f"Setting {name} ({origin}) is a number beyond all bounds.")
+                return number
+            case "float" if not isinstance(value, bool):
+                return float(value)
             case "bool":
                 words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
                 return value if isinstance(value, bool) else words[str(value).lower()]
@@ -133,9 +212,26 @@ def _typed(name: str, value: Any, kind: Any, origin: str) -> Any:
             case "tuple[str, ...]":
                 items = value.split(",") if isinstance(value, str) else list(value)
                 return tuple(str(item).strip() for item in items if str(item).strip())
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         pass
-    raise _usage(f"Setting {name} ({origin}) is {value!r}, which is not of type {kind}.")
+    raise _usage(f"Setting {name} ({origin}) is {_shown(value)}; it must be {_KINDS[kind]}.")
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "tuple[str, ...]": "a list",
+}
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "a number beyond all bounds"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _check(s: Settings) -> None:
@@ -143,6 +239,8 @@ def _check(s: Settings) -> None:
         (0 <= s.port < 65536, "port", "0 to 65535"),
         (0 <= s.lane_port < 65536, "lane_port", "0 to 65535"),
         (0 <= s.api_port < 65536, "api_port", "0 to 65535"),
+        (0 <= s.public_port < 65536, "public_port", "0 to 65535"),
+        (all(map(_HOST_NAME.fullmatch, s.api_names)), "api_names", "names, without port"),
         (s.rounds >= 0, "rounds", "0 or more"),
         (0 <= s.threads <= 1024, "threads", "0 to 1024"),
         (
@@ -152,7 +250,13 @@ def _check(s: Settings) -> None:
         ),
         (_may_cap(s.up), "up", _RATES),
         (_may_cap(s.down), "down", _RATES),
+        (_may_hold(s.memory), "memory", _SIZES),
         (s.data_cap >= 0, "data_cap", "0 or more"),
+        (1 <= s.connections <= MAX_CONNECTIONS, "connections", f"1 to {MAX_CONNECTIONS}"),
+        (_in_range(s.gb_per_week), "gb_per_week", "0, or up to a million"),
+        (not _no_hours(s.train_hours), "train_hours", f"{HOURS} ({_no_hours(s.train_hours)})"),
+        (not _no_hours(s.network_hours), "network_hours", f"{HOURS} ({_no_hours(s.network_hours)})"),
+        (0 <= s.pause_on_load <= 100, "pause_on_load", "0 to 100"),
         (len(s.label.encode()) <= 64, "label", "at most 64 bytes"),
         (s.log_format in ("text", "json"), "log_format", "text or json"),
         (s.log_level in ("debug", "info", "warning", "error"), "log_level", "debug, info, warning or error"),
@@ -165,7 +269,7 @@ def _check(s: Settings) -> None:
         if not good:
             value = getattr(s, name)
             shown = ", ".join(value) if isinstance(value, tuple) else value
-            raise _usage(f"Setting {name} is {shown!r}; it must be {rule}.")
+            raise _usage(f"Setting {name} is {_shown(shown)}; it must be {rule}.")
 
 
 def _device_is_named(text: str) -> bool:
@@ -181,9 +285,38 @@ def rate_of(text: str) -> float | None:
     return float(found[1]) * {"k": 1e3, "m": 1e6, "g": 1e9}[found[2].lower()] if found else None
 
 
+def size_of(text: str) -> int | None:
+    """Bytes of 4GiB, 1.5 GB or 800MB; 0 for an empty text or 0, None for others."""
+    if text.strip() in ("", "0"):
+        return 0
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?) ?([mgt])(i?)b", text.strip(), re.IGNORECASE)
+    if not found:
+        return None
+    power = {"m": 2, "g": 3, "t": 4}[found[2].lower()]
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+def _in_range(gigabytes: float) -> bool:
+    return math.isfinite(gigabytes) and 0 <= gigabytes <= MAX_GB_PER_WEEK
+
+
+def _no_hours(text: str) -> str:
+    """Why a text names no hours; empty where it does."""
+    try:
+        parse(text)
+    except ScheduleError as error:
+        return str(error)
+    return ""
+
+
 def _may_cap(text: str) -> bool:
     rate = rate_of(text)
     return rate is not None and (rate == 0 or rate >= MIN_CAP_BPS)
+
+
+def _may_hold(text: str) -> bool:
+    size = size_of(text)
+    return size is not None and (size == 0 or MIN_MEMORY_BYTES <= size <= MAX_INT)
 
 
 def shard_of(text: str) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 Owns the files in data/shards (storage/shard_files.py). Sources are asked in order: a path on this machine,
 the organiser's web server, peers. The validation shard comes first, then the one to train on, then the one
 that is likely to be next, so that training need not wait. Under a disk cap what was used least recently makes
-room.
+room; a lower one makes room at once, whatever is on its way or waits for the network.
 
 When no source has a shard, or the disk refuses, that is an alert, and it is tried again after a pause that
 grows; training goes on with the shards that are here.
@@ -60,6 +60,10 @@ class DataStore:
         self._events = events
         self._alerts = alerts
         self._cap_bytes = cap_bytes
+        self._too_small = 0  # bytes of a cap that was asked for and can't be kept to
+        self._removing = asyncio.Lock()
+        self._shrink_due = asyncio.Event()
+        self._unshrunk: tuple[str, str, str] | None = None
         self._wishes: tuple[int, ...] = ()
         self._reading: int | None = None
         self._asked: set[int] = set()
@@ -70,18 +74,39 @@ class DataStore:
         self._news = asyncio.Event()
 
     def open(self) -> None:
-        """Makes the folder ready. Blocking. Raises AtollError, also where the cap is too small to train."""
+        """Makes the folder ready. Blocking. Raises AtollError.
+
+        A cap that is too small to train was saved when nobody could know that; ending for it would end every
+        start, so the smallest one that works holds instead, and an alert says so.
+        """
         self.files.create()
         self.files.tidy()
-        largest = sorted(self.files.sizes[:-1])[-2:]
-        least = sum(largest) + self.files.sizes[-1]
-        if self._cap_bytes and self._cap_bytes < least:
+        if 0 < self._cap_bytes < self.least_cap:
+            self._too_small, self._cap_bytes = self._cap_bytes, self.least_cap
+
+    @property
+    def least_cap(self) -> int:
+        """Bytes of the smallest cap: room for the validation shard and the two largest others."""
+        return sum(sorted(self.files.sizes[:-1])[-2:]) + self.files.sizes[-1]
+
+    def check_cap(self, cap_bytes: int) -> None:
+        """Raises AtollError where a cap is too small to train."""
+        least = self.least_cap
+        if cap_bytes and cap_bytes < least:
             raise AtollError(
                 Exit.PREFLIGHT,
                 "data_cap",
-                f"A disk cap of {self._cap_bytes} bytes has no room for the validation shard and two others.",
+                f"A disk cap of {cap_bytes} bytes has no room for the validation shard and two others.",
                 f"Set data_cap to {least} or more, or to 0.",
             )
+
+    def limit(self, cap_bytes: int) -> None:
+        """Another cap from now on; what is above it goes at once."""
+        self._cap_bytes, self._too_small = cap_bytes, 0
+        self._alerts.clear("data_cap_too_small")
+        self._passed.clear()
+        self._shrink_due.set()
+        self._kick.set()
 
     # ---- what is wanted, and what is here
 
@@ -128,7 +153,35 @@ class DataStore:
     # ---- the work
 
     async def run(self) -> None:
-        """Fetches and checks what is wanted, until cancelled."""
+        """Fetches and checks what is wanted, and keeps to the cap, until cancelled."""
+        if self._too_small:
+            self._alerts.raise_(
+                "data_cap_too_small",
+                f"data_cap is {self._too_small} bytes, which has no room for the validation shard and two "
+                f"others: a cap of {self._cap_bytes} holds instead.",
+                f"Set data_cap to {self._cap_bytes} or more, or to 0 for no cap.",
+            )
+        await asyncio.gather(self._fetching(), self._shrinking())
+
+    async def _shrinking(self) -> None:
+        """Keeps to a cap that was lowered: beside what is fetched, which may wait for hours."""
+        while True:
+            await self._shrink_due.wait()
+            self._shrink_due.clear()
+            failed = self._unshrunk is not None
+            try:
+                async with self._removing:
+                    await asyncio.to_thread(self.files.shrink, self._cap_bytes, self._kept())
+            except AtollError as error:
+                self._unshrunk = (error.code, error.message, error.fix)
+                self._tell(*self._unshrunk)
+                failed = not failed
+            else:
+                self._unshrunk = None
+            if failed:  # for the first time, or no longer: the next pass tries again, or ends the alert
+                self._kick.set()
+
+    async def _fetching(self) -> None:
         pause = FIRST_RETRY_S
         while True:
             self._kick.clear()
@@ -147,6 +200,9 @@ class DataStore:
         """Gets all that can be had; whether something was wanted and could not."""
         trouble: list[tuple[str, str, str]] = []
         tried: set[int] = set()
+        if self._unshrunk is not None:
+            trouble.append(self._unshrunk)
+            self._shrink_due.set()
         while (index := self._next(tried)) is not None:
             tried.add(index)
             try:
@@ -176,6 +232,10 @@ class DataStore:
         done = tried | self._passed
         return next((i for i in wanted if i not in done and not self.files.has(i)), None)
 
+    def _kept(self) -> set[int]:
+        """Shards that are never removed to make room."""
+        return {i for i in (self._reading, *self._wishes[:1]) if i is not None}
+
     async def _obtain(self, index: int) -> None:
         """Checks a shard that is here, or fetches it. Raises Unavailable, AtollError."""
         self._asked.discard(index)
@@ -183,8 +243,10 @@ class DataStore:
             return
         if index not in (self.files.validation, *self._wishes):
             return
-        keep = {i for i in (self._reading, *self._wishes[:1]) if i is not None}
-        if not await asyncio.to_thread(self.files.make_room, index, self._cap_bytes, keep):
+        cap = self._cap_bytes
+        async with self._removing:
+            fits = await asyncio.to_thread(self.files.make_room, index, cap, self._kept())
+        if not fits:
             self._passed.add(index)  # the next one, too early
             return
         reasons = []
@@ -197,6 +259,8 @@ class DataStore:
             if await asyncio.to_thread(self.files.check, index):
                 what = f"Shard {index} of the text ({size(self.files.sizes[index])})"
                 self._events.emit("data", f"{what} is here, from {source.name}.")
+                if self._cap_bytes != cap:  # lowered meanwhile, perhaps
+                    self._shrink_due.set()
                 return
             reasons.append(f"{source.name}: what it gave is not it")
         raise Unavailable("; ".join(reasons))

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from atoll.dht.discovery import Discovery
-from atoll.peers.links import LinkRefused, Links
+from atoll.peers.links import LinkRefused, Links, Spoken, VersionsDiffer
 from atoll.peers.p2pd import GONE, Host
+from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.signing import Keyring, peer_bytes, peer_text
 
 DIAL_TIMEOUT_S = 15.0
@@ -64,7 +65,9 @@ class Finder:
         self._own = peer_text(keyring.peer_id)
         self.addresses: dict[str, Address] = {}
         self.links: Links | None = None
-        self._refused: dict[bytes, tuple[str, float]] = {}
+        self.membership: Callable[[], pb.Membership | None] = lambda: None
+        """What this node is a member by, for its record in the DHT."""
+        self._refused: dict[bytes, tuple[LinkRefused, float]] = {}
         self.connected: set[bytes] = set()
         self.next_try: float | None = None
         self._announce_at = 0.0
@@ -83,7 +86,14 @@ class Finder:
         """Why links were refused lately, by peer; who went away is forgotten after REFUSED_S."""
         now = time.monotonic()
         self._refused = {p: (why, at) for p, (why, at) in self._refused.items() if now - at < REFUSED_S}
-        return {peer: why for peer, (why, _) in self._refused.items()}
+        return {peer: str(why) for peer, (why, _) in self._refused.items()}
+
+    @property
+    def incompatible(self) -> dict[bytes, Spoken]:
+        """Those of the refused with which this node has no protocol version in common."""
+        lately = self.refused
+        whys = {peer: self._refused[peer][0] for peer in lately}
+        return {peer: why.theirs for peer, why in whys.items() if isinstance(why, VersionsDiffer)}
 
     def attach(self, discovery: Discovery) -> None:
         """The DHT was started anew: this node is announced again, and what was connected is dialled again."""
@@ -114,7 +124,9 @@ class Finder:
             await self._dial_all()
             try:
                 if swarm and time.monotonic() >= self._announce_at and self.links is not None:
-                    await self._discovery.announce(self._keyring, self._announced(), time.time())
+                    await self._discovery.announce(
+                        self._keyring, self._announced(), time.time(), self.membership()
+                    )
                     self._announce_at = time.monotonic() + ANNOUNCE_S
                 if swarm:
                     await self._look()
@@ -178,13 +190,13 @@ class Finder:
         await self._link(peer)
 
     async def _link(self, peer: bytes) -> None:
-        if self.links is None:
-            return
+        if self.links is None or self.links.is_full:
+            return  # that this node takes no more is no refusal that anybody has to mend
         try:
             await self.links.dial(peer)
             self._refused.pop(peer, None)
         except LinkRefused as error:
-            self._refused[peer] = (str(error), time.monotonic())
+            self._refused[peer] = (error, time.monotonic())
         except GONE as error:
             # A stock DHT node knows no links; that is no fault of it.
             log.debug("no link to a connected peer: %s", _cause(error))

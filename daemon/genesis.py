@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,10 +24,12 @@ from atoll.daemon.training import corpus
 from atoll.daemon.training.errors import CorpusError
 from atoll.daemon.training.genesis import builtin_genesis
 from atoll.daemon.training.model import SIZES
-from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, shards
+from atoll.peers.fetching import Progress
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol import shards, wire
 from atoll.protocol.manifest import DILOCO, MEAN, STREAMING, ManifestError, SwarmManifest
+from atoll.protocol.membership import OPEN
 from atoll.protocol.modes.asynchronous import ASYNC
 from atoll.protocol.modes.doors import ALL, WINDOW
 from atoll.protocol.modes.eager import DELAYED, EAGER
@@ -106,6 +109,8 @@ class NewSwarm:
     fragments: int | None = None
     pattern: str = STRIDED
     overlap: int | None = None
+    delay: int | None = None
+    """In outer steps: a way to say `overlap` where a trainer's next phase begins before the commit."""
     mix: float | None = None
     outer_lr: float | None = None
     outer_momentum: float | None = None
@@ -121,7 +126,10 @@ class NewSwarm:
     by_speed: bool | None = None
     by_attendance: bool = False
     merge: str = MEAN
+    bucket: int = 0
+    audit: bool = False
     by_roughness: bool = False
+    admission: str = OPEN
     missed: str | None = None
     seed: int = 1
     genesis: Path | None = None
@@ -145,9 +153,12 @@ DEFAULTS = {
 }
 
 
-def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManifest:
+def make_swarm(
+    folder: DataDir, wanted: NewSwarm, now_unix_s: int, told: Progress = lambda here, total: None
+) -> SwarmManifest:
     """Writes keys, text, version 0 and manifest into a data dir without one. Raises AtollError.
 
+    `told`: of the text's bytes, how many are written and how many there are.
     Nothing is written, and no folder made, before all that was asked for has been checked.
     """
     _check(wanted)
@@ -164,7 +175,7 @@ def make_swarm(folder: DataDir, wanted: NewSwarm, now_unix_s: int) -> SwarmManif
     folder.create()
     folder.lock()
     try:
-        return _write(folder, wanted, text, body, schema, parameters)
+        return _write(folder, wanted, text, body, schema, parameters, told)
     finally:
         folder.unlock()
 
@@ -176,6 +187,7 @@ def _write(
     body: pb.Manifest,
     schema: ParameterSchema,
     parameters: Float32,
+    told: Progress,
 ) -> SwarmManifest:
     """Everything into the data dir, the manifest last: with it there is a swarm."""
     if folder.manifest.exists():
@@ -186,7 +198,7 @@ def _write(
             "Use another --data-dir.",
         )
     if text is not None:
-        body.data.CopyFrom(_data(wanted, text, _shards(folder, text)))
+        body.data.CopyFrom(_data(wanted, text, _shards(folder, text, told)))
     body.genesis_node = folder.keyring(folder.identity).peer_id
     manifest = _sign(body, folder.keyring(folder.organiser))
     checkpoint.save(
@@ -225,11 +237,17 @@ def of_mode(wanted: NewSwarm) -> NewSwarm:
     if mode is None:
         text = f"There is no mode {wanted.mode!r}."
         raise AtollError(Exit.USAGE, "unknown_mode", text, f"Choose of {', '.join(MODES)}.")
+    if wanted.delay is not None and mode.overlap is not None:
+        text = f"{wanted.mode} has no outer steps of delay."
+        raise AtollError(Exit.USAGE, "delay_invalid", text, "Leave --delay out.")
+    if wanted.delay is not None and wanted.overlap is not None:
+        text = "--delay and --overlap both say how long trainers go on."
+        raise AtollError(Exit.USAGE, "delay_invalid", text, "Leave one of them out.")
     codec, door = wanted.codec or mode.codec, wanted.door or mode.door
     steps = wanted.inner_steps or mode.steps
     if mode.overlap is None and wanted.overlap is None:
         steps = steps or DEFAULTS.get(wanted.model, DEFAULTS["0.8m"]).steps
-        wanted = replace(wanted, overlap=steps)
+        wanted = replace(wanted, overlap=steps * (1 if wanted.delay is None else wanted.delay))
     return replace(
         wanted,
         codec=codec,
@@ -272,7 +290,36 @@ def _sign(body: pb.Manifest, organiser: Ed25519Keyring) -> SwarmManifest:
     try:
         return manifests.sign(body, organiser)
     except ManifestError as error:
-        raise AtollError(Exit.USAGE, "manifest_invalid", f"No such swarm can be made: {error}.") from error
+        message = re.sub(r"\b[a-z]+\.\w+", lambda found: _OPTIONS.get(found[0], found[0]), str(error))
+        raise AtollError(Exit.USAGE, "manifest_invalid", f"No such swarm can be made: {message}.") from error
+
+
+_OPTIONS = {
+    "inner.batch": "--batch",
+    "inner.by_speed": "--by-speed",
+    "inner.lr": "--lr",
+    "inner.optimizer": "--optimizer",
+    "inner.steps": "--inner-steps",
+    "inner.total_steps": "--total-steps",
+    "outer.braking": "--braking",
+    "outer.lr_by_contributors": "--outer-lr",
+    "outer.missed": "--missed",
+    "outer.momentum": "--outer-momentum",
+    "rounds.audit": "--audit",
+    "rounds.bucket": "--bucket",
+    "rounds.by_attendance": "--by-attendance",
+    "rounds.by_roughness": "--by-roughness",
+    "rounds.door": "--door",
+    "rounds.door_s": "--door-seconds",
+    "rounds.feedback": "--feedback",
+    "rounds.merge": "--merge",
+    "rounds.min_peers_to_start": "--min-peers",
+    "rounds.two_level_above": "--two-level-above",
+    "sync.mix": "--mix",
+    "sync.mode": "--mode",
+    "sync.overlap_steps": "--overlap",
+}
+"""Fields of the manifest, as whoever makes a swarm gives them."""
 
 
 def _body(
@@ -284,7 +331,7 @@ def _body(
         name=wanted.name,
         sequence=1,
         created_unix_s=now_unix_s,
-        protocol=pb.ProtocolRange(lowest=PROTOCOL_LOWEST, highest=PROTOCOL_HIGHEST),
+        protocol=wire.spoken(),
         seed=wanted.seed,
         model=model,
         inner=_inner(wanted),
@@ -308,10 +355,12 @@ def _body(
             door="" if wanted.door == ALL else wanted.door,
             door_s=wanted.door_s,
             merge="" if wanted.merge == MEAN else wanted.merge,
+            bucket=wanted.bucket,
+            audit=wanted.audit,
             by_attendance=wanted.by_attendance,
             by_roughness=wanted.by_roughness,
         ),
-        admission="open",
+        admission=wanted.admission,
         schema_digest=schema.digest,
         total_values=schema.total,
         parameters=schema.parameters,
@@ -408,7 +457,7 @@ def _text(wanted: NewSwarm, context: int) -> _Text:
     return _Text(wanted.data.name if wanted.data else source, text, sizes)
 
 
-def _shards(folder: DataDir, text: _Text) -> list[pb.DataShard]:
+def _shards(folder: DataDir, text: _Text, told: Progress) -> list[pb.DataShard]:
     """Cuts the text into shards in the data dir, from where peers fetch them. Raises AtollError."""
     start, made = 0, []
     folder.shards.mkdir(exist_ok=True)
@@ -416,6 +465,7 @@ def _shards(folder: DataDir, text: _Text) -> list[pb.DataShard]:
         for size in text.sizes:
             made.append(shard_files.add(folder.shards, text.text.read(start, size)))
             start += size
+            told(start, text.text.size_bytes)
     except CorpusError as error:
         raise AtollError(Exit.USAGE, "bad_data", str(error)) from error
     return made

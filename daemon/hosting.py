@@ -48,9 +48,14 @@ async def start_host(folder: DataDir, settings: Settings) -> Host:
             # What is announced may be the port of a router; only one that is listened on is worth keeping.
             port = int(listening.split("/tcp/")[1].split("/")[0])
         folder.remember(addresses=addresses, port=port)
-        host.line = Line(Caps(rate_of(settings.up) or 0.0, rate_of(settings.down) or 0.0))
+        host.line = Line(caps_of(settings))
         return host
     raise AssertionError("the last port either works or raises")
+
+
+def caps_of(settings: Settings) -> Caps:
+    """The line's caps, from settings that were checked."""
+    return Caps(rate_of(settings.up) or 0.0, rate_of(settings.down) or 0.0)
 
 
 async def start_lanes(folder: DataDir, settings: Settings) -> Lanes | None:

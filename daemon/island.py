@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from atoll.daemon.events import Events
+from atoll.daemon.left_out import Seen, Work, sentence
+from atoll.daemon.memory_cap import MemoryCap
 from atoll.daemon.reading import Place
 from atoll.daemon.rhythm import Phase, Rhythm
 from atoll.daemon.rounds.driver import RoundDriver
@@ -67,12 +69,18 @@ class Island:
         self.training = False
         self.paused: str | None = None
         self.paused_until: float | None = None
+        self.held = False
+        """A rule of the owner pauses (rules.py)."""
         self.finishing = False
         self.trouble: str | None = None
+        self.loss_is_bad = False
+        """Not finite, since the last phase that ended well."""
         self.unusable: str | None = None
         """Why the trainer will never run here, however often it is started: a device that is not there."""
         self.restart_at: float | None = None
         self.device = ""
+        self.process: int | None = None
+        """Of the trainer, as it says; a script of one's own is no child of the daemon."""
         self.val_losses: dict[int, float] = {}
         self.first_accepted = False
         self.driver: RoundDriver | None = None
@@ -101,9 +109,13 @@ class Island:
         self._last_version = last_version
         self._trainer: Trainer | None = None
         self._micro_batch = MicroBatch()
+        self._memory = MemoryCap()
+        self._welcomed = False
         self._tokens = 0
         self._orphaned_before: int | None = None  # where another chain is being taken over
         self._ready: tuple[int, int] | None = None
+        self._ready_at = 0.0
+        self.seen: Seen | None = None
         self._roughness = 0.0
         self._generation = 0  # of the trainer: a snapshot belongs to the one that wrote it
         self._offered: int | None = None  # generation whose snapshot may be in the session under way
@@ -112,6 +124,7 @@ class Island:
         self._restart_pause = FIRST_RESTART_S
         self._stopping = False
         self._begin_due = False
+        self._rested_at: int | None = None  # the version when a rest began
         self.ended = asyncio.Event()
         """Set when a trainer that can't be restarted has gone: a script of one's own, an unusable device."""
 
@@ -120,13 +133,28 @@ class Island:
     async def start(self) -> None:
         """Starts the trainer; it is told what to train at once."""
         self._generation += 1
+        self._welcomed = False
         self._trainer = Trainer(self._heard, self._trainer_ended)
         await self._launch(self._trainer)
         self._trainer.send(self._micro_batch.applied(self._make_welcome()))
+        self._welcomed = True
 
     @property
     def trainer_pid(self) -> int | None:
         return self._trainer.pid if self._trainer else None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it trains on a GPU of which nvidia-smi may tell."""
+        return self.device.startswith("cuda")
+
+    def cap_memory(self, cap_bytes: int) -> None:
+        """The built-in trainer may take so much memory (0: any); one that has more already starts again."""
+        if cap_bytes == 0 or cap_bytes > self._memory.cap_bytes > 0:
+            self._micro_batch.forget()
+        self._memory.change(cap_bytes)
+        if self._memory.is_over:
+            self._end_trainer()
 
     async def merged(self) -> None:
         """Returns when the trainer does not read the committed parameters."""
@@ -170,11 +198,18 @@ class Island:
             self.begin()
 
     def _trainer_ended(self, reason: str) -> None:
-        self._micro_batch.ended(self._trainer is not None and self._trainer.was_killed)
+        trainer, capped = self._trainer, self._memory.holds
+        self._memory.ended()
+        # Not every library reports memory that it is refused: some end the process.
+        killed = trainer is not None and (trainer.was_killed or (capped and trainer.failed))
+        if killed and capped and self._micro_batch.is_least:
+            self.trouble = self._memory.too_small
+        self._micro_batch.ended(killed)
         self._withdraw()
         self.account.drop("lost")
         self._save_account()
         self.begun = self._begin_due = False
+        self.process = None
         self._set_training(False)
         if self.unusable is not None:
             return
@@ -231,12 +266,7 @@ class Island:
     def _heard(self, message: ch.FromTrainer) -> None:
         match message:
             case ch.Hello():
-                self.device, self.trouble = message.device, None
-                self.begin()
-                assert self.driver is not None
-                self._pause_at_the_end(self.driver.state.head.version)
-                if self.paused is not None:
-                    self._send(ch.Pause())
+                self._greeted(message)
             case ch.Progress():
                 self._progress(message)
             case ch.Ready():
@@ -251,6 +281,26 @@ class Island:
             case ch.Stopped():
                 pass
         self._changed()
+
+    def _greeted(self, message: ch.Hello) -> None:
+        """The trainer has its model: it begins, if it may have so much memory."""
+        self.device, self.trouble, self.process = message.device, None, message.pid
+        if self._may_restart:
+            self._memory.begins(message.pid, self.on_gpu)
+        if self._memory.is_over:
+            # It has seen no batch yet, so a smaller one would not help.
+            self.trouble = self._memory.too_small
+            self._end_trainer()
+            return
+        self.begin()
+        assert self.driver is not None
+        self._pause_at_the_end(self.driver.state.head.version)
+        if self.resting:
+            self._send(ch.Pause())
+
+    def _end_trainer(self) -> None:
+        if self._trainer is not None:
+            self._trainer.kill()
 
     def _send(self, message: ch.FromDaemon) -> None:
         if self._trainer is not None:
@@ -267,6 +317,7 @@ class Island:
 
     async def _trainer_ready(self, message: ch.Ready) -> None:
         assert self.driver is not None
+        self._ready_at = time.monotonic()
         self._produced(message.tokens)
         self.phase.step, self.phase.phase_loss = self.phase.steps, message.loss
         before = (self.driver.state.head.digest, self._generation, self.begun)
@@ -277,8 +328,10 @@ class Island:
         if bad is not None:
             self._events.emit("trainer", f"The pseudo-gradient of {bad} is not finite; it is not sent.")
             self.account.drop("lost")
+            self.loss_is_bad = True
             self.begin()
             return
+        self.loss_is_bad = False
         self._restart_pause = FIRST_RESTART_S
         roughness = await self.driver.roughness()
         if before != (self.driver.state.head.digest, self._generation, self.begun):
@@ -291,13 +344,13 @@ class Island:
         assert self.driver is not None
         ready, head = self._ready, self.driver.state.head
         parent = head.digest
-        if ready is None or self.paused is not None:
+        if ready is None or self.resting:
             return
         offer = self.ledger.offer(parent, self._chunks.due(head.version))
         self._save_account()
         while not await self.books_are_saved():  # noqa: ASYNC110  (a disk tells nobody when it has room)
             await asyncio.sleep(BOOKS_RETRY_S)
-        if self._ready != ready or self.paused is not None or self.driver.state.head.digest != parent:
+        if self._ready != ready or self.resting or self.driver.state.head.digest != parent:
             return  # withdrawn meanwhile, or a commit came
         self._offered, self._offered_tokens = self._generation, ready[0]
         self.driver.offer = offer.number
@@ -337,14 +390,15 @@ class Island:
             )
 
     def _failed(self, message: ch.Failed) -> None:
-        self.trouble = message.message
         if message.code == DeviceError.code and not self.device:
-            # One that was there once may come back.
+            # One that was there once may come back. This ends the node, which says so itself, once.
             self.unusable = message.message
             self.ended.set()
             return
+        self.trouble = message.message
         self._events.emit("trainer", f"Training failed: {message.message}", code=message.code)
         if message.code == "loss_not_finite":
+            self.loss_is_bad = True
             self.account.drop("lost")
             self.begin()
 
@@ -382,6 +436,10 @@ class Island:
         others = [n for n in due if n not in mine or not contributed]
         whole = len(self._chunks.fragments) == 1
         resets = self._resets and (contributed or waited)
+        if not (mine or small or self.resting):
+            ready_at = self._ready_at if waited else None
+            work = Work(self.phase.step, self.phase.steps, ready_at, expired=resets)
+            self._events.emit("left-out", sentence(head.version, self.seen, work), version=head.version)
         if resets:
             # A phase that was over, and that the round did without: the trainer takes what was committed.
             self.account.drop("expired", others)
@@ -485,17 +543,27 @@ class Island:
 
     # ---- the owner's controls
 
+    @property
+    def resting(self) -> bool:
+        """Whether it does not train: the owner paused it, or one of the owner's rules does."""
+        return self.paused is not None or self.held
+
     def pause(self, reason: str, for_s: float | None = None) -> None:
         """Stops training before the next step; the node stays in the swarm and follows."""
         self.paused = reason
         self.paused_until = time.monotonic() + for_s if for_s else None
-        self._send(ch.Pause())
-        if self.driver is not None:
-            self.driver.feed(t.LocalWithdrawn())
-        self._set_training(False)
+        self._rest()
         self._events.emit("paused", f"Paused: {reason}.")
         if for_s:
             self._spawn(self._resume_later(self.paused_until or 0.0))
+
+    def _rest(self) -> None:
+        self._send(ch.Pause())
+        if self.driver is not None:
+            if self._rested_at is None:
+                self._rested_at = self.driver.state.head.version
+            self.driver.feed(t.LocalWithdrawn())
+        self._set_training(False)
 
     async def _resume_later(self, at: float) -> None:
         await asyncio.sleep(max(0.0, at - time.monotonic()))
@@ -503,9 +571,37 @@ class Island:
             self.resume()
 
     def resume(self) -> None:
-        """Goes on training."""
+        """The owner's pause is over: goes on training, unless a rule pauses."""
         self.paused, self.paused_until, self.finishing = None, None, False
-        self._send(ch.Resume())
+        if self.held:
+            self._events.emit("resumed", "Your pause is over; one of your rules still holds this node.")
+            return
         self._events.emit("resumed", "Training goes on.")
+        self._go_on()
+
+    def _go_on(self) -> None:
+        rested_at, self._rested_at = self._rested_at, None
+        if self.begun and self.driver is not None and self.driver.state.head.version != rested_at:
+            # What was learned before the rounds that went by would pull the others back there.
+            self.account.drop("expired")
+            self.begin()
+        self._send(ch.Resume())
         if self._ready is not None:
             self._spawn(self._offer())
+
+    def hold(self, held: bool) -> None:
+        """The rules pause, or let go. The owner's own pause stays what it is."""
+        if held == self.held:
+            return
+        self.held = held
+        if self.paused is not None:
+            return
+        if held:
+            self._rest()
+        else:
+            self._go_on()
+
+    def use_threads(self, count: int) -> None:
+        """CPU threads of the built-in trainer, from its next step on; 0: one for each core."""
+        if self._welcomed:  # else the welcome says it
+            self._send(ch.Threads(count))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from atoll.daemon.events import Events
 from atoll.daemon.storage.round_log import KEEP
+from atoll.peers.admission import Admission
 from atoll.peers.files import FileServer, Provider
 from atoll.peers.following import Following
 from atoll.peers.identity import readable_name
@@ -25,7 +26,7 @@ from atoll.peers.p2pd import Host
 from atoll.peers.roster import EVICT_S, HEARTBEAT_S, Roster
 from atoll.peers.routing import MAX_LINKED, Router, RoutingError
 from atoll.peers.telling import Telling, completed
-from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, forks, wire
+from atoll.protocol import forks, wire
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
@@ -34,6 +35,7 @@ from atoll.protocol.signing import Keyring
 MAX_ANNOUNCED = 16
 MAX_LEARNED_PER_PEER = 4
 MAX_FORWARDING = 8
+OF_CONTRIBUTORS = ("ready", "plan", "contribution", "result", "commit", "vote", "pledge", "accusation")
 MAX_FORWARDING_OF_ONE = 4
 """Envelopes with a payload that are on their way at once, of all and of one origin; more are dropped."""
 
@@ -51,6 +53,10 @@ class Hooks:
     learned: Callable[[str], None]
     frame: Callable[[bytes, pb.Frame, wire.Payload], Awaitable[None]]
     between_rounds: Callable[[], Awaitable[None]] | None = None
+    carries: Callable[[], bool] = lambda: True
+    """Whether payloads of others may be passed on."""
+    weighs: Callable[[bytes], bool] = lambda peer: True
+    """Whether a peer's contributions count here."""
 
 
 class Neighbours:
@@ -66,7 +72,9 @@ class Neighbours:
         hooks: Hooks,
         lanes: Lanes | None = None,
         packs: bool = True,
+        admission: Admission | None = None,
     ) -> None:
+        self._admission = admission or Admission(None, keyring, time.time)
         self._manifest = manifest
         self._software = software
         self._events = events
@@ -74,6 +82,8 @@ class Neighbours:
         self._due = asyncio.Event()
         self._echoes: dict[int, tuple[bytes, float]] = {}
         self._forwarding: dict[asyncio.Task[None], bytes] = {}
+        self.unwanted = Counter[str]()
+        """Frames of rounds that observers sent, by kind; they are dropped."""
         self.forwarded = Counter[str]()
         """Envelopes of others: passed on, or why not."""
         self.roster = Roster()
@@ -82,7 +92,13 @@ class Neighbours:
         self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
         self.links = Links(host, keyring.peer_id, callbacks, lanes, packs)
-        self.files = FileServer(host, manifest.swarm_id, hooks.provide, between_rounds=hooks.between_rounds)
+        self.files = FileServer(
+            host,
+            manifest.swarm_id,
+            hooks.provide,
+            between_rounds=hooks.between_rounds,
+            lets_in=self._admission.lets_in,
+        )
 
     async def listen(self) -> None:
         """Accepts links and file requests from now on."""
@@ -96,15 +112,17 @@ class Neighbours:
     # ---- handshake
 
     def _hello(self) -> pb.Hello:
-        return pb.Hello(
+        hello = pb.Hello(
             swarm_id=self._manifest.swarm_id,
-            protocol=pb.ProtocolRange(lowest=PROTOCOL_LOWEST, highest=PROTOCOL_HIGHEST),
+            protocol=wire.spoken(),
             software=self._software,
             schema_digest=self._manifest.body.schema_digest,
             data_digest=self._manifest.body.data.digest,
             status=self._status(),
             addresses=self._hooks.addresses()[:MAX_ANNOUNCED],
         )
+        self._admission.introduce(hello)
+        return hello
 
     def _refuse(self, peer: bytes, hello: pb.Hello) -> str | None:
         """Why a peer's Hello does not fit, both sides named; None if it does."""
@@ -116,7 +134,7 @@ class Neighbours:
         ):
             if mine != theirs:
                 return f"its {what} {theirs.hex()[:16] or 'none'} is not {mine.hex()[:16] or 'none'}"
-        return None
+        return self._admission.refuse(peer, hello)
 
     def _status(self) -> pb.NodeStatus:
         status = self._hooks.status()
@@ -126,11 +144,18 @@ class Neighbours:
     # ---- who is there
 
     def _up(self, link: Link) -> None:
+        if not self._admission.lets_in(link.peer):
+            # It was revoked while the handshake was under way.
+            self.links.cut(link.peer, self._admission.standing(link.peer).reason)
+            return
         self._telling.forget(link.peer)
         self.roster.up(link.peer, link.hello, time.monotonic())
         self._events.emit("peer-up", f"{readable_name(link.peer)} is connected.")
         for address in list(link.hello.addresses)[:MAX_LEARNED_PER_PEER]:
             self._hooks.learned(address)
+        greeting = self._admission.greeting()
+        if greeting is not None:
+            link.send(greeting)
         self._hooks.changed()
 
     def _down(self, peer: bytes, reason: str) -> None:
@@ -150,7 +175,9 @@ class Neighbours:
         return {
             peer: t.PeerView(
                 bytes(entry.status.digest),
-                entry.status.state == pb.TRAINING,
+                entry.status.state == pb.TRAINING
+                and self._admission.contributes(peer)
+                and self._hooks.weighs(peer),
                 int(entry.status.upload_bps),
                 ahead=peer in ahead,
                 direct=entry.direct,
@@ -170,10 +197,45 @@ class Neighbours:
                 self._heartbeat(peer, frame.heartbeat, now)
             case "forward":
                 await self._forward(peer, frame.forward, payload, now)
+            case "roll":
+                self._heard_of_members(peer, frame.roll)
             case "hello":
                 self._events.emit("protocol", f"{readable_name(peer)} said hello twice.")
             case _:
-                await self._hooks.frame(peer, frame, payload)
+                await self._hand_on(peer, frame, payload)
+
+    async def _hand_on(self, peer: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
+        """A frame of rounds; of an observer only what asks."""
+        kind = frame.WhichOneof("message")
+        if kind in OF_CONTRIBUTORS and not self._admission.contributes(peer):
+            self.unwanted[str(kind)] += 1
+            return
+        await self._hooks.frame(peer, frame, payload)
+
+    # ---- members
+
+    def _heard_of_members(self, peer: bytes, said: pb.Roll) -> None:
+        answers, news = self._admission.heard(peer, said)
+        for frame in answers:
+            self.links.send(peer, frame)
+        if news is not None:
+            self.spread(news, but=peer)
+
+    def spread(self, news: pb.Frame, but: bytes = b"") -> None:
+        """Tells all neighbours something of members."""
+        for peer in self.links.peers:
+            if peer != but:
+                self.links.send(peer, news)
+
+    def look_at_members(self) -> None:
+        """The roll has changed: parts with whoever is a member no more."""
+        for peer in self.links.peers:
+            standing = self._admission.standing(peer)
+            if not standing.is_in:
+                self.links.cut(peer, standing.reason)
+        for peer in list(self.roster.entries):
+            if not self._admission.lets_in(peer):
+                self._down(peer, "it is no member any more")
 
     # ---- to and from everyone, with a link or through others
 
@@ -206,6 +268,9 @@ class Neighbours:
             self.forwarded[str(error)] += 1
             return
         frame = pb.Frame(forward=message)
+        if payload and not self._hooks.carries():
+            self.forwarded["the network is to be left alone"] += 1
+            return
         if payload:
             of_sender = sum(origin == sender for origin in self._forwarding.values())
             fits = len(self._forwarding) < MAX_FORWARDING and of_sender < MAX_FORWARDING_OF_ONE
@@ -224,6 +289,9 @@ class Neighbours:
             self.forwarded["the target's link ended"] += 1
 
     async def _unwrapped(self, origin: bytes, frame: pb.Frame, payload: wire.Payload, now: float) -> None:
+        if not self._admission.lets_in(origin):
+            self.forwarded["its origin is no member"] += 1
+            return
         if frame.WhichOneof("message") == "heartbeat":
             told = frame.heartbeat.HasField("status")
             if told and self.roster.up_through_others(origin, frame.heartbeat.status, now):
@@ -232,7 +300,7 @@ class Neighbours:
             self._heartbeat(origin, frame.heartbeat, now)
         elif origin in self.roster.entries:
             self.roster.seen(origin, now)
-            await self._hooks.frame(origin, frame, payload)
+            await self._hand_on(origin, frame, payload)
 
     def _heartbeat(self, peer: bytes, beat: pb.Heartbeat, now: float) -> None:
         sent = self._echoes.pop(beat.echo, None) if beat.echo else None
@@ -243,6 +311,8 @@ class Neighbours:
         entry = self.roster.entries.get(peer)
         if entry is None or not beat.HasField("status"):
             return
+        if beat.unix_ms:
+            self.roster.told_time(peer, beat.unix_ms / 1000 - time.time())
         status = completed(beat.status, entry.status)
         if self.links.get(peer) is not None:
             self._router.heard(peer, status.linked)
@@ -274,7 +344,7 @@ class Neighbours:
             for peer, status in self._statuses(now).items():
                 nonce = secrets.randbits(63) | 1
                 self._echoes[nonce] = (peer, now)
-                beat = pb.Heartbeat(status=status, nonce=nonce)
+                beat = pb.Heartbeat(status=status, nonce=nonce, unix_ms=round(1000 * time.time()))
                 self.send(peer, pb.Frame(heartbeat=beat))
             self._echoes = {n: (p, at) for n, (p, at) in self._echoes.items() if now - at < EVICT_S}
             self.evict(now)

@@ -13,6 +13,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 from atoll.daemon.alerts import Alerts
 from atoll.daemon.config import Settings, is_multiaddr
@@ -20,7 +21,6 @@ from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.finder import Finder
 from atoll.daemon.hosting import start_host, start_lanes
-from atoll.daemon.neighbours import Neighbours
 from atoll.daemon.status import duration
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.dht.discovery import Discovery
@@ -28,6 +28,12 @@ from atoll.peers.lanes import Lanes
 from atoll.peers.p2pd import GONE
 from atoll.protocol.signing import Keyring
 from atoll.protocol.text import plain
+
+if TYPE_CHECKING:
+    # A bootstrap node has none of these, and loads neither torch nor numpy.
+    from atoll.daemon.members import Members
+    from atoll.daemon.neighbours import Neighbours
+    from atoll.peers.enrolment import EnrolServer
 
 STARTS = 3
 """A p2pd that ends or hangs while the node starts is started so often."""
@@ -60,6 +66,9 @@ class Network:
         self.neighbours: Neighbours | None = None
         self.lanes: Lanes | None = None
         self._learned: list[str] = []
+        self._members: Members | None = None
+        self.enrolments: EnrolServer | None = None
+        """Answers newcomers, in a private swarm."""
 
     async def open(
         self,
@@ -95,6 +104,23 @@ class Network:
         undo.push_async_callback(self._close_discovery)
         self.addresses = await self.host.addresses()
 
+    def admit(self, members: Members) -> None:
+        """Records in the DHT are kept, and believed, only of nodes that may take part; so may this one."""
+        self._members = members
+        self._discovery.admit(members.admits)
+        self.finder.membership = lambda: members.own
+
+    @property
+    def up(self) -> bool:
+        """Whether the libp2p process runs."""
+        return self.host.process.returncode is None
+
+    @property
+    def port(self) -> int:
+        """TCP port for other nodes; 0 where that is not known."""
+        ports = [part.split("/")[0] for text in self.addresses for part in text.split("/tcp/")[1:]]
+        return int(ports[0]) if ports and ports[0].isdecimal() else 0
+
     async def _close_host(self) -> None:
         await self.host.close()
 
@@ -102,11 +128,16 @@ class Network:
         """Listens for links and file requests, now and whenever p2pd was started again."""
         self.neighbours = neighbours
         try:
-            await neighbours.listen()
+            await self._listen(neighbours)
         except GONE:
             # If p2pd has ended, whoever starts it again listens, too.
             async with asyncio.timeout(CLOSE_S):
                 await self.host.process.wait()
+
+    async def _listen(self, neighbours: Neighbours) -> None:
+        await neighbours.listen()
+        if self.enrolments is not None:
+            await self.enrolments.listen()
 
     async def open_lanes(self, undo: AsyncExitStack, settings: Settings) -> Lanes | None:
         """Listens for direct lanes, which links then offer; None where they are off. Raises AtollError."""
@@ -201,9 +232,11 @@ class Network:
         await self.host.restart()
         async with asyncio.timeout(RESTART_S):
             self._discovery = await Discovery.create(self.host.p2p, self._swarm_id)
+            if self._members is not None:
+                self._discovery.admit(self._members.admits)
             self.finder.attach(self._discovery)
             if self.neighbours is not None:
-                await self.neighbours.listen()
+                await self._listen(self.neighbours)
             self.addresses = await self.host.addresses() or self.addresses
         self.finder.look_now()
         self._events.emit("p2pd", "The libp2p process runs again.")

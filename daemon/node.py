@@ -20,34 +20,46 @@ from typing import Any
 from atoll import __version__
 from atoll.daemon.account_book import AccountBook
 from atoll.daemon.alerts import Alerts
-from atoll.daemon.config import Config
+from atoll.daemon.config import Config, size_of
+from atoll.daemon.controls import Controls
+from atoll.daemon.enrolling import Invitation
+from atoll.daemon.entry import Entry
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
+from atoll.daemon.farewell import FAILED, SCRIPT_ENDED, farewell
 from atoll.daemon.finder import Finder
-from atoll.daemon.history import History
+from atoll.daemon.front import Front
+from atoll.daemon.history import History, Said
 from atoll.daemon.island import Island
+from atoll.daemon.left_out import Seen
+from atoll.daemon.machine import MachineFacts
+from atoll.daemon.members import Members
 from atoll.daemon.neighbours import Hooks, Neighbours
 from atoll.daemon.network import Network
-from atoll.daemon.page import start_page
 from atoll.daemon.pulse import Pulse
 from atoll.daemon.reading import Reader, reader_of
-from atoll.daemon.recorder import Recorder
 from atoll.daemon.recovery import Recovery
 from atoll.daemon.rhythm import rhythm_of
-from atoll.daemon.rounds import sync
 from atoll.daemon.rounds.config import round_config
 from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.rounds.outer_state import OuterState, served_file
+from atoll.daemon.saying import status_message
+from atoll.daemon.service_manager import ServiceManager
+from atoll.daemon.situation import circumstances
 from atoll.daemon.status import State, duration
 from atoll.daemon.storage import files as disk
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.files import TROUBLE_CODES
+from atoll.daemon.ticket_book import TicketBook
 from atoll.daemon.traffic import TrafficBook
 from atoll.daemon.trainers import Trainer, WarmTrainer
 from atoll.daemon.training.errors import DeviceError
 from atoll.daemon.training.memory import SharedMemory
+from atoll.daemon.trust import standing_file_of, surroundings_of
 from atoll.daemon.welcome import welcome
 from atoll.peers import identity
+from atoll.peers.enrolment import EnrolServer
+from atoll.peers.files import ServedFile
 from atoll.protocol import forks, wire
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
@@ -55,12 +67,10 @@ from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import RoundMachine
 from atoll.protocol.round import types as t
 from atoll.protocol.signing import peer_text
-from atoll.web_ui.security import is_loopback
 
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.1
-MANIFEST_RETRY_S = 0.5
 FINISH_SESSION_S = 4.0
 """A node that is stopped still gives the session under way so long: others count on its chunks."""
 SOFTWARE = f"atoll {__version__}"
@@ -80,6 +90,7 @@ class Node:
         addresses: tuple[str, ...] = (),
         trainer_socket: socket.socket | None = None,
         consent: Consent | None = None,
+        invitation: Invitation | None = None,
         greet: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.folder = folder
@@ -91,8 +102,8 @@ class Node:
         self.reason = ""
         self.manifest: SwarmManifest | None = None
         self.swarm_id = swarm_id
-        self.history = History()
-        self.recorder: Recorder | None = None
+        self.history = History(self.started)
+        self.front = Front(self)
         self._pulse: Pulse | None = None
         self._book: AccountBook | None = None
         self.island: Island | None = None
@@ -107,15 +118,36 @@ class Node:
         self._trainer_socket = trainer_socket
         self._warm: WarmTrainer | None = None
         self._consent = consent
+        self._invitation = invitation
+        self.members: Members | None = None
         self._greet = greet
+        self._manager = ServiceManager()
+        self.tickets = TicketBook(folder.tickets)
         self._stop = asyncio.Event()
-        self._stop_reason = "you asked for it"
+        self._stop_reason = FAILED  # unless it is asked to end
         self._exit: Exit = Exit.OK
         self._failure: AtollError | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._round_traffic = (0, 0)
         self.events = Events(folder.events, time.time)
+        self.standings = standing_file_of(self)
         self.alerts = Alerts(self.events)
+        self.machine = MachineFacts(folder.root, lambda: self.island is not None and self.island.on_gpu)
+        self.controls = Controls(self)
+
+    def use(self, config: Config) -> None:
+        """Other settings are in force from now on."""
+        self.config, self.settings = config, config.settings
+
+    @property
+    def trains_by_itself(self) -> bool:
+        """Whether it brings the trainer along; else a person's own script trains."""
+        return self._trainer_socket is None
+
+    @property
+    def observes(self) -> bool:
+        """Whether its role lets it see everything and train nothing."""
+        return self.members is not None and not self.members.admission.contributes(self.keyring.peer_id)
 
     @property
     def loop_lag_s(self) -> float:
@@ -144,6 +176,8 @@ class Node:
             stopped = asyncio.create_task(self._stop.wait())
             done, _ = await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
             self.enter(State.STOPPING, self._stop_reason)
+            self._manager.tell(STOPPING="1")
+            self.front.stopping()
             stopped.cancel()
             try:
                 if work in done:
@@ -166,16 +200,26 @@ class Node:
         if self.folder.manifest.exists():
             self.manifest = self.folder.load_manifest()
             self.swarm_id = self.manifest.swarm_id
+        self._spawn(self.machine.keep(), "machine")
         await self._start_page(undo)
+        self.controls.owner.restore()
+        self._spawn(self.controls.watch(), "rules")
         await self._start_network(undo)
+        assert self.network is not None
+        entry = Entry(self, self.network, self._invitation)
         if self.manifest is None:
-            self.manifest = await self._obtain_manifest()
+            self.manifest = await entry.manifest()
         if self._consent is not None and not await self._consent(self.manifest):
             self.stop("nothing was accepted")
             return
         disk.write_bytes(self.folder.manifest, self.manifest.signed.SerializeToString())
         self.folder.remember(swarm_id=self.manifest.swarm_id.hex())
-        if self._trainer_socket is None:
+        self.members = await entry.member(self.manifest)
+        self.network.admit(self.members)
+        if self.members.admission.roll is not None:
+            self.tickets.used = self.members.admission.roll.uses_of
+        self._spawn(self.members.keep(), "members")
+        if self._trainer_socket is None and not self.observes:
             # Its libraries take seconds to load: that goes on while the state is fetched.
             self._warm = await WarmTrainer.start()
             undo.push_async_callback(self._warm.close)
@@ -192,6 +236,9 @@ class Node:
         self._spawn(self._watch(), "watch")
         self._spawn(self._follow(), "follow")
         assert self.reader is not None and self.island is not None
+        if self.observes:
+            self.enter(State.SERVING, "this node observes: it follows the swarm and trains nothing")
+            await asyncio.Event().wait()
         self._spawn(self.reader.keep(), "data")
         await self.reader.ready(self.enter)
         self.enter(State.PREPARING, "the trainer is starting")
@@ -249,20 +296,11 @@ class Node:
     # ---- stage: page
 
     async def _start_page(self, undo: contextlib.AsyncExitStack) -> None:
-        from atoll.daemon.view import View
-
-        view = View(self)
-        self.page = await start_page(view, self.folder, self.settings)
-        undo.push_async_callback(self.page.close)
-        undo.callback(self.folder.api.unlink, missing_ok=True)
-        wide = "" if is_loopback(self.settings.api_host) else f"; it listens on {self.settings.api_host}"
-        self.events.emit("page", f"The dashboard is at {self.page.url}{wide}.")
-        self._spawn(view.keep(), "view")
-        self.recorder = Recorder(self.folder.history, view.figures, self.events)
-        undo.push_async_callback(self.recorder.close)
-        self._spawn(self.recorder.keep(), "history")
+        await self.front.open(undo, self._spawn)
         # The link lets its holder in, so it goes to whoever started the node and not into the log.
-        self._greet(f"Open the dashboard with {self.page.login_url()} (works once).")
+        self._manager.tell(READY="1")
+        self._spawn(self._manager.keep(lambda: self.front.view.sentence()[0].text), "service manager")
+        self._greet(f"Open the dashboard with {self.front.page.login_url()} (works once).")
 
     # ---- stage: host, DHT, finding
 
@@ -281,80 +319,70 @@ class Node:
         self._spawn(network.keep_up(time.monotonic), "p2pd-watch")
         self._spawn(network.finder.run(swarm=self.swarm_id is not None), "finder")
 
-    async def _obtain_manifest(self) -> SwarmManifest:
-        assert self.swarm_id is not None and self.network is not None
-        host, finder = self.network.host, self.network.finder
-        self.enter(State.CONNECTING, "no node of the swarm has answered yet")
-        async with self.network.telling_whom_it_tries():
-            while True:
-                try:
-                    return await sync.fetch_manifest(
-                        host, list(finder.connected), self.swarm_id, self.folder.run / "manifest.pb"
-                    )
-                except sync.SyncFailed as error:
-                    self.enter(State.CONNECTING, f"the swarm's description can't be had yet ({error})")
-                    await asyncio.sleep(MANIFEST_RETRY_S)
-
     # ---- stage: links
 
     async def _start_links(self, undo: contextlib.AsyncExitStack) -> None:
-        assert self.network is not None and self.manifest is not None
+        assert self.network is not None and self.manifest is not None and self.members is not None
         host, finder = self.network.host, self.network.finder
         hooks = Hooks(
-            status=self.status_message,
+            status=lambda: status_message(self),
             chain=self._chain,
             addresses=lambda: self.addresses,
-            provide=lambda kind, version: served_file(self.folder, self.outer, self.reader, kind, version),
-            changed=self._roster_changed,
+            provide=self._served,
+            changed=self.roster_changed,
             lost=finder.look_now,
             learned=self.network.learned,
             frame=self._frame,
             between_rounds=self._between_rounds,
+            carries=lambda: self.controls.network.is_open,
+            weighs=lambda peer: self.standings.quarantined(peer) is None,
         )
         lanes = await self.network.open_lanes(undo, self.settings)
         self.neighbours = Neighbours(
-            host, self.keyring, self.manifest, SOFTWARE, self.events, hooks, lanes, self.settings.pack
+            host,
+            self.keyring,
+            self.manifest,
+            SOFTWARE,
+            self.events,
+            hooks,
+            lanes,
+            self.settings.pack,
+            self.members.admission,
         )
+        self.members.neighbours = self.neighbours
+        self.neighbours.links.limit(self.settings.connections)
         self.recovery = Recovery(
-            self.folder, self.manifest, host, self.neighbours, self.events, self.alerts, self.enter
+            self.folder,
+            self.manifest,
+            host,
+            self.neighbours,
+            self.events,
+            self.alerts,
+            self.enter,
+            self.controls.network.wait,
         )
         self.recovery.limit(self.settings.state_rate)
         self.reader = await asyncio.to_thread(reader_of, self, self.manifest, self.neighbours, self.recovery)
         undo.push_async_callback(self._say_goodbye)
         finder.links = self.neighbours.links
+        if not self.members.admission.is_open:
+            self.network.enrolments = EnrolServer(host, self.members.answer)
         await self.network.serve(self.neighbours)
         finder.look_now()
         self._spawn(self.neighbours.heartbeats(), "heartbeats")
 
+    def _served(self, kind: str, version: int, chunk: int) -> ServedFile | None:
+        """A file for a peer; nothing large while the owner does not let this node use the network."""
+        if kind != "manifest" and not self.controls.network.is_open:
+            return None
+        if kind in ("audit", "proof"):
+            return self.driver.guard.served(kind, version, chunk) if self.driver is not None else None
+        return served_file(self.folder, self.outer, self.reader, kind, version)
+
     async def _say_goodbye(self) -> None:
         assert self.neighbours is not None
-        await self.neighbours.close(self._stop_reason)
-
-    def status_message(self) -> pb.NodeStatus:
-        """What this node says of itself."""
-        island, outer = self.island, self.outer
-        status = pb.NodeStatus(state=pb.JOINING, label=self.settings.label, reason=str(self.state))
-        if self.neighbours is not None:
-            line = self.neighbours.links.line
-            status.upload_bps, status.download_bps = line.upload_bps, line.download_bps
-        if outer is None:
-            return status
-        here = outer.position
-        head = here.head
-        status.state = pb.TRAINING if island is not None and island.training else pb.FOLLOWING
-        status.version, status.digest, status.certified = head.version, head.digest, head.certified
-        status.cumulative_tokens = head.cumulative_tokens
-        status.chain.extend(forks.write_chain(here.chain))
-        for version, state in outer.held:
-            status.held.add(version=version, state=state)
-        if self.driver is not None:
-            status.life = self.driver.machine.life
-        if island is not None:
-            status.reason = State.PAUSED if island.paused is not None else status.reason
-            status.tokens_per_s = island.phase.tokens_per_s if island.paused is None else 0.0
-            status.step, status.steps = island.phase.step, island.phase.steps
-            status.accepted_tokens = island.account.summary()["accepted"]
-        return status
+        code = self._failure.code if self._failure is not None else ""
+        await self.neighbours.close(farewell(self._stop_reason, code))
 
     def _speeds(self) -> tuple[int, int, bool]:
         """What a plan may ask of this node's line."""
@@ -365,7 +393,7 @@ class Node:
     def _chain(self) -> forks.Chain:
         return self.outer.chain if self.outer is not None else ()
 
-    def _roster_changed(self) -> None:
+    def roster_changed(self) -> None:
         if self.driver is not None and self.neighbours is not None:
             self.driver.feed(t.RosterChanged(self.neighbours.views()))
         self.events.changed()
@@ -415,15 +443,18 @@ class Node:
             applied=self._applied,
             ended=self._session_ended,
             trouble=self._trouble,
+            around=surroundings_of(self),
         )
         undo.push_async_callback(self.driver.close)
         self.island = island
+        island.cap_memory(size_of(self.settings.memory) or 0)
+        self.controls.look()
         island.speeds = self._speeds
         island.driver = self.driver
         self._book = book
         undo.push_async_callback(self._save_all)
         undo.push_async_callback(island.stop)
-        self._roster_changed()
+        self.roster_changed()
         self.neighbours.tell_everyone()
 
     async def _launch_trainer(self, trainer: Trainer) -> None:
@@ -434,13 +465,16 @@ class Node:
             await trainer.start(warm)
 
     def _island_changed(self) -> None:
-        assert self.neighbours is not None
+        assert self.neighbours is not None and self.island is not None
+        if self.island.val_losses:
+            version, loss = next(reversed(self.island.val_losses.items()))
+            self.front.measured(version, loss)
         self.neighbours.tell_soon()
         self.events.changed()
 
     async def _applied(self, commit: pb.Commit, head: Head) -> None:
         assert self.island is not None and self.neighbours is not None
-        self._roster_changed()
+        self.roster_changed()
         self.neighbours.tell_everyone()
         for code in TROUBLE_CODES:
             self.alerts.clear(code)
@@ -448,24 +482,29 @@ class Node:
         if len(commit.contributors) > 1:
             self.neighbours.following.met(time.monotonic())
         self.island.committed([(commit, head.digest)], head)
+        self.front.applied()
         self.events.changed()
 
     def _session_ended(self, report: t.SessionReport) -> None:
         assert self.neighbours is not None and self.island is not None
+        self.island.seen = Seen.of(report, self.keyring.peer_id, time.monotonic())
         traffic = self.neighbours.links.traffic
         sent, received = self._round_traffic
         self._round_traffic = (traffic.sent, traffic.received)
+        roster, members = self.neighbours.roster.entries, set(report.contributed)
         entry = self.history.ended(
             report,
             time.time(),
             traffic.sent - sent,
             traffic.received - received,
             self.island.phase.phase_loss,
+            [_said(entry.status) for peer, entry in roster.items() if peer in members],
         )
+        self.front.ended(entry)
         names = ", ".join(identity.readable_name(p) for p in report.missing)
         text = f"Round {report.version} ended {report.outcome}: {report.reason}"
         text = f"{text}; missing: {names}." if names else f"{text}."
-        self.events.emit("round", f"{text} {report.codec_reason}".rstrip(), round=entry)
+        self.events.emit("round", f"{text} {report.codec_reason}".rstrip(), record={"round": entry})
 
     def _trouble(self, code: str, text: str) -> None:
         self.alerts.raise_(code, text, "See the log.")
@@ -499,18 +538,23 @@ class Node:
             await asyncio.sleep(WATCH_S)
             await self.network.save_learned()
             await self._book.save()
-            roster = self.neighbours.roster.entries.values()
-            refused = self.finder.refused if self.finder else {}
-            relayed = self.neighbours.links.relayed and bool(roster)
-            fruitless = self.history.fruitless
-            self.alerts.check(self.outer.chain, self.island.training, roster, refused, relayed, fruitless)
+            self.alerts.check(circumstances(self))
         if self.island.unusable is not None:
             raise AtollError(Exit.PREFLIGHT, DeviceError.code, self.island.unusable)
-        self.stop("the training script has ended")
+        self.stop(SCRIPT_ENDED)
 
     async def _follow(self) -> None:
         """Catches up whenever the swarm is ahead: that may take long, and nothing else waits for it."""
         assert self.island and self.recovery and self.outer and self.driver and self.neighbours
         while True:
             await asyncio.sleep(WATCH_S)
+            await self.controls.network.wait()
             await self.recovery.keep_up(self.outer, self.driver, self.island, self.neighbours.tell_everyone)
+
+
+def _said(status: pb.NodeStatus) -> Said:
+    """What a member said of its last phase."""
+    return Said(
+        status.loss if status.HasField("loss") else None,
+        status.cosine if status.HasField("cosine") else None,
+    )

@@ -5,10 +5,10 @@ A trainer never waits for a shard while any is here: it then reads one that is, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from atoll.daemon.alerts import Alerts
 from atoll.daemon.config import Settings, shard_of
@@ -21,11 +21,15 @@ from atoll.daemon.status import State
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.shard_files import ShardFiles
 from atoll.daemon.training.corpus import BUILTIN
+from atoll.peers.fetching import Progress
 from atoll.peers.files import ServedFile
 from atoll.peers.roster import Roster
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import shards
 from atoll.protocol.manifest import SwarmManifest
+
+if TYPE_CHECKING:
+    from atoll.daemon.controls import Controls
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,22 @@ class Reader:
         return plan[self._me], list(dict.fromkeys([plan[self._me].shard, following]))
 
 
+class WhileOpen:
+    """A source that is asked only while the owner lets this node use the network."""
+
+    def __init__(self, source: Source, network: Callable[[], Awaitable[None]]) -> None:
+        self._source = source
+        self._network = network
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    async def fetch(self, index: int, progress: Progress) -> None:
+        await self._network()
+        await self._source.fetch(index, progress)
+
+
 class _Node(Protocol):
     """What `reader_of` needs of a node."""
 
@@ -137,12 +157,14 @@ class _Node(Protocol):
     events: Events
     alerts: Alerts
     outer: OuterState | None
+    controls: Controls
 
 
 def reader_of(node: _Node, manifest: SwarmManifest, neighbours: Neighbours, peers: FromPeers) -> Reader:
     """The reader of a node, with its sources of data. Blocking. Raises AtollError."""
     data, store = manifest.body.data, None
     if data.shards:
+        network = node.controls.network.wait
         files = ShardFiles(node.folder.shards, data.shards)
         places = [node.settings.data] if node.settings.data else []
         places += [BUILTIN] if data.name == BUILTIN else []
@@ -150,8 +172,8 @@ def reader_of(node: _Node, manifest: SwarmManifest, neighbours: Neighbours, peer
         if data.urls:
             from atoll.daemon.data_https import HttpsSource
 
-            sources += [HttpsSource(files, url, peers.cap) for url in data.urls]
-        sources.append(PeerSource(files, peers))
+            sources += [WhileOpen(HttpsSource(files, url, peers.cap), network) for url in data.urls]
+        sources.append(WhileOpen(PeerSource(files, peers), network))
         store = DataStore(files, data.name, sources, node.events, node.alerts, node.settings.data_cap)
         store.open()
     return Reader(

@@ -28,7 +28,10 @@ T = TypeVar("T")
 
 
 class Recorder:
-    """History of one node in the file at `path`. `figures`: those of the moment, by name."""
+    """History of one node in the file at `path`. `figures`: those of the moment, by name.
+
+    `sampled`: is told of each sample, too.
+    """
 
     def __init__(
         self,
@@ -36,11 +39,13 @@ class Recorder:
         figures: Callable[[], Mapping[str, float]],
         events: Events,
         clock: Callable[[], float] = time.time,
+        sampled: Callable[[float, Mapping[str, float]], None] = lambda at, figures: None,
     ) -> None:
         self._path = path
         self._figures = figures
         self._events = events
         self._clock = clock
+        self._sampled = sampled
         self._series: Series | None = None
         self._thread = ThreadPoolExecutor(1, "history")
         self._waiting: deque[Sample] = deque(maxlen=MAX_WAITING)
@@ -48,7 +53,9 @@ class Recorder:
 
     def sample(self) -> None:
         """Notes the figures of the moment."""
-        self._waiting.append((self._clock(), dict(self._figures())))
+        sample = self._clock(), dict(self._figures())
+        self._waiting.append(sample)
+        self._sampled(*sample)
 
     async def keep(self) -> None:
         """Samples and writes. Runs until cancelled."""

@@ -62,6 +62,7 @@ class Recovery:
         events: Events,
         alerts: Alerts,
         enter: Enter,
+        network: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.fetched: tuple[int, int] | None = None
         self.retry_at: float | None = None
@@ -72,6 +73,7 @@ class Recovery:
         self._events = events
         self._alerts = alerts
         self._enter = enter
+        self._network = network
         self.cap = RateCap()
         rounds = self._round_log()
         self._ahead = Ahead(rounds.folder / "ahead", manifest.swarm_id, rounds.payload_bytes)
@@ -92,7 +94,8 @@ class Recovery:
 
     def limit(self, state_rate: int) -> None:
         """Caps what states and texts take, in bytes per second each way; 0: no cap."""
-        self.cap, self._neighbours.files.cap = RateCap(state_rate), RateCap(state_rate)
+        self.cap.change(state_rate)
+        self._neighbours.files.cap.change(state_rate)
 
     def _options(self, candidates: Callable[[], list[bytes]], progress: Progress) -> Options:
         return Options(candidates, progress, self._dropped, self.cap)
@@ -141,7 +144,7 @@ class Recovery:
 
     def _round_log(self) -> RoundLog:
         wanted = self._manifest.body.rounds
-        codec = result_codec(wanted.codec, wanted.result_codec)
+        codec = result_codec(wanted.codec, wanted.result_codec, wanted.merge)
         return RoundLog(self._folder.rounds, self._manifest.chunks, codec)
 
     def _schema(self) -> ParameterSchema | None:
@@ -187,8 +190,10 @@ class Recovery:
             await asyncio.sleep(0.25)
 
     async def _fetch_checkpoint(self) -> None:
-        """Puts a checkpoint that peers agree on into this data dir."""
+        """Puts a checkpoint that peers agree on into this data dir, once the network may be used."""
         while True:
+            if self._network is not None:
+                await self._network()
             choice = await self._agreed_state()
             self._enter(State.FETCHING, "the swarm's state is on its way")
             try:

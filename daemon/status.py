@@ -45,6 +45,10 @@ class Facts:
     finishing: bool = False
     where: str = ""
     """What a command needs so that it means this data dir: nothing, or " --data-dir DIR"."""
+    following: str = ""
+    """What comes next, where a rule says so itself."""
+    cause: str = ""
+    """What the reason is called where its words change while it lasts."""
     fix: str = ""
     """What a person has to do, where that is not the usual."""
 
@@ -66,6 +70,14 @@ def describe(facts: Facts) -> Sentence:
     """The sentence for these facts."""
     because, following = _TABLE[facts.state](facts)
     return Sentence(facts.state, because, following)
+
+
+def since_when(sentence: Sentence, seconds: float) -> str:
+    """The sentence with the time since when. A step is not what takes so long, but training; a reason is."""
+    head, since = sentence.state.value.capitalize(), f"(since {duration(seconds)})"
+    if sentence.state is State.TRAINING:
+        return f"{head} {since}: {sentence.because}. {sentence.next}."
+    return f"{head}: {sentence.because} {since}. {sentence.next}."
 
 
 def duration(seconds: float) -> str:
@@ -128,7 +140,7 @@ def _pauses(facts: Facts) -> str:
 
 def _waiting(facts: Facts) -> tuple[str, str]:
     because = facts.reason or f"{facts.ready} of {facts.expected} peers are ready"
-    begins = f"Round {facts.version + 1} begins when they are ready"
+    begins = f"Round {facts.version + 1} begins when its nodes are ready"
     latest = f", at the latest in {duration(facts.until_s)}" if facts.until_s else ""
     return because, f"{begins}{latest}{_pauses(facts)}"
 
@@ -142,6 +154,9 @@ def _averaging(facts: Facts) -> tuple[str, str]:
 
 def _paused(facts: Facts) -> tuple[str, str]:
     reason = facts.reason or "you asked for it"
+    if facts.following:
+        then = "; then it contributes once more and pauses" if facts.finishing else ""
+        return reason, facts.following + then
     if facts.until_s:
         return reason, f"It resumes in {duration(facts.until_s)}"
     return reason, f"`atoll resume{facts.where}` goes on"

@@ -117,6 +117,11 @@ class TrafficBook:
             for name in CLASSES
         }
 
+    def days(self) -> dict[int, int]:
+        """Bytes of all classes, both ways, in the last seven days, by day since 1970 (UTC)."""
+        self.look()
+        return {day: sum(map(sum, rows.values())) for day, rows in self._days.items()}
+
     async def keep(self) -> None:
         """Looks and saves. Runs until cancelled."""
         while True:

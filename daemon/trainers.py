@@ -92,6 +92,11 @@ class Trainer:
         """Whether signal 9 ended it: the kernel's, where memory is short, or a person's."""
         return self._process is not None and self._process.returncode == -signal.SIGKILL
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended otherwise than in order."""
+        return self._process is not None and self._process.returncode not in (None, 0)
+
     async def start(self, warm: WarmTrainer | None = None) -> None:
         """Starts the built-in trainer, or goes on with one whose process is there already."""
         if warm is None or not warm.usable:
@@ -178,6 +183,11 @@ class Trainer:
                 reason = f"{reason}; it ended with {_status(status)}"
         if not self._stopping:
             self._ended(reason)
+
+    def kill(self) -> None:
+        """Ends the process at once; `ended` is called as if anybody had done it."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
 
     async def stop(self, save: bool) -> None:
         """Ends the trainer at its next step; a trainer that does not end is killed."""

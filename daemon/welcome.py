@@ -25,6 +25,17 @@ class MicroBatch:
 
     halvings: int = 0
     kills: int = 0
+    whole: int = 0
+    """Sequences at a time with which a trainer would begin; 0: none has been told."""
+
+    @property
+    def is_least(self) -> bool:
+        """Whether there is nothing left to halve."""
+        return self.whole > 0 and self.whole >> min(self.halvings, 64) <= 1
+
+    def forget(self) -> None:
+        """There is more memory: the next trainer may begin with the whole again."""
+        self.halvings = self.kills = 0
 
     def noticed(self, code: str) -> None:
         """The trainer said something."""
@@ -32,7 +43,7 @@ class MicroBatch:
             self.halvings += 1
 
     def ended(self, killed: bool) -> None:
-        """A trainer ended by itself, or was killed by somebody else."""
+        """A trainer ended by itself, or was killed: by somebody else, or by a cap on its memory."""
         self.kills = self.kills + 1 if killed else 0
         if self.kills == 2:
             self.kills = 0
@@ -42,8 +53,14 @@ class MicroBatch:
         """The instructions for the next trainer."""
         if "micro_batch" not in message.inner:
             return message
-        size = max(1, int(message.inner["micro_batch"]) >> min(self.halvings, 64))
+        self.whole = int(message.inner["micro_batch"])
+        size = max(1, self.whole >> min(self.halvings, 64))
         return replace(message, inner={**message.inner, "micro_batch": size})
+
+
+def threads_of(manifest: SwarmManifest, wanted: int) -> int:
+    """CPU threads for training, where a person wants so many (0: as many as suit the model); 0: all cores."""
+    return wanted or (1 if manifest.body.parameters < SMALL_MODEL else 0)
 
 
 def welcome(
@@ -81,7 +98,7 @@ def welcome(
         inner=steps if built_in else {},
         node_id=me.hex(),
         seed=body.seed,
-        threads=settings.threads or (1 if body.parameters < SMALL_MODEL else 0),
+        threads=threads_of(manifest, settings.threads),
         state_path=str(folder.trainer / "optimizer.safetensors"),
         device=settings.device,
         missed=body.outer.missed,

@@ -16,6 +16,7 @@ from hivemind.utils.timed_storage import get_dht_time
 
 from atoll.dht.records import (
     LIFETIME_S,
+    Admits,
     RecordError,
     SwarmRecordValidator,
     check_record,
@@ -61,10 +62,21 @@ class Discovery:
         """Adds a connected peer to the routing table, if it runs a DHT node. Whether it does."""
         return await self._node.protocol.call_ping(PeerID(peer_id), strict=False) is not None
 
-    async def announce(self, keyring: Keyring, addresses: Sequence[str], now: float) -> bool:
+    def admit(self, admits: Admits) -> None:
+        """From now on records are kept, and believed, only of nodes that may take part."""
+        if self._validator is not None:
+            self._validator.admits = admits
+
+    async def announce(
+        self,
+        keyring: Keyring,
+        addresses: Sequence[str],
+        now: float,
+        membership: pb.Membership | None = None,
+    ) -> bool:
         """Stores this node's record; False where no node took it (it is then kept here alone)."""
         assert self._swarm_id is not None, "a bootstrap node announces nothing"
-        record = make_record(keyring, self._swarm_id, addresses, now)
+        record = make_record(keyring, self._swarm_id, addresses, now, membership)
         expiration = get_dht_time() + LIFETIME_S
         key = swarm_key(self._swarm_id)
         return bool(await self._node.store(key, record, expiration, subkey=keyring.peer_id))

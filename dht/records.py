@@ -17,8 +17,8 @@ from hivemind.dht.routing import DHTID
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.utils import MSGPackSerializer
 
-from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol import wire
 from atoll.protocol.signing import Keyring, verify
 
 KIND = "peer-record"
@@ -40,14 +40,21 @@ def swarm_key(swarm_id: bytes) -> str:
     return f"atoll/1/{swarm_id.hex()}/peers"
 
 
-def make_record(keyring: Keyring, swarm_id: bytes, addresses: Iterable[str], now: float) -> bytes:
-    """This node's signed record, valid for LIFETIME_S."""
+def make_record(
+    keyring: Keyring,
+    swarm_id: bytes,
+    addresses: Iterable[str],
+    now: float,
+    membership: pb.Membership | None = None,
+) -> bytes:
+    """This node's signed record, valid for LIFETIME_S; `membership`: what it is a member by."""
     record = pb.PeerRecord(
         swarm_id=swarm_id,
         peer=keyring.peer_id,
         addresses=list(addresses)[:MAX_ADDRESSES],
-        protocol=pb.ProtocolRange(lowest=PROTOCOL_LOWEST, highest=PROTOCOL_HIGHEST),
+        protocol=wire.spoken(),
         expires_unix_s=int(now + LIFETIME_S),
+        membership=membership,
     )
     return keyring.sign(KIND, record.SerializeToString(deterministic=True)).SerializeToString()
 
@@ -79,10 +86,18 @@ def _packed_bytes(data: object) -> bytes:
     return bytes(MSGPackSerializer.loads(data))
 
 
+Admits = Callable[[pb.PeerRecord], bool]
+"""Whether the node of a record may take part in the swarm."""
+
+
 class SwarmRecordValidator(RecordValidatorBase):  # type: ignore[misc]
-    """hivemind calls `validate` before a node stores a record or believes one from another node."""
+    """hivemind calls `validate` before a node stores a record or believes one from another node.
+
+    `admits` is set as soon as the swarm's manifest is known, where not everybody may take part.
+    """
 
     def __init__(self, swarm_id: bytes, clock: Callable[[], float] = time.time) -> None:
+        self.admits: Admits = lambda record: True
         self._swarm_id = swarm_id
         self._clock = clock
         self._key = DHTID.generate(source=swarm_key(swarm_id)).to_bytes()
@@ -93,7 +108,8 @@ class SwarmRecordValidator(RecordValidatorBase):  # type: ignore[misc]
             return True
         try:
             peer, value = _packed_bytes(record.subkey), _packed_bytes(record.value)
-            check_record(value, self._swarm_id, peer, self._clock())
+            if not self.admits(check_record(value, self._swarm_id, peer, self._clock())):
+                raise RecordError("peer record of a node that is no member")
         except ValueError:
             # RecordError and msgpack's own errors; whatever a stranger sent is refused and counted.
             self.refused += 1

@@ -10,6 +10,7 @@ The task: which of two interleaved spirals is a point on? Each node draws its ow
 
 import argparse
 import math
+import sys
 
 import torch
 from torch import Tensor, nn
@@ -33,21 +34,11 @@ def build_model() -> nn.Module:
 def validate(model: nn.Module) -> float:
     """Loss on fixed points that nobody trains on."""
     points, labels = spirals(2000, torch.Generator().manual_seed(0))
-    return float(nn.functional.cross_entropy(model(points), labels))
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(model(points), labels))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data-dir", dest="home", required=True, help="where this node keeps its identity and checkpoints"
-    )
-    parser.add_argument("--ticket", help="needed for the first start on a data dir, unless --create")
-    parser.add_argument("--create", metavar="NAME", help="make a new swarm of this name first")
-    parser.add_argument("--steps", type=int, default=2000, help="inner steps to train for")
-    args = parser.parse_args()
-
+def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     model = build_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -66,6 +57,22 @@ def main() -> None:
             swarm.step(loss, tokens=len(points))  # added
         print(f"trained {args.steps} steps; the swarm is at version {swarm.version}")  # added
     print(f"validation loss of the local model: {validate(model):.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data-dir", dest="home", required=True, help="where this node keeps its identity and checkpoints"
+    )
+    parser.add_argument("--ticket", help="needed for the first start on a data dir, unless --create")
+    parser.add_argument("--create", metavar="NAME", help="make a new swarm of this name first")
+    parser.add_argument("--steps", type=int, default=2000, help="inner steps to train for")
+    try:
+        train(parser.parse_args())
+    except atoll.TrainingError as error:
+        sys.exit(f"own_training_loop: {str(error).splitlines()[-1]}")  # the reason comes last
 
 
 if __name__ == "__main__":

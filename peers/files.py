@@ -17,8 +17,8 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +28,7 @@ from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
+from atoll.peers.counting import counted
 from atoll.peers.disk import this_disk
 from atoll.peers.line import Line
 from atoll.peers.p2pd import Host
@@ -42,7 +43,7 @@ MAX_OPEN = 64
 """Streams that may be open at once, those that have asked for nothing yet included."""
 MAX_STREAMS_OF_ONE, MAX_OPEN_OF_ONE = 8, 16
 """Of those, what one peer may have: more than its transfers ask for at once, and never all."""
-KINDS = ("manifest", "checkpoint", "commit", "payload", "data")
+KINDS = ("manifest", "checkpoint", "commit", "payload", "data", "audit", "proof")
 PACED = ("checkpoint", "data")
 """What a rate cap holds for: the rest is small, and keeps the swarm together."""
 MAX_SHELF = 16
@@ -80,8 +81,8 @@ class ServedFile:
     version: int = 0
 
 
-Provider = Callable[[str, int], ServedFile | None]
-"""(kind, version) to a file, None if there is none."""
+Provider = Callable[[str, int, int], ServedFile | None]
+"""(kind, version, chunk) to a file, None if there is none."""
 
 
 def content_of(file: BinaryIO) -> Content:
@@ -192,7 +193,11 @@ class FileServer:
         cap: RateCap | None = None,
         clock: Callable[[], float] = time.monotonic,
         between_rounds: Callable[[], Awaitable[None]] | None = None,
+        lets_in: Callable[[bytes], bool] = lambda peer: True,
     ) -> None:
+        """`lets_in`: whether a peer may have anything at all."""
+        self._lets_in = lets_in
+        self.turned_away = 0
         self._between_rounds = between_rounds
         self.cap = cap or RateCap()
         self.sent_bytes = 0
@@ -213,8 +218,12 @@ class FileServer:
         self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         peer = bytes(info.peer_id.to_bytes())
+        if not self._lets_in(peer):
+            self.turned_away += 1
+            writer.close()
+            return
         try:
-            with _counted(self._open, peer):
+            with counted(self._open, peer):
                 await self._serve(peer, reader, writer)
         except (OSError, EOFError, TimeoutError, wire.WireError) as error:
             log.debug("a file request ended early: %s", error)
@@ -230,7 +239,7 @@ class FileServer:
             await send_message(writer, pb.FileHeader(error="busy"))
         else:
             async with self._places:
-                with _counted(self._answering, peer):
+                with counted(self._answering, peer):
                     await self._answer(request, writer)
         # A stream's end closes both directions at once: wait until the other side has read it all.
         async with asyncio.timeout(STALL_S):
@@ -238,7 +247,7 @@ class FileServer:
 
     async def _answer(self, request: pb.FileRequest, writer: asyncio.StreamWriter) -> None:
         ours = request.swarm_id == self._swarm_id and request.kind in KINDS
-        served = self._provider(request.kind, request.version) if ours else None
+        served = self._provider(request.kind, request.version, request.chunk) if ours else None
         async with self._shelf.take(request, served) as taken:
             if taken is None or not ours:
                 await send_message(writer, pb.FileHeader(error="not_found"))
@@ -263,10 +272,10 @@ class FileServer:
         """The pieces that were asked for, in slices where they are paced: so bytes keep coming."""
         first, end = request.offset // PIECE_BYTES, len(content.digests)
         large = request.kind in PACED
-        paced = large and bool(self.cap.bytes_per_s)
-        step = self._host.line.up.slice_bytes(_SLICE if paced else _LARGE_SLICE)
         for piece in range(first, min(end, first + request.pieces) if request.pieces else end):
             data = memoryview(await asyncio.to_thread(held.read, piece, content))
+            paced = large and bool(self.cap.bytes_per_s)  # which may change meanwhile
+            step = self._host.line.up.slice_bytes(_SLICE if paced else _LARGE_SLICE)
             for start in range(0, len(data), step):
                 part = data[start : start + step]
                 if paced:
@@ -292,17 +301,6 @@ class FileServer:
         while (wait := self.cap.ready_at() - self._clock()) > 0:  # noqa: ASYNC110 - others may come first
             await asyncio.sleep(wait)
         self.cap.spend(size_bytes, self._clock())
-
-
-@contextmanager
-def _counted(counts: Counter[bytes], peer: bytes) -> Iterator[None]:
-    counts[peer] += 1
-    try:
-        yield
-    finally:
-        counts[peer] -= 1
-        if not counts[peer]:
-            del counts[peer]
 
 
 async def _read_request(reader: asyncio.StreamReader) -> pb.FileRequest:
@@ -387,7 +385,15 @@ async def read_paced(
 
 
 async def fetch(
-    host: Host, peer: bytes, swarm_id: bytes, kind: str, target: Path, *, version: int = 0, max_bytes: int
+    host: Host,
+    peer: bytes,
+    swarm_id: bytes,
+    kind: str,
+    target: Path,
+    *,
+    version: int = 0,
+    chunk: int = 0,
+    max_bytes: int,
 ) -> int:
     """Fetches a small file from `peer` into `target` in one stream and returns its version.
 
@@ -395,7 +401,7 @@ async def fetch(
     stalled, and DiskRefused; `target` is then as it was.
     """
     part = target.with_name(target.name + ".part")
-    request = pb.FileRequest(swarm_id=swarm_id, kind=kind, version=version)
+    request = pb.FileRequest(swarm_id=swarm_id, kind=kind, version=version, chunk=chunk)
     try:
         async with asked(host.p2p, peer, request) as (reader, writer):
             header = await read_header(reader)

@@ -60,6 +60,12 @@ class Line:
         self.upload = Upload()
         self.download = Download()
 
+    def limit(self, caps: Caps) -> None:
+        """Other caps from now on, also for what is under way."""
+        self.caps = caps
+        self.up.limit(caps.up_bps / 8 / FRAMING)
+        self.down.limit(caps.down_bps / 8 / FRAMING)
+
     @property
     def upload_bps(self) -> int:
         """What receivers took of late, bits per second of payload; 0: not known yet."""

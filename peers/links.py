@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -23,6 +25,7 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
 from atoll.peers import packing
 from atoll.peers.bulk import BulkTraffic
+from atoll.peers.counting import counted
 from atoll.peers.lanes import Lanes, is_offer
 from atoll.peers.link import Link, LinkLost, read_frame
 from atoll.peers.p2pd import Host
@@ -33,14 +36,46 @@ from atoll.protocol.text import plain
 HELLO_TIMEOUT_S = 10.0
 GOODBYE_S = 1.0
 MAX_LINKS = 96
+MAX_SHAKING, MAX_SHAKING_OF_ONE = 32, 2
+"""Handshakes that others have begun and not ended, of all and of one peer."""
+MAX_SOFTWARE = 64
+_NO_COMMON_VERSION = re.compile(r"the peer speaks protocol \d+ to \d+, this node (\d{1,9}) to (\d{1,9})")
+"""The goodbye of a peer that refused this node's version: to it, "this node" is itself (wire.py)."""
 
-__all__ = ["Callbacks", "Link", "LinkLost", "LinkRefused", "Links", "Traffic", "read_frame"]
+__all__ = [
+    "Callbacks",
+    "Link",
+    "LinkLost",
+    "LinkRefused",
+    "Links",
+    "Spoken",
+    "Traffic",
+    "VersionsDiffer",
+    "read_frame",
+]
 
 log = logging.getLogger(__name__)
 
 
 class LinkRefused(ConnectionError):
     """The handshake failed; the message says why."""
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What a peer of another release speaks, as it says. `software`: empty where that is not known."""
+
+    lowest: int
+    highest: int
+    software: str = ""
+
+
+class VersionsDiffer(LinkRefused):
+    """The peer and this node have no protocol version in common."""
+
+    def __init__(self, message: str, theirs: Spoken) -> None:
+        super().__init__(message)
+        self.theirs = theirs
 
 
 @dataclass(frozen=True)
@@ -81,7 +116,11 @@ class Links:
         self.me = me
         self._on = callbacks
         self._links: dict[bytes, Link] = {}
+        self._most = MAX_LINKS
         self._dialling: set[bytes] = set()
+        self._shaking = Counter[bytes]()
+        self.turned_away = 0
+        """Streams that were closed at once, because too many handshakes were under way."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._past = [0, 0]
         self._closing = False
@@ -89,6 +128,15 @@ class Links:
     async def listen(self) -> None:
         """Accepts links from now on; to be called again when the host was started again."""
         await self._host.p2p.add_binary_stream_handler(wire.LINK_PROTOCOL, self._accept)
+
+    def limit(self, most: int) -> None:
+        """So many links at most from now on; those that are there stay until they end."""
+        self._most = min(most, MAX_LINKS)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no more links."""
+        return len(self._links) >= self._most
 
     def get(self, peer: bytes) -> Link | None:
         return self._links.get(peer)
@@ -137,8 +185,8 @@ class Links:
         """Opens a link over an existing libp2p connection. Raises LinkRefused, OSError, P2PDaemonError."""
         if peer in self._links or peer in self._dialling or self._closing:
             return
-        if len(self._links) >= MAX_LINKS:
-            raise LinkRefused(f"this node has {MAX_LINKS} links already")
+        if self.is_full:
+            raise LinkRefused(f"this node has {self._most} links already")
         self._dialling.add(peer)
         try:
             info, reader, writer = await self._host.p2p.call_binary_stream_handler(
@@ -159,10 +207,15 @@ class Links:
         if self._closing:
             writer.close()
             return
+        if self._shaking.total() >= MAX_SHAKING or self._shaking[peer] >= MAX_SHAKING_OF_ONE:
+            self.turned_away += 1
+            writer.close()
+            return
         try:
-            if len(self._links) >= MAX_LINKS and peer not in self._links:
-                raise LinkRefused(f"this node has {MAX_LINKS} links already")
-            await self._shake(peer, info, reader, writer, dialled=False)
+            if self.is_full and peer not in self._links:
+                raise LinkRefused(f"this node has {self._most} links already")
+            with counted(self._shaking, peer):
+                await self._shake(peer, info, reader, writer, dialled=False)
         except (LinkRefused, wire.WireError, OSError, EOFError, TimeoutError) as error:
             log.info("refused a link: %s", error)
             writer.close()
@@ -186,14 +239,14 @@ class Links:
             frame, _ = await read_frame(reader)
             kind = frame.WhichOneof("message")
             if kind == "goodbye":
-                raise LinkRefused(plain(frame.goodbye.reason))
+                raise _farewell(plain(frame.goodbye.reason))
             if kind != "hello":
                 raise LinkRefused(f"the peer began with {kind}, not with hello")
-            reason = self._refusal(peer, frame.hello)
-            if reason is not None:
-                writer.write(wire.encode_frame(pb.Frame(goodbye=pb.Goodbye(reason=reason))))
+            refusal = self._refusal(peer, frame.hello)
+            if refusal is not None:
+                writer.write(wire.encode_frame(pb.Frame(goodbye=pb.Goodbye(reason=str(refusal)))))
                 await writer.drain()
-                raise LinkRefused(reason)
+                raise refusal
             if not dialled:
                 writer.write(wire.encode_frame(pb.Frame(hello=mine)))
             await writer.drain()
@@ -205,14 +258,17 @@ class Links:
         if self._establish(link) and self._lanes is not None and numbered:
             self._lanes.keep(link, mine.lane, address)
 
-    def _refusal(self, peer: bytes, hello: pb.Hello) -> str | None:
+    def _refusal(self, peer: bytes, hello: pb.Hello) -> LinkRefused | None:
         if peer == self.me:
-            return "that is this node itself"
+            return LinkRefused("that is this node itself")
+        speaks = hello.protocol
         try:
-            wire.common_version(hello.protocol)
+            wire.common_version(speaks)
         except wire.IncompatibleProtocol as error:
-            return str(error)
-        return self._on.refuse(peer, hello)
+            theirs = Spoken(speaks.lowest, speaks.highest, plain(hello.software, MAX_SOFTWARE))
+            return VersionsDiffer(str(error), theirs)
+        reason = self._on.refuse(peer, hello)
+        return None if reason is None else LinkRefused(reason)
 
     def _establish(self, link: Link) -> bool:
         known = self._links.get(link.peer)
@@ -318,3 +374,9 @@ class Links:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._links.clear()
+
+
+def _farewell(reason: str) -> LinkRefused:
+    """Why a peer did not want this node, in its own words."""
+    found = _NO_COMMON_VERSION.fullmatch(reason)
+    return VersionsDiffer(reason, Spoken(int(found[1]), int(found[2]))) if found else LinkRefused(reason)

@@ -20,6 +20,10 @@ class RateCap:
         self._burst_s = burst_bytes / bytes_per_s if bytes_per_s else 0.0
         self._free_at = -math.inf
 
+    def change(self, bytes_per_s: float) -> None:
+        """Another rate from now on, also for whoever waits; what was spent before is forgotten."""
+        self.bytes_per_s, self._burst_s, self._free_at = bytes_per_s, 0.0, -math.inf
+
     def ready_at(self) -> float:
         """When the next bytes may go; in the past: at once."""
         return self._free_at

@@ -7,6 +7,7 @@ EVICT_S: a stopped process keeps its connection, but says nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 from atoll.protocol import forks
 from atoll.protocol import messages_pb2 as pb
@@ -17,10 +18,10 @@ EVICT_S = 10.0
 
 @dataclass
 class RosterEntry:
-    """One live peer, as it last said of itself; only `last_seen` moves, with every frame.
+    """One live peer, as it last said of itself; only `last_seen` and `skew_s` move, with frames.
 
     Times on the roster's clock, `rtt_s` None until measured; `chain` empty where it has no state, or tells
-    nonsense; `direct`: there is a link, else others forward.
+    nonsense; `direct`: there is a link, else others forward; `skew_s`: how far ahead its wall clock is.
     """
 
     peer: bytes
@@ -31,6 +32,7 @@ class RosterEntry:
     software: str = ""
     rtt_s: float | None = None
     direct: bool = True
+    skew_s: float | None = None
 
 
 @dataclass
@@ -79,6 +81,18 @@ class Roster:
         if entry is not None:
             smooth = rtt_s if entry.rtt_s is None else 0.7 * entry.rtt_s + 0.3 * rtt_s
             self.entries[peer] = replace(entry, rtt_s=smooth)
+
+    def told_time(self, peer: bytes, ahead_s: float) -> None:
+        """A heartbeat said its sender's wall clock, which is so far ahead of this one (as it came)."""
+        entry = self.entries.get(peer)
+        if entry is not None:
+            entry.skew_s = ahead_s
+
+    @property
+    def skew_s(self) -> float | None:
+        """How far ahead the wall clocks of the others are, the median; None: nobody said."""
+        said = [entry.skew_s for entry in self.entries.values() if entry.skew_s is not None]
+        return median(said) if said else None
 
     def silent(self, now: float) -> list[bytes]:
         """Peers that have said nothing for EVICT_S."""

@@ -53,6 +53,13 @@ class Shaper:
         self._waiting: list[tuple[Turn, int, int, asyncio.Future[None]]] = []
         self._timer: asyncio.TimerHandle | None = None
 
+    def limit(self, bytes_per_s: float) -> None:
+        """Another rate from now on; whoever waits goes on at it. What was spent too early is forgiven."""
+        self._cap = RateCap(bytes_per_s, max(BURST_BYTES, TIMER_S * bytes_per_s))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._next()
+
     @property
     def active(self) -> bool:
         return bool(self._cap.bytes_per_s)

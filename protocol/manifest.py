@@ -17,6 +17,7 @@ from functools import cached_property
 from google.protobuf.message import DecodeError
 
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, messages_pb2, signing
+from atoll.protocol.membership import ADMISSIONS, OPEN, Swarm
 from atoll.protocol.modes.asynchronous import ASYNC
 from atoll.protocol.modes.doors import ALL, DBW, PERIOD, WINDOW
 from atoll.protocol.modes.eager import DELAYED, EAGER
@@ -39,8 +40,14 @@ AUTO_CODEC = "auto"
 """Of contributions: each plan says which (round/codec_choice.py)."""
 CODEC_BLOCKS = {"topk": 4096}
 """Values that a codec looks at together, where they are more than the usual block."""
-MEAN, RDA = MERGES = ("mean", "rda")
-"""What the owner of a chunk makes of its contributions (codecs/merging.py, which needs torch)."""
+MEAN, RDA = "mean", "rda"
+FILTER = "filter"
+HOLDING_MERGES = ("trimmed", "median", "clip", FILTER)
+HOLDING = ", ".join(HOLDING_MERGES[:-1]) + f" or {HOLDING_MERGES[-1]}"
+MERGES = (MEAN, RDA, *HOLDING_MERGES)
+"""What the owner of a chunk makes of its contributions (codecs/merging.py, robust.py, which need torch); some
+hold against liars."""
+MAX_BUCKET = 4
 SCHEDULES = ("cosine", "constant", "wsd")
 MISSED = ("keep", "rebase", "reset")
 """What becomes of local progress that a commit does not hold."""
@@ -66,6 +73,8 @@ class ModeRules:
     overlaps: bool = False
     ahead: bool = False
     """Whether a phase is measured from a start of its own, not from the last commit."""
+    delay: int = 1
+    """The most phases that an exchange may take while training goes on."""
     mixes: bool = False
     momentum: tuple[float, float] = (0.0, 0.9999)
     codecs: tuple[str, ...] = ()
@@ -86,8 +95,8 @@ MODES = {
     "photon": ModeRules(momentum=(0.0, 0.0)),
     "sparseloco": ModeRules(momentum=(0.0, 0.0), codecs=("topk",), feedback=True),
     "muloco": ModeRules(codecs=("2bit", "int4"), feedback=True, optimizers=("muon",)),
-    EAGER: ModeRules(missed=("keep",), overlaps=True, ahead=True, by_speed=False),
-    DELAYED: ModeRules(missed=("keep",), overlaps=True, ahead=True, by_speed=False),
+    EAGER: ModeRules(missed=("keep",), overlaps=True, ahead=True, delay=2, by_speed=False),
+    DELAYED: ModeRules(missed=("keep",), overlaps=True, ahead=True, delay=2, by_speed=False),
     ASYNC: ModeRules(missed=("keep",), ahead=True, doors=(WINDOW,), stale=True),
 }
 """All there are; docs/modes.md names their sources."""
@@ -137,15 +146,30 @@ class SwarmManifest:
         return block_of(self.body.rounds.codec)
 
     @property
+    def is_open(self) -> bool:
+        """Whether anybody may take part."""
+        return str(self.body.admission) == OPEN
+
+    @property
+    def swarm(self) -> Swarm:
+        """What memberships are checked against."""
+        return Swarm(self.swarm_id, bytes(self.body.organiser))
+
+    @property
     def organiser_fingerprint(self) -> str:
         """What people compare: the first 16 hex digits of the SHA-256 of the organiser's key."""
-        digest = hashlib.sha256(self.body.organiser).hexdigest()[:16]
-        return "-".join(digest[i : i + 4] for i in range(0, 16, 4))
+        return fingerprint(self.body.organiser)
 
     def outer_lr(self, contributors: int) -> float:
         """Outer learning rate for so many contributors (ALGORITHMS: scaling laws, 2503.09799)."""
         table = self.body.outer.lr_by_contributors
         return float(table[min(max(contributors, 1), len(table)) - 1])
+
+
+def fingerprint(organiser: bytes) -> str:
+    """Of a public key, as people compare it."""
+    digest = hashlib.sha256(organiser).hexdigest()[:16]
+    return "-".join(digest[i : i + 4] for i in range(0, 16, 4))
 
 
 def sign(body: messages_pb2.Manifest, organiser: signing.Ed25519Keyring) -> SwarmManifest:
@@ -198,8 +222,9 @@ def _check(body: messages_pb2.Manifest) -> None:
         raise ManifestError(f"bootstrap has more than {MAX_BOOTSTRAP} addresses, or too long ones")
     if body.model.kind not in ("gpt", "own"):
         raise ManifestError(f"model kind {body.model.kind!r} is not known here (gpt and own are)")
-    if body.admission != "open":
-        raise ManifestError(f"admission {body.admission!r} is not known here (open is)")
+    if body.admission not in ADMISSIONS:
+        known = ", ".join(ADMISSIONS)
+        raise ManifestError(f"admission {body.admission!r} is not known here ({known} are)")
     _check_numbers(body)
     _check_sizes(body)
     _check_sync(body)
@@ -244,10 +269,19 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
         raise ManifestError(f"{rounds.codec} does not round at random ({' and '.join(RANDOM_CODECS)} do)")
     if (rounds.merge or MEAN) not in MERGES:
         raise ManifestError(f"rounds.merge {rounds.merge!r} is not one of {', '.join(MERGES)}")
+    if rounds.bucket > MAX_BUCKET or (rounds.bucket > 1 and rounds.merge not in HOLDING_MERGES):
+        raise ManifestError(
+            f"rounds.bucket {rounds.bucket} is not 0 to {MAX_BUCKET}, with a merge of {HOLDING}"
+        )
+    if rounds.audit and rounds.merge == RDA:
+        # Its bits depend on the machine: an honest owner would be taken for a liar.
+        raise ManifestError(f"rounds.audit can't be had with the merge {RDA}")
     if rounds.by_roughness and rounds.codec != AUTO_CODEC:
         raise ManifestError(f"rounds.by_roughness is for the codec {AUTO_CODEC}, not for {rounds.codec}")
-    if rounds.merge == RDA and block_of(rounds.codec) > BLOCK:
-        raise ManifestError(f"rounds.merge rda can't be had with {rounds.codec}: its results are no means")
+    if (rounds.merge or MEAN) != MEAN and block_of(rounds.codec) > BLOCK:
+        raise ManifestError(
+            f"rounds.merge {rounds.merge} can't be had with {rounds.codec}: its results are no means"
+        )
     if block_of(rounds.result_codec) > BLOCK:
         raise ManifestError(f"{rounds.result_codec} drops most of what many have sent: not for results")
 
@@ -294,8 +328,10 @@ def _check_sync(body: messages_pb2.Manifest) -> None:
         raise ManifestError(f"{mode} needs sync.overlap_steps")
     if sync.overlap_steps and not rules.overlaps:
         raise ManifestError(f"{mode} can't go on while it exchanges")
-    if sync.overlap_steps > body.inner.steps // fragments:
-        raise ManifestError("sync.overlap_steps is more than the steps between two exchanges")
+    if sync.overlap_steps > rules.delay * (body.inner.steps // fragments):
+        most = "the steps between two exchanges" if rules.delay == 1 else f"{rules.delay} phases"
+        limit = rules.delay * (body.inner.steps // fragments)
+        raise ManifestError(f"sync.overlap_steps is {sync.overlap_steps}, more than {most}: at most {limit}")
     if not rules.momentum[0] <= body.outer.momentum <= rules.momentum[1]:
         raise ManifestError(f"{mode} can't have outer.momentum {body.outer.momentum}")
     if rules.codecs and body.rounds.codec not in rules.codecs:

@@ -7,12 +7,25 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLE_UNSPECIFIED: _ClassVar[Role]
+    OBSERVER: _ClassVar[Role]
+    MEMBER: _ClassVar[Role]
+    ADMIN: _ClassVar[Role]
+    OWNER: _ClassVar[Role]
+
 class NodeState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     NODE_STATE_UNSPECIFIED: _ClassVar[NodeState]
     TRAINING: _ClassVar[NodeState]
     JOINING: _ClassVar[NodeState]
     FOLLOWING: _ClassVar[NodeState]
+ROLE_UNSPECIFIED: Role
+OBSERVER: Role
+MEMBER: Role
+ADMIN: Role
+OWNER: Role
 NODE_STATE_UNSPECIFIED: NodeState
 TRAINING: NodeState
 JOINING: NodeState
@@ -115,7 +128,7 @@ class Outer(_message.Message):
     def __init__(self, momentum: _Optional[float] = ..., lr_by_contributors: _Optional[_Iterable[float]] = ..., missed: _Optional[str] = ..., braking: _Optional[float] = ...) -> None: ...
 
 class Rounds(_message.Message):
-    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding", "two_level_above", "door", "door_s", "merge", "by_roughness", "by_attendance")
+    __slots__ = ("chunk_values", "codec", "result_codec", "min_peers_to_start", "grace_floor_s", "grace_cap_s", "validate_every", "feedback", "random_rounding", "two_level_above", "door", "door_s", "merge", "by_roughness", "by_attendance", "audit", "bucket")
     CHUNK_VALUES_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     RESULT_CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +144,8 @@ class Rounds(_message.Message):
     MERGE_FIELD_NUMBER: _ClassVar[int]
     BY_ROUGHNESS_FIELD_NUMBER: _ClassVar[int]
     BY_ATTENDANCE_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_FIELD_NUMBER: _ClassVar[int]
     chunk_values: int
     codec: str
     result_codec: str
@@ -146,7 +161,9 @@ class Rounds(_message.Message):
     merge: str
     by_roughness: bool
     by_attendance: bool
-    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ..., two_level_above: _Optional[int] = ..., door: _Optional[str] = ..., door_s: _Optional[float] = ..., merge: _Optional[str] = ..., by_roughness: bool = ..., by_attendance: bool = ...) -> None: ...
+    audit: bool
+    bucket: int
+    def __init__(self, chunk_values: _Optional[int] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., min_peers_to_start: _Optional[int] = ..., grace_floor_s: _Optional[float] = ..., grace_cap_s: _Optional[float] = ..., validate_every: _Optional[int] = ..., feedback: _Optional[float] = ..., random_rounding: bool = ..., two_level_above: _Optional[int] = ..., door: _Optional[str] = ..., door_s: _Optional[float] = ..., merge: _Optional[str] = ..., by_roughness: bool = ..., by_attendance: bool = ..., audit: bool = ..., bucket: _Optional[int] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("start", "fragment")
@@ -236,19 +253,161 @@ class Ticket(_message.Message):
     delegation: bytes
     def __init__(self, version: _Optional[int] = ..., swarm_id: _Optional[bytes] = ..., organiser: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., expires_unix_s: _Optional[int] = ..., uses: _Optional[int] = ..., swarm_name: _Optional[str] = ..., label: _Optional[str] = ..., capability: _Optional[bytes] = ..., delegation: _Optional[bytes] = ...) -> None: ...
 
+class Grant(_message.Message):
+    __slots__ = ("swarm_id", "key", "role", "uses", "issued_unix_s", "expires_unix_s", "label")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    key: bytes
+    role: Role
+    uses: int
+    issued_unix_s: int
+    expires_unix_s: int
+    label: str
+    def __init__(self, swarm_id: _Optional[bytes] = ..., key: _Optional[bytes] = ..., role: _Optional[_Union[Role, str]] = ..., uses: _Optional[int] = ..., issued_unix_s: _Optional[int] = ..., expires_unix_s: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
+
+class Enrolment(_message.Message):
+    __slots__ = ("swarm_id", "node", "witness")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    node: bytes
+    witness: bytes
+    def __init__(self, swarm_id: _Optional[bytes] = ..., node: _Optional[bytes] = ..., witness: _Optional[bytes] = ...) -> None: ...
+
+class Witness(_message.Message):
+    __slots__ = ("swarm_id", "grant", "node", "at_unix_s")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    grant: bytes
+    node: bytes
+    at_unix_s: int
+    def __init__(self, swarm_id: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., node: _Optional[bytes] = ..., at_unix_s: _Optional[int] = ...) -> None: ...
+
+class Certificate(_message.Message):
+    __slots__ = ("swarm_id", "node", "role", "issued_unix_s", "expires_unix_s", "label")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    node: bytes
+    role: Role
+    issued_unix_s: int
+    expires_unix_s: int
+    label: str
+    def __init__(self, swarm_id: _Optional[bytes] = ..., node: _Optional[bytes] = ..., role: _Optional[_Union[Role, str]] = ..., issued_unix_s: _Optional[int] = ..., expires_unix_s: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
+
+class Membership(_message.Message):
+    __slots__ = ("certificate", "grant", "enrolment", "witness", "renewal", "appointment")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    ENROLMENT_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_FIELD_NUMBER: _ClassVar[int]
+    RENEWAL_FIELD_NUMBER: _ClassVar[int]
+    APPOINTMENT_FIELD_NUMBER: _ClassVar[int]
+    certificate: Signed
+    grant: Signed
+    enrolment: Signed
+    witness: Signed
+    renewal: Signed
+    appointment: Signed
+    def __init__(self, certificate: _Optional[_Union[Signed, _Mapping]] = ..., grant: _Optional[_Union[Signed, _Mapping]] = ..., enrolment: _Optional[_Union[Signed, _Mapping]] = ..., witness: _Optional[_Union[Signed, _Mapping]] = ..., renewal: _Optional[_Union[Signed, _Mapping]] = ..., appointment: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
+
+class Revocation(_message.Message):
+    __slots__ = ("node", "grant", "at_unix_s", "ban", "reason")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    BAN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    node: bytes
+    grant: bytes
+    at_unix_s: int
+    ban: bool
+    reason: str
+    def __init__(self, node: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., at_unix_s: _Optional[int] = ..., ban: bool = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Revocations(_message.Message):
+    __slots__ = ("swarm_id", "version", "entries", "appointment")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    APPOINTMENT_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    version: int
+    entries: _containers.RepeatedCompositeFieldContainer[Revocation]
+    appointment: Signed
+    def __init__(self, swarm_id: _Optional[bytes] = ..., version: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[Revocation, _Mapping]]] = ..., appointment: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
+
+class Roll(_message.Message):
+    __slots__ = ("members", "revocations", "digest")
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[Membership]
+    revocations: _containers.RepeatedCompositeFieldContainer[Signed]
+    digest: bytes
+    def __init__(self, members: _Optional[_Iterable[_Union[Membership, _Mapping]]] = ..., revocations: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class EnrolRequest(_message.Message):
+    __slots__ = ("swarm_id", "protocol", "software", "enrolment", "look", "label")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    ENROLMENT_FIELD_NUMBER: _ClassVar[int]
+    LOOK_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    protocol: ProtocolRange
+    software: str
+    enrolment: Membership
+    look: bool
+    label: str
+    def __init__(self, swarm_id: _Optional[bytes] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., software: _Optional[str] = ..., enrolment: _Optional[_Union[Membership, _Mapping]] = ..., look: bool = ..., label: _Optional[str] = ...) -> None: ...
+
+class EnrolReply(_message.Message):
+    __slots__ = ("code", "reason", "manifest", "membership", "revocations", "protocol")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    reason: str
+    manifest: Signed
+    membership: _containers.RepeatedCompositeFieldContainer[Membership]
+    revocations: _containers.RepeatedCompositeFieldContainer[Signed]
+    protocol: ProtocolRange
+    def __init__(self, code: _Optional[str] = ..., reason: _Optional[str] = ..., manifest: _Optional[_Union[Signed, _Mapping]] = ..., membership: _Optional[_Iterable[_Union[Membership, _Mapping]]] = ..., revocations: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ...) -> None: ...
+
 class PeerRecord(_message.Message):
-    __slots__ = ("swarm_id", "peer", "addresses", "protocol", "expires_unix_s")
+    __slots__ = ("swarm_id", "peer", "addresses", "protocol", "expires_unix_s", "membership")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     peer: bytes
     addresses: _containers.RepeatedScalarFieldContainer[str]
     protocol: ProtocolRange
     expires_unix_s: int
-    def __init__(self, swarm_id: _Optional[bytes] = ..., peer: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., expires_unix_s: _Optional[int] = ...) -> None: ...
+    membership: Membership
+    def __init__(self, swarm_id: _Optional[bytes] = ..., peer: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., expires_unix_s: _Optional[int] = ..., membership: _Optional[_Union[Membership, _Mapping]] = ...) -> None: ...
 
 class ChainLink(_message.Message):
     __slots__ = ("version", "digest", "certified", "cumulative_tokens")
@@ -271,7 +430,7 @@ class HeldState(_message.Message):
     def __init__(self, version: _Optional[int] = ..., state: _Optional[bytes] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("state", "version", "digest", "certified", "cumulative_tokens", "accepted_tokens", "tokens_per_s", "step", "steps", "upload_bps", "download_bps", "label", "reason", "chain", "linked", "held", "life", "unchanged")
+    __slots__ = ("state", "version", "digest", "certified", "cumulative_tokens", "accepted_tokens", "tokens_per_s", "step", "steps", "upload_bps", "download_bps", "label", "reason", "chain", "linked", "held", "life", "unchanged", "loss", "cosine", "quarantined")
     STATE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +449,9 @@ class NodeStatus(_message.Message):
     HELD_FIELD_NUMBER: _ClassVar[int]
     LIFE_FIELD_NUMBER: _ClassVar[int]
     UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    COSINE_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     state: NodeState
     version: int
     digest: bytes
@@ -308,7 +470,18 @@ class NodeStatus(_message.Message):
     held: _containers.RepeatedCompositeFieldContainer[HeldState]
     life: int
     unchanged: int
-    def __init__(self, state: _Optional[_Union[NodeState, str]] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., certified: bool = ..., cumulative_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., label: _Optional[str] = ..., reason: _Optional[str] = ..., chain: _Optional[_Iterable[_Union[ChainLink, _Mapping]]] = ..., linked: _Optional[_Iterable[bytes]] = ..., held: _Optional[_Iterable[_Union[HeldState, _Mapping]]] = ..., life: _Optional[int] = ..., unchanged: _Optional[int] = ...) -> None: ...
+    loss: float
+    cosine: float
+    quarantined: _containers.RepeatedCompositeFieldContainer[Quarantined]
+    def __init__(self, state: _Optional[_Union[NodeState, str]] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., certified: bool = ..., cumulative_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., upload_bps: _Optional[int] = ..., download_bps: _Optional[int] = ..., label: _Optional[str] = ..., reason: _Optional[str] = ..., chain: _Optional[_Iterable[_Union[ChainLink, _Mapping]]] = ..., linked: _Optional[_Iterable[bytes]] = ..., held: _Optional[_Iterable[_Union[HeldState, _Mapping]]] = ..., life: _Optional[int] = ..., unchanged: _Optional[int] = ..., loss: _Optional[float] = ..., cosine: _Optional[float] = ..., quarantined: _Optional[_Iterable[_Union[Quarantined, _Mapping]]] = ...) -> None: ...
+
+class Quarantined(_message.Message):
+    __slots__ = ("peer", "reason")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    peer: bytes
+    reason: str
+    def __init__(self, peer: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class LaneOffer(_message.Message):
     __slots__ = ("token", "certificate", "port", "connections")
@@ -323,7 +496,7 @@ class LaneOffer(_message.Message):
     def __init__(self, token: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., port: _Optional[int] = ..., connections: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("swarm_id", "protocol", "software", "schema_digest", "data_digest", "status", "addresses", "lane", "packing")
+    __slots__ = ("swarm_id", "protocol", "software", "schema_digest", "data_digest", "status", "addresses", "lane", "packing", "membership", "revocations")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
@@ -333,6 +506,8 @@ class Hello(_message.Message):
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
     PACKING_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     protocol: ProtocolRange
     software: str
@@ -342,17 +517,21 @@ class Hello(_message.Message):
     addresses: _containers.RepeatedScalarFieldContainer[str]
     lane: LaneOffer
     packing: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, swarm_id: _Optional[bytes] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., software: _Optional[str] = ..., schema_digest: _Optional[bytes] = ..., data_digest: _Optional[bytes] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., addresses: _Optional[_Iterable[str]] = ..., lane: _Optional[_Union[LaneOffer, _Mapping]] = ..., packing: _Optional[_Iterable[str]] = ...) -> None: ...
+    membership: _containers.RepeatedCompositeFieldContainer[Membership]
+    revocations: _containers.RepeatedCompositeFieldContainer[Signed]
+    def __init__(self, swarm_id: _Optional[bytes] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., software: _Optional[str] = ..., schema_digest: _Optional[bytes] = ..., data_digest: _Optional[bytes] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., addresses: _Optional[_Iterable[str]] = ..., lane: _Optional[_Union[LaneOffer, _Mapping]] = ..., packing: _Optional[_Iterable[str]] = ..., membership: _Optional[_Iterable[_Union[Membership, _Mapping]]] = ..., revocations: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("status", "nonce", "echo")
+    __slots__ = ("status", "nonce", "echo", "unix_ms")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
+    UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     status: NodeStatus
     nonce: int
     echo: int
-    def __init__(self, status: _Optional[_Union[NodeStatus, _Mapping]] = ..., nonce: _Optional[int] = ..., echo: _Optional[int] = ...) -> None: ...
+    unix_ms: int
+    def __init__(self, status: _Optional[_Union[NodeStatus, _Mapping]] = ..., nonce: _Optional[int] = ..., echo: _Optional[int] = ..., unix_ms: _Optional[int] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("reason",)
@@ -479,16 +658,56 @@ class Contribution(_message.Message):
     def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., chunk: _Optional[int] = ..., partial: bool = ..., members: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ChunkResult(_message.Message):
-    __slots__ = ("session", "chunk", "contributors", "payload_digest")
+    __slots__ = ("session", "chunk", "contributors", "payload_digest", "left_out")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     session: SessionId
     chunk: int
     contributors: _containers.RepeatedScalarFieldContainer[int]
     payload_digest: bytes
-    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., chunk: _Optional[int] = ..., contributors: _Optional[_Iterable[int]] = ..., payload_digest: _Optional[bytes] = ...) -> None: ...
+    left_out: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., chunk: _Optional[int] = ..., contributors: _Optional[_Iterable[int]] = ..., payload_digest: _Optional[bytes] = ..., left_out: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Pledge(_message.Message):
+    __slots__ = ("swarm_id", "parent", "fragment", "offer", "codec", "digests")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    parent: bytes
+    fragment: int
+    offer: int
+    codec: str
+    digests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, swarm_id: _Optional[bytes] = ..., parent: _Optional[bytes] = ..., fragment: _Optional[int] = ..., offer: _Optional[int] = ..., codec: _Optional[str] = ..., digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class AuditRecord(_message.Message):
+    __slots__ = ("result", "pledges", "sizes")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    PLEDGES_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    result: Signed
+    pledges: _containers.RepeatedCompositeFieldContainer[Signed]
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, result: _Optional[_Union[Signed, _Mapping]] = ..., pledges: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ..., sizes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Accusation(_message.Message):
+    __slots__ = ("version", "chunk", "owner", "proof")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    chunk: int
+    owner: bytes
+    proof: bool
+    def __init__(self, version: _Optional[int] = ..., chunk: _Optional[int] = ..., owner: _Optional[bytes] = ..., proof: bool = ...) -> None: ...
 
 class Want(_message.Message):
     __slots__ = ("session", "chunks")
@@ -597,7 +816,7 @@ class Received(_message.Message):
     def __init__(self, bytes: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding", "inquiry", "bulk_ack", "received", "number", "unpacked_size")
+    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding", "inquiry", "bulk_ack", "received", "roll", "pledge", "accusation", "number", "unpacked_size")
     PAYLOAD_SIZE_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
@@ -615,6 +834,9 @@ class Frame(_message.Message):
     INQUIRY_FIELD_NUMBER: _ClassVar[int]
     BULK_ACK_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    ROLL_FIELD_NUMBER: _ClassVar[int]
+    PLEDGE_FIELD_NUMBER: _ClassVar[int]
+    ACCUSATION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     UNPACKED_SIZE_FIELD_NUMBER: _ClassVar[int]
     payload_size: int
@@ -634,12 +856,15 @@ class Frame(_message.Message):
     inquiry: Inquiry
     bulk_ack: BulkAck
     received: Received
+    roll: Roll
+    pledge: Signed
+    accusation: Accusation
     number: int
     unpacked_size: int
-    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., bulk_ack: _Optional[_Union[BulkAck, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., number: _Optional[int] = ..., unpacked_size: _Optional[int] = ...) -> None: ...
+    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., bulk_ack: _Optional[_Union[BulkAck, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., roll: _Optional[_Union[Roll, _Mapping]] = ..., pledge: _Optional[_Union[Signed, _Mapping]] = ..., accusation: _Optional[_Union[Accusation, _Mapping]] = ..., number: _Optional[int] = ..., unpacked_size: _Optional[int] = ...) -> None: ...
 
 class FileRequest(_message.Message):
-    __slots__ = ("swarm_id", "kind", "version", "offset", "pieces", "content", "header_only")
+    __slots__ = ("swarm_id", "kind", "version", "offset", "pieces", "content", "header_only", "chunk")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -647,6 +872,7 @@ class FileRequest(_message.Message):
     PIECES_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     HEADER_ONLY_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     kind: str
     version: int
@@ -654,7 +880,8 @@ class FileRequest(_message.Message):
     pieces: int
     content: bytes
     header_only: bool
-    def __init__(self, swarm_id: _Optional[bytes] = ..., kind: _Optional[str] = ..., version: _Optional[int] = ..., offset: _Optional[int] = ..., pieces: _Optional[int] = ..., content: _Optional[bytes] = ..., header_only: bool = ...) -> None: ...
+    chunk: int
+    def __init__(self, swarm_id: _Optional[bytes] = ..., kind: _Optional[str] = ..., version: _Optional[int] = ..., offset: _Optional[int] = ..., pieces: _Optional[int] = ..., content: _Optional[bytes] = ..., header_only: bool = ..., chunk: _Optional[int] = ...) -> None: ...
 
 class FileHeader(_message.Message):
     __slots__ = ("error", "size_bytes", "version", "piece_bytes", "piece_digests")

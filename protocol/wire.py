@@ -22,6 +22,9 @@ MAX_PAYLOAD_BYTES = (1 << 22) + (1 << 16)  # 2^20 values in fp32, and some room
 LINK_PROTOCOL = "/atoll/link/1"
 WITH_PAYLOAD = ("contribution", "result", "forward")
 FILES_PROTOCOL = "/atoll/files/1"
+ENROL_PROTOCOL = "/atoll/enrol/1"
+MAX_ENROL_BYTES = 16 << 10
+MAX_ENROL_REPLY_BYTES = 1 << 20
 MAX_FILE_REQUEST_BYTES = 4096
 MAX_FILE_HEADER_BYTES = 4 << 20
 
@@ -32,6 +35,11 @@ class WireError(ValueError):
 
 class IncompatibleProtocol(WireError):
     """No wire version that both sides speak; both ranges are named."""
+
+
+def spoken() -> pb.ProtocolRange:
+    """The wire versions that this software speaks."""
+    return pb.ProtocolRange(lowest=PROTOCOL_LOWEST, highest=PROTOCOL_HIGHEST)
 
 
 def frame_length(header: bytes | bytearray, limit: int = MAX_FRAME_BYTES) -> int:

@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from atoll.web_ui.rounds import with_ids
+
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_EVENT_LINE_BYTES = 1024 * 1024
 # Three heartbeats of the server: a stream that is silent for longer has lost its other end.
 STREAM_TIMEOUT_S = 45.0
+KEPT_ROUNDS = 500
 
 
 class ApiError(Exception):
@@ -56,8 +59,24 @@ class ApiClient:
         self._timeout_s = timeout_s
 
     def state(self) -> dict[str, Any]:
-        """Return the node's snapshot, see `interface.State`."""
+        """Return the node's snapshot, see `state_types.State`."""
         return self._call("GET", "/api/v1/state")
+
+    def rounds(self, after: int = 0) -> list[dict[str, Any]]:
+        """Return the reports that changed after a revision, oldest round first, with ids for numbers."""
+        found: dict[tuple[int, float], dict[str, Any]] = {}
+        while True:
+            page = self._call("GET", f"/api/v1/rounds?after={after}")
+            if not page["rounds"]:
+                return [found[key] for key in sorted(found, key=lambda key: key[1])]
+            found |= {(r["version"], r["time"]): with_ids(r, page["peers"]) for r in page["rounds"]}
+            after = page["revision"]
+
+    def picture(self, newest: int = KEPT_ROUNDS) -> dict[str, Any]:
+        """Return the snapshot and, as `rounds`, the newest reports of rounds."""
+        state = self.state()
+        # A round is told of three times at most: its end, its digest, its validation loss.
+        return {**state, "rounds": self.rounds(max(0, state["rounds_revision"] - 3 * newest))[-newest:]}
 
     def past(self, name: str | None, since: float, until: float, points: int) -> dict[str, Any]:
         """Return one figure's history, see `interface.History`; without a name which figures there are."""

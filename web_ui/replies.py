@@ -121,10 +121,10 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def help_page(explanation: str) -> Response:
+def help_page(explanation: str, status: int = 401) -> Response:
     """The page for a browser without a session: how to get one. It names no fact about the node."""
     return _small_page(
-        401,
+        status,
         "Atoll",
         f"<h1>This is an Atoll node</h1><p>{html.escape(explanation)}</p>"
         "<p>Open the link that the node printed, or run <code>atoll status</code> (with the node's "

@@ -4,11 +4,14 @@
 |---|---|
 | `GET /` and `/static/...` | the page |
 | `GET /login?key=...` | redeems a one-time link, sets the session cookie |
-| `GET /api/v1/state` | the snapshot (`interface.State`) |
-| `GET /api/v1/events` | server-sent events; `Last-Event-ID` or `?since=` |
+| `GET /api/v1/state` | the snapshot (`state_types.State`) |
+| `GET /api/v1/events` | server-sent events; `Last-Event-ID` or `?since=`; `?changes=1`: changes.py |
+| `GET /api/v1/log?after=` | the kept events after a sequence, at once (`interface.Events`) |
+| `GET /api/v1/rounds?after=` | the reports of rounds that changed after a revision (`round_types.Rounds`) |
 | `GET /api/v1/history` | one figure over time (`interface.History`); without `name` which there are |
 | `POST /api/v1/commands/{name}` | carries out a command, JSON arguments in, JSON answer out |
 | `POST /api/v1/login-link` | a fresh one-time link, for holders of the bearer token |
+| `GET /api/v1/openapi.json` | all of this for machines (`openapi`) |
 | `GET /healthz`, `/readyz` | the loop answered; the node averages, else 503 with the reason code |
 | `GET /metrics` | Prometheus text |
 
@@ -21,6 +24,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,11 +33,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from atoll.web_ui.assets import Asset
 from atoll.web_ui.interface import CommandError, Node
+from atoll.web_ui.openapi import document
+from atoll.web_ui.reading import Reading
 from atoll.web_ui.replies import BadBody, error_reply, help_page, json_reply, read_object, welcome_page
-from atoll.web_ui.security import SESSION_LIFETIME_S, Gate, Guard
-from atoll.web_ui.stream import EventStreams
+from atoll.web_ui.security import SESSION_LIFETIME_S, Gate, Guard, sender_of, too_many_attempts
 
 COMMAND_TIMEOUT_S = 30.0
 HISTORY_S = 86_400.0
@@ -42,75 +46,62 @@ MAX_HISTORY_POINTS = 2000
 MAX_TIME_S = 253_402_300_800.0
 """The year 10,000."""
 _COMMAND_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
-_SEQUENCE = re.compile(r"[0-9]{1,18}")
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def build_app(
     node: Node,
     gate: Gate,
-    assets: Mapping[str, Asset],
-    streams: EventStreams,
+    reading: Reading,
     login_url: Callable[[], str],
     *,
     command_timeout_s: float = COMMAND_TIMEOUT_S,
 ) -> ASGIApp:
     """Return the guarded application. `login_url` mints a one-time link on each call."""
-    views = _Views(node, gate, assets, streams, login_url, command_timeout_s)
+    views = _Views(node, gate, login_url, command_timeout_s)
     app = Starlette(
         routes=[
-            Route("/", views.page),
-            Route("/static/{path:path}", views.static),
+            *reading.routes(),
             Route("/login", views.login),
-            Route("/api/v1/state", views.state),
-            Route("/api/v1/events", views.events),
             Route("/api/v1/history", views.history),
             Route("/api/v1/commands/{name}", views.command, methods=["POST"]),
             Route("/api/v1/login-link", views.login_link, methods=["POST"]),
-            Route("/healthz", views.healthz),
+            Route("/api/v1/openapi.json", views.openapi),
             Route("/readyz", views.readyz),
             Route("/metrics", views.metrics),
         ],
-        exception_handlers={HTTPException: _http_error, Exception: _internal_error},
+        exception_handlers=REFUSALS,
     )
     app.router.redirect_slashes = False  # one path, one name
     return Guard(app, gate)
 
 
 class _Views:
-    """The endpoints. They hold no state of their own."""
+    """The endpoints beside those of `Reading`. They hold no state of their own."""
 
     def __init__(
         self,
         node: Node,
         gate: Gate,
-        assets: Mapping[str, Asset],
-        streams: EventStreams,
         login_url: Callable[[], str],
         command_timeout_s: float,
     ) -> None:
         self._node = node
         self._gate = gate
-        self._assets = assets
-        self._streams = streams
         self._login_url = login_url
         self._command_timeout_s = command_timeout_s
-
-    async def page(self, request: Request) -> Response:
-        return self._assets["index.html"].reply(request)
-
-    async def static(self, request: Request) -> Response:
-        asset = self._assets.get(request.path_params["path"])
-        if asset is None:
-            raise HTTPException(404)
-        return asset.reply(request)
 
     async def login(self, request: Request) -> Response:
         if request.method == "HEAD":  # a link preview must not use up the key
             return Response(status_code=204)
         # Whoever is signed in already may open an old link again.
         known = self._gate.session_valid(request.cookies.get(self._gate.cookie_name))
-        if not known and not self._gate.redeem_login_key(request.query_params.get("key", "")):
+        key = request.query_params.get("key", "")
+        if not known and key and (refusal := too_many_attempts(self._gate, request)):
+            return refusal
+        if not known and not self._gate.redeem_login_key(key):
+            if key:
+                self._gate.attempts.failed(sender_of(request))
             return help_page("This link was used before, or it is too old.")
         reply = welcome_page()
         reply.set_cookie(
@@ -122,18 +113,6 @@ class _Views:
             secure=request.url.scheme == "https",
         )
         return reply
-
-    async def state(self, _request: Request) -> Response:
-        return json_reply(self._node.state())
-
-    async def events(self, request: Request) -> ASGIApp:
-        # EventSource repeats its URL when it reconnects, so the header is the newer of the two.
-        given = request.headers.get("last-event-id") or request.query_params.get("since")
-        if given is None:
-            return self._streams.open(None)
-        if not _SEQUENCE.fullmatch(given):
-            return error_reply(400, "bad-sequence", "Events are numbered.", "Give since=NUMBER, from 0 on.")
-        return self._streams.open(int(given))
 
     async def history(self, request: Request) -> Response:
         given = request.query_params
@@ -190,8 +169,9 @@ class _Views:
             )
         return json_reply({"url": self._login_url()})
 
-    async def healthz(self, _request: Request) -> Response:
-        return json_reply({"ok": True})
+    async def openapi(self, request: Request) -> Response:
+        routes = (route for route in request.app.routes if isinstance(route, Route))
+        return json_reply(document((route.path_format, route.methods or ()) for route in routes))
 
     async def readyz(self, _request: Request) -> Response:
         ready, reason = self._node.health()
@@ -219,3 +199,7 @@ async def _http_error(_request: Request, error: Exception) -> Response:
 
 async def _internal_error(_request: Request, _error: Exception) -> Response:
     return error_reply(500, "internal", "The node failed to answer; this is a bug.", "See the node's log.")
+
+
+REFUSALS: Mapping[Any, Any] = {HTTPException: _http_error, Exception: _internal_error}
+"""What becomes of errors on the way to an answer."""

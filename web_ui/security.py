@@ -7,7 +7,9 @@ the whole application that asks it, and that puts the security headers on every 
 The cookie is signed with a key derived from the token and carries its own expiry: nothing is kept per
 session, a restarted node still knows its browsers, and a new token ends every session. Its name is derived
 from the token too, because cookies do not tell ports apart and several nodes may share one machine. Login
-keys live in memory, at most `MAX_LOGIN_KEYS`, each good for one use within `LOGIN_KEY_LIFETIME_S`.
+keys live in memory, at most `MAX_LOGIN_KEYS`, each good for one use within `LOGIN_KEY_LIFETIME_S`. Wrong
+tokens and wrong keys are counted for each client, and too many make it wait (`attempts`); a session never
+waits.
 
 Host is checked against DNS rebinding, Origin against other sites. Without a token (loopback only; the server
 refuses otherwise) every process of this machine may in, and Host and Origin still keep other sites out.
@@ -17,6 +19,7 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
+import time
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
@@ -25,6 +28,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from atoll.web_ui.attempts import Attempts, client_of
 from atoll.web_ui.replies import error_reply, help_page
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -60,13 +64,24 @@ def is_loopback(host: str) -> bool:
 
 
 class Gate:
-    """Decides about hosts, origins, tokens, login keys and sessions. `clock` gives Unix seconds."""
+    """Decides about hosts, origins, tokens, login keys and sessions.
 
-    def __init__(self, token: str, *, allowed_hosts: Iterable[str], clock: Callable[[], float]) -> None:
+    `clock` gives Unix seconds, `ticks` seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        token: str,
+        *,
+        allowed_hosts: Iterable[str],
+        clock: Callable[[], float],
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._token = token.encode()
         self._hosts = LOOPBACK_NAMES | {host.lower() for host in allowed_hosts}
         self._clock = clock
         self._session_key = hmac.digest(self._token, b"atoll web session v1", "sha256")
+        self.attempts = Attempts(ticks)
         self._login_keys: dict[str, float] = {}  # SHA-256 of the key -> expiry, oldest first
         self.cookie_name = "atoll_" + hmac.new(self._token, b"cookie name", "sha256").hexdigest()[:8]
 
@@ -128,6 +143,39 @@ def _hash(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
 
 
+def sender_of(request: Request) -> str:
+    """The client whose attempts are counted together."""
+    proxied = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "via"))
+    return client_of(request.client.host if request.client else "", proxied)
+
+
+def too_many_attempts(gate: Gate, request: Request) -> Response | None:
+    """The refusal for a client that has to wait before what it shows is looked at; None: it need not."""
+    wait_s = gate.attempts.wait_s(sender_of(request))
+    if wait_s == 0:
+        return None
+    text = "There were too many wrong tokens or links from where you are."
+    fix = f"Try again in {wait_s} s. Whoever is signed in already is not held up."
+    if request.url.path == "/login":
+        reply = help_page(f"{text} {fix}", 429)
+        reply.headers["Retry-After"] = str(wait_s)
+        return reply
+    return error_reply(429, "too-many-attempts", text, fix, {"Retry-After": str(wait_s)})
+
+
+def with_headers(send: Send) -> Send:
+    """`send`, such that every answer carries the security headers that it does not set itself."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return send_with_headers
+
+
 class Guard:
     """The outermost ASGI layer: refuses what the gate does not let in, adds the headers to every answer."""
 
@@ -139,15 +187,8 @@ class Guard:
         if scope["type"] != "http":
             return
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
         handler = self._refusal(Request(scope)) or self._app
-        await handler(scope, receive, send_with_headers)
+        await handler(scope, receive, with_headers(send))
 
     def _refusal(self, request: Request) -> Response | None:
         path, host = request.url.path, request.headers.get("host", "")
@@ -156,12 +197,18 @@ class Guard:
                 403,
                 "host-not-allowed",
                 "This node does not answer under that host name.",
-                "Use 127.0.0.1 or localhost, or add the name to the allowed hosts.",
+                "Use 127.0.0.1 or localhost, or add the name to the setting api_names.",
             )
         if path in _PUBLIC_PATHS or self._gate.open:
             return self._wrong_origin(request, host)
-        bearer = self._gate.bearer_valid(request.headers.get("authorization"))
-        if not bearer and not self._gate.session_valid(request.cookies.get(self._gate.cookie_name)):
+        session = self._gate.session_valid(request.cookies.get(self._gate.cookie_name))
+        shown = request.headers.get("authorization")
+        if shown is not None and not session and (refusal := too_many_attempts(self._gate, request)):
+            return refusal
+        bearer = self._gate.bearer_valid(shown)
+        if not bearer and not session:
+            if shown is not None:
+                self._gate.attempts.failed(sender_of(request))
             if path == "/" and request.method in ("GET", "HEAD"):
                 return help_page("Its dashboard is open to those who have its link.")
             return error_reply(

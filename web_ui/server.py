@@ -1,73 +1,22 @@
-"""The web server of a node: uvicorn inside the daemon's own event loop.
+"""The web server of a node: its page and API for those who may in.
 
-It owns the listening socket, the gate and the event streams. It leaves signals to the daemon and binds the
-socket itself, so that a taken port is `PortTaken`, an error with a fix, and not the end of the process.
-`close` first ends the event streams, which would otherwise hold the shutdown up, then lets running requests
-finish for two seconds.
-
-What can fail: binding (`PortTaken`, `CannotListen`), and starting on an address that others can reach
-without a token (`TokenRequired`, from the constructor).
+It owns the gate and the event streams; the socket is its `Listener`'s. What can fail besides binding: an
+address that others can reach without a token (`TokenRequired`, from the constructor).
 """
 
-import asyncio
-import contextlib
-import errno
-import ipaddress
-import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-
-import uvicorn
+from collections.abc import Callable, Iterable
 
 from atoll.web_ui.assets import load_assets
+from atoll.web_ui.changes import GAP_S, Snapshots
 from atoll.web_ui.interface import Node
+from atoll.web_ui.listener import Listener, WebServerError, is_wildcard
+from atoll.web_ui.reading import Reading
 from atoll.web_ui.routes import COMMAND_TIMEOUT_S, build_app
 from atoll.web_ui.security import Gate, is_loopback
-from atoll.web_ui.stream import HEARTBEAT_S, MAX_STREAMS, EventStreams
+from atoll.web_ui.stream import HEARTBEAT_S, MAX_STREAMS, STALL_S, EventStreams
 
 DEFAULT_PORT = 8787
-MAX_CONNECTIONS = 256
-MAX_HEADER_BYTES = 32 * 1024
-GRACE_S = 2
-
-
-class WebServerError(Exception):
-    """The server cannot start. `code` is for machines, the message and `fix` are sentences for people."""
-
-    code = "web-server"
-
-    def __init__(self, message: str, fix: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.fix = fix
-
-
-class PortTaken(WebServerError):
-    """Another process listens on this port already."""
-
-    code = "port-taken"
-
-    def __init__(self, host: str, port: int) -> None:
-        super().__init__(
-            f"Port {port} on {host} is taken by another process.",
-            "Give another port, or 0 for any free one, or stop the process that holds it.",
-        )
-        self.host = host
-        self.port = port
-
-
-class CannotListen(WebServerError):
-    """The address cannot be bound for a reason other than a taken port."""
-
-    code = "cannot-listen"
-
-    def __init__(self, host: str, port: int, cause: str) -> None:
-        super().__init__(
-            f"Cannot listen on {host} port {port}: {cause}.",
-            "Give an address of this machine and a port above 1023.",
-        )
-        self.host = host
-        self.port = port
 
 
 class TokenRequired(WebServerError):
@@ -83,29 +32,14 @@ class TokenRequired(WebServerError):
         self.host = host
 
 
-class _EmbeddedServer(uvicorn.Server):  # type: ignore[misc]  # uvicorn is not followed by the type checker
-    """uvicorn that leaves signals to its host and says when it serves."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.serving = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.serving.set()
-
-
-class WebServer:
+class WebServer(Listener):
     """Serves one node's page and API. Use it from the loop that it should live in.
 
     `host`, `port`: where to listen; port 0 takes any free one. `token`: the bearer token; it may be empty
     only on loopback, where every process of the machine then may in. `allowed_hosts`: names beside the
     loopback names and `host` itself under which the page may be opened. `clock`: Unix seconds, for links
-    and sessions.
+    and sessions; `ticks`: seconds that only grow, for attempts to get in. `gap_s`: between two snapshots;
+    `stall_s`: how long a reader may take nothing.
     """
 
     def __init__(
@@ -117,100 +51,23 @@ class WebServer:
         token: str,
         allowed_hosts: Iterable[str] = (),
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
         heartbeat_s: float = HEARTBEAT_S,
+        gap_s: float = GAP_S,
         max_streams: int = MAX_STREAMS,
+        stall_s: float = STALL_S,
         command_timeout_s: float = COMMAND_TIMEOUT_S,
     ) -> None:
         if not token and not is_loopback(host):
             raise TokenRequired(host)
-        self.host = host
-        self._port = port
-        own_name = [] if _is_wildcard(host) else [host]
-        self._gate = Gate(token, allowed_hosts=[*allowed_hosts, *own_name], clock=clock)
-        self._streams = EventStreams(node.events(), limit=max_streams, heartbeat_s=heartbeat_s)
-        app = build_app(
-            node,
-            self._gate,
-            load_assets(),
-            self._streams,
-            self.login_url,
-            command_timeout_s=command_timeout_s,
-        )
-        self._server = _EmbeddedServer(
-            uvicorn.Config(
-                app,
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=MAX_CONNECTIONS,
-                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-                timeout_graceful_shutdown=GRACE_S,
-            )
-        )
-        self._socket: socket.socket | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def port(self) -> int:
-        """The port in use, also after `close`; before `start`, the port asked for."""
-        return self._port
-
-    @property
-    def url(self) -> str:
-        """The base address for this machine's browser, without a slash at the end."""
-        host = self.host
-        if _is_wildcard(host):
-            host = "::1" if ":" in host else "127.0.0.1"
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        own_name = [] if is_wildcard(host) else [host]
+        self._gate = Gate(token, allowed_hosts=[*allowed_hosts, *own_name], clock=clock, ticks=ticks)
+        snapshots = Snapshots(node, gap_s=gap_s)
+        streams = EventStreams(node.events(), snapshots, limit=max_streams, heartbeat_s=heartbeat_s)
+        reading = Reading(node, load_assets(), streams, snapshots)
+        app = build_app(node, self._gate, reading, self.login_url, command_timeout_s=command_timeout_s)
+        super().__init__(app, streams, host, port, stall_s=stall_s)
 
     def login_url(self) -> str:
         """Return a link that signs one browser in, once. Without a token it is just the page."""
         return f"{self.url}/" if self._gate.open else f"{self.url}/login?key={self._gate.new_login_key()}"
-
-    async def start(self) -> None:
-        """Listen, and return when requests are answered. Raises `PortTaken`, `CannotListen`."""
-        self._socket = _bind(self.host, self._port)
-        self._port = int(self._socket.getsockname()[1])
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="web server")
-        serving = asyncio.create_task(self._server.serving.wait())
-        try:
-            await asyncio.wait((self._task, serving), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            serving.cancel()
-        if self._task.done():
-            self._socket.close()
-            await self._task
-            raise CannotListen(self.host, self._port, "the server ended while it started")
-
-    async def close(self) -> None:
-        """End all streams, finish running requests, stop listening. Harmless twice, or before `start`."""
-        self._streams.close()
-        task, self._task = self._task, None
-        if task is None or self._socket is None:
-            return
-        self._server.should_exit = True
-        try:
-            await task
-        finally:
-            self._socket.close()
-
-
-def _is_wildcard(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False  # a name
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise PortTaken(host, port) from error
-        raise CannotListen(host, port, error.strerror or str(error)) from error

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.rounds.outer_state import OuterState, genesis_head
+from atoll.daemon.rounds.surroundings import alone
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.round_log import RoundLog
 from atoll.peers import identity
@@ -141,6 +142,7 @@ class Node:
             applied=self._applied,
             ended=self._ended,
             trouble=self._trouble,
+            around=alone(folder),
         )
         self.driver.feed(t.TrainingChanged(True))
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.papers.arms import Arm
 from benchmarks.papers.daemons import RealArm
-from benchmarks.papers.experiments import TABLES, AnyArm, Order, Row, Table, Trend
+from benchmarks.papers.experiments import TABLES, AnyArm, Gain, Losses, Order, Row, Table, Trend
 from benchmarks.papers.runs import measure
 
 from atoll.daemon.plot import bars
@@ -25,7 +25,31 @@ RESULTS = Path(__file__).parents[1] / "results" / "papers"
 CACHE = Path("build/papers")
 
 
-def report(tables: Sequence[Table], losses: Mapping[AnyArm, float], quick: bool, seeds: int) -> str:
+class Means(Losses):
+    """Mean loss of an arm; `among` those that are compared, over the seeds that all of them have."""
+
+    def __init__(
+        self, found: Mapping[tuple[AnyArm, int], float], seeds: frozenset[int] | None = None
+    ) -> None:
+        self._found = found
+        self._seeds = seeds
+
+    def __getitem__(self, arm: AnyArm) -> float:
+        runs = ((seed, loss) for (one, seed), loss in self._found.items() if one == arm)
+        return statistics.mean(loss for seed, loss in runs if self._seeds is None or seed in self._seeds)
+
+    def __iter__(self) -> Iterator[AnyArm]:
+        return iter(dict.fromkeys(arm for arm, _ in self._found))
+
+    def __len__(self) -> int:
+        return len({arm for arm, _ in self._found})
+
+    def among(self, arms: Iterable[AnyArm]) -> Means:
+        having = [{seed for one, seed in self._found if one == arm} for arm in arms]
+        return Means(self._found, frozenset(set.intersection(*having)))
+
+
+def report(tables: Sequence[Table], losses: Losses, quick: bool, seeds: int) -> str:
     """All tables in Markdown."""
     rows = [row for table in tables for row in table.chosen(quick)]
     passed = sum(row.passes(losses) for row in rows)
@@ -36,7 +60,7 @@ def report(tables: Sequence[Table], losses: Mapping[AnyArm, float], quick: bool,
         f"Made by `make papers{' QUICK=1' if quick else ''}`: {passed} of {len(rows)} rows are as accepted.",
         "Byte-level transformer of 0.1 M parameters, 300 steps of one worker, and from there 50 rounds of",
         "20 inner steps (unless a row says otherwise), batch 8, AdamW at 3e-3 with a cosine schedule,",
-        f"{seeds} seed{'s' * (seeds > 1)}{', daemons and larger models one' * (seeds > 1)}.",
+        f"{seeds} seed{'s' * (seeds > 1)}{', daemons, larger models and 64 workers one' * (seeds > 1)}.",
         "Validation loss of the outer parameters. What is held is the shape: models of this size show more",
         "of every disturbance than the papers', and 50 rounds are few.",
         "",
@@ -46,7 +70,7 @@ def report(tables: Sequence[Table], losses: Mapping[AnyArm, float], quick: bool,
     return "\n".join(text)
 
 
-def _table(table: Table, number: int, losses: Mapping[AnyArm, float], quick: bool) -> list[str]:
+def _table(table: Table, number: int, losses: Losses, quick: bool) -> list[str]:
     text = [f"## {table.paper}", "", "| | paper | here | accepted | |", "|---|---|---|---|---|"]
     for row in table.chosen(quick):
         verdict = "yes" if row.passes(losses) else "**no**"
@@ -55,6 +79,10 @@ def _table(table: Table, number: int, losses: Mapping[AnyArm, float], quick: boo
             slack = f", {row.slack:g} % may be out of order" if row.slack else ""
             text.append(f"| {row.name} | {row.paper} | {here} | this order{slack} | {verdict} |")
             continue
+        if isinstance(row, Gain):
+            here, most = f"{row.value(losses):.0f} %", f"at most {row.most:g} %"
+            text.append(f"| {row.name} | {row.paper} | {here} | {most} | {verdict} |")
+            continue
         if isinstance(row, Trend):
             small, large = row.value(losses)
             here = f"{small:+.2f} %, larger {large:+.2f} %"
@@ -62,6 +90,7 @@ def _table(table: Table, number: int, losses: Mapping[AnyArm, float], quick: boo
             continue
         band = f"{_percent(row.least)} to {_percent(row.most)}"
         text.append(f"| {row.name} | {row.paper} | {row.value(losses):+.2f} % | {band} | {verdict} |")
+    text += ["", table.note] if table.note and not quick else []
     return [*text, "", f"![Per cent over the base](table{number}.svg)", ""]
 
 
@@ -70,10 +99,11 @@ def _percent(value: float) -> str:
 
 
 def is_long(arm: AnyArm) -> bool:
-    return isinstance(arm, RealArm) or (isinstance(arm, Arm) and arm.large)
+    """Whether a run takes as long as ten of the others: such are done with one seed."""
+    return isinstance(arm, RealArm) or (isinstance(arm, Arm) and (arm.large or arm.workers > 16))
 
 
-def plot(table: Table, losses: Mapping[AnyArm, float], quick: bool) -> str:
+def plot(table: Table, losses: Losses, quick: bool) -> str:
     """How far each row's arm is from its base, as an SVG."""
     rows = [row for row in table.chosen(quick) if isinstance(row, Row)]
     values = [(row.name, abs(row.value(losses)), None) for row in rows]
@@ -91,10 +121,9 @@ def main() -> None:
     args = parser.parse_args()
     seeds = args.seeds or ([1] if args.quick else [1, 2, 3])
     needed = list(dict.fromkeys(arm for table in TABLES for arm in table.arms(args.quick)))
-    # The larger ones, and daemons, once: each takes as long as ten of the others.
     runs = [(arm, seed) for seed in seeds for arm in needed if seed == seeds[0] or not is_long(arm)]
     found = measure(runs, args.cache, args.jobs)
-    losses = {arm: statistics.mean(loss for (one, _), loss in found.items() if one == arm) for arm in needed}
+    losses = Means(found)
     out: Path = args.out or (args.cache / "report" if args.quick else RESULTS)
     out.mkdir(parents=True, exist_ok=True)
     text = report(TABLES, losses, args.quick, len(seeds))

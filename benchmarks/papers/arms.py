@@ -49,7 +49,8 @@ class Arm:
     that is lost. `prune`: the part of each tensor's values that is dropped (the smallest). `shuffled`:
     everybody reads everywhere. `ahead`: "", "eager", "delayed" or "paper" (the estimate of 2502.12996).
     `fragments`, `tau` and `mix` are streaming's. `merge`: of the owner of a chunk. `delay`: outer steps
-    by which the mean is late where phases begin ahead.
+    by which the mean is late where phases begin ahead. `missed`: what who was lost does with its work, "keep"
+    or "reset" (the product's default).
     """
 
     workers: int = 4
@@ -71,6 +72,7 @@ class Arm:
     large: bool = False
     merge: str = "mean"
     delay: int = 1
+    missed: str = "keep"
 
     @property
     def model(self) -> GPTConfig:
@@ -131,7 +133,7 @@ class Average:
             CodecWorker(arm.codec, results, table, arm.feedback, measured=True, merge=arm.merge)
             for _ in range(arm.workers)
         ]
-        self._result = result_codec(arm.codec, results)
+        self._result = result_codec(arm.codec, results, arm.merge)
         self._offer = 0
 
     def __call__(
@@ -252,7 +254,7 @@ class Run:
             return
         self._step(range(len(self.table)))
         for k, delta in enumerate(deltas):
-            if delta is not None or not works[k]:
+            if delta is not None or not works[k] or arm.missed == Missed.RESET.value:
                 self.set_local(k, self.outer)
                 self.carried[k] = 0
 

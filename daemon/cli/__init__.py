@@ -7,6 +7,7 @@ AtollErrors: one sentence on stderr and the exit status of the contract (errors.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -17,13 +18,15 @@ from atoll.daemon.errors import AtollError, Exit
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
     module, _, function = arguments.handler.partition(":")
     handler: Callable[[argparse.Namespace], int] = getattr(import_module(module), function)
     try:
         return int(handler(arguments))
     except AtollError as error:
-        print(f"atoll: {error.sentence()}", file=sys.stderr)
+        logs = sys.modules.get("atoll.daemon.logs")  # only where a daemon has set logging up
+        if logs is None or not logs.tell_error(error.code, error.sentence()):
+            print(f"atoll: {error.sentence()}", file=sys.stderr)
         return int(error.exit_status)
     except BrokenPipeError:
         # `atoll events | head`: whoever read us has had enough.
@@ -31,6 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(Exit.OK)
     except KeyboardInterrupt:
         return 130
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """A time below zero stays the value of its option, so that the command says what it must be."""
+    found: list[str] = []
+    for word in argv:
+        if found and found[-1] in ("--for", "--expires") and re.match(r"-[\d.]", word):
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,8 +86,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--api-host", help="address of the dashboard")
     group.add_argument("--api-port", type=int, help="port of the dashboard")
+    group.add_argument("--public-host", help="address of the page for everybody")
+    group.add_argument("--public-port", type=int, help="port of a page for everybody, for reading only")
     group.add_argument("--label", help="a name of your own for this node")
     group.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--memory", metavar="SIZE", help="for the trainer on the processor, such as 4GiB")
     group.add_argument("--threads", type=int, help="CPU threads for training (0: one for each core)")
     group.add_argument(
         "--compile", action="store_const", const=True, help="compile the built-in model (torch.compile)"
@@ -82,6 +99,21 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rounds", type=int, metavar="N", help="pause at version N")
     group.add_argument("--up", metavar="RATE", help="send at most so much, such as 20Mbit")
     group.add_argument("--down", metavar="RATE", help="receive at most so much, such as 50Mbit")
+    group.add_argument("--gb-per-week", type=float, metavar="GB", help="pause when so much was moved")
+    group.add_argument("--connections", type=int, metavar="N", help="most links to other nodes (96)")
+    group.add_argument("--train-hours", metavar="HOURS", help='such as "mon-fri 22:00-07:00, sat-sun"')
+    group.add_argument("--network-hours", metavar="HOURS", help="when to use the network, in the same way")
+    group.add_argument(
+        "--pause-on-battery", action="store_const", const=True, help="pause while it runs on battery"
+    )
+    group.add_argument(
+        "--pause-on-load", type=int, metavar="PERCENT", help="pause when others use more of the processor"
+    )
+    group.add_argument(
+        "--pause-on-gpu", action="store_const", const=True, help="pause while others compute on its GPU"
+    )
+    group.add_argument("--tensorboard", metavar="DIR", help="write figures for TensorBoard")
+    group.add_argument("--wandb", metavar="DIR", help="write an offline run of Weights & Biases")
     group.add_argument("--log-format", choices=["text", "json"])
     group.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
 
@@ -91,6 +123,12 @@ def _add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     demo.add_argument("--peers", type=int, default=3, help="nodes (3)")
     demo.add_argument("--rounds", type=int, default=15, help="rounds (15)")
     demo.add_argument("--seed", type=int, default=1, help="seed of parameters and data order (1)")
+    demo.add_argument(
+        "--keep",
+        dest="data_dir",
+        metavar="DIR",
+        help="keep the nodes' data dirs in DIR (else deleted at its end)",
+    )
     demo.add_argument("--no-browser", action="store_true", help="end after the last round; open no page")
     demo.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     run = _command(commands, "run", "running:run", "run the node in the data dir")
@@ -100,6 +138,7 @@ def _add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     join.add_argument("--dry-run", action="store_true", help="show what would be accepted, and end")
     for parser in (run, join):
         parser.add_argument("--data", metavar="PATH", help="the swarm's text or its shards, on this machine")
+        parser.add_argument("--data-cap", type=int, metavar="BYTES", help="disk for shards of the text")
         parser.add_argument("--trainer-fd", type=int, help=argparse.SUPPRESS)
     bootstrap = _command(
         commands, "bootstrap", "running:bootstrap", "help others to find each other; train nothing"
@@ -117,7 +156,6 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "--data-url", action="append", default=[], metavar="URL", help="https folder with the shards"
     )
     init.add_argument("--shard-mib", type=float, default=64.0, metavar="N", help="largest shard in MiB (64)")
-    init.add_argument("--private", action="store_true", help="contact nothing that is not named")
     init.add_argument("--bootstrap", action="append", default=[], metavar="MULTIADDR", help="in the manifest")
     init.add_argument("--inner-steps", type=int, metavar="H", help="inner steps of one round")
     init.add_argument("--batch", type=int, help="sequences per inner step")
@@ -128,6 +166,12 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument("--peers", type=int, metavar="N", help="with --uplink: nodes to expect (8)")
     init.add_argument(
         "--step-s", type=float, metavar="S", help="with --uplink: seconds of an inner step (measured here)"
+    )
+    init.add_argument("--private", action="store_true", help="only whom a ticket admits may take part")
+    init.add_argument(
+        "--admission",
+        choices=("open", "ticket", "approve"),
+        help="who may take part (open; --private: ticket)",
     )
     init.add_argument("--total-steps", type=int, help="inner steps of the whole schedule")
     init.add_argument(
@@ -147,6 +191,7 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
         help="of fragments: by layers, or of one size (strided)",
     )
     init.add_argument("--overlap", type=int, metavar="STEPS", help="that go on during an exchange (by mode)")
+    init.add_argument("--delay", type=int, choices=(1, 2), help="outer steps of it; eager and delayed (1)")
     init.add_argument(
         "--mix", type=float, metavar="ALPHA", help="of local parameters that stays (streaming: 0.5)"
     )
@@ -171,7 +216,27 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument(
         "--by-roughness", action="store_true", help="with --codec auto: more bits for nodes with a rough loss"
     )
-    init.add_argument("--merge", default="mean", help="of contributions: mean or rda (mean)")
+    init.add_argument(
+        "--merge",
+        help="of contributions: mean, rda, trimmed, median, clip or filter (mean; untrusted: filter)",
+    )
+    init.add_argument(
+        "--bucket",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with trimmed to filter: so many are averaged before",
+    )
+    init.add_argument(
+        "--audit",
+        action=argparse.BooleanOptionalAction,
+        help="pledges before contributions, audits of results (untrusted: yes)",
+    )
+    init.add_argument(
+        "--untrusted",
+        action="store_true",
+        help="some members may lie: --merge filter --audit (docs/trust.md)",
+    )
     init.add_argument("--feedback", type=float, metavar="DECAY", help="of error feedback; 0: none (by codec)")
     init.add_argument(
         "--missed",
@@ -183,17 +248,40 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     init.add_argument("--genesis", metavar="FILE", help="version 0 of a model of your own (safetensors)")
     ticket = _command(commands, "ticket", "organise:ticket", "make a ticket; `ticket show T` explains one")
     ticket.add_argument("show", nargs="*", metavar="show TICKET", help="explain this ticket instead")
-    ticket.add_argument("--uses", type=int, default=0, help="how often it may be used (any number)")
+    ticket.add_argument("--uses", type=int, help="how often it may be used; 0: any number (private swarm: 1)")
     ticket.add_argument("--expires", metavar="TIME", help="such as 1h or 7d (never)")
     ticket.add_argument("--label", default="", help="for whom it is")
+    ticket.add_argument(
+        "--role", choices=("member", "observer"), default="member", help="in a private swarm (member)"
+    )
+    ticket.add_argument("--qr", action="store_true", help="show it as a QR code, too")
+    members = _command(commands, "members", "members:members", "who may take part in a private swarm")
+    members.add_argument("action", nargs="?", choices=["list", "revoke", "ban", "appoint"], default="list")
+    members.add_argument(
+        "node", nargs="?", help="peer id, or the two words of its name; to revoke: or a ticket"
+    )
+    members.add_argument("--reason", help="told to the node and to all members; with appoint: its label")
+    pending = _command(
+        commands, "pending", "members:pending", "who asks to be approved, where the organiser approves"
+    )
+    approve = _command(commands, "approve", "members:approve", "let in a node that asks")
+    approve.add_argument("node", help="peer id, or the two words of its name")
+    approve.add_argument("--label", help="for whom it is")
+    approve.add_argument("--role", choices=("member", "observer"), help="(as its ticket says)")
     shards = _command(commands, "shards", "organise:shards", "list the shards of the text, or copy them")
     shards.add_argument("--out", metavar="FOLDER", help="copy them here, for a web server or another machine")
     manifest = _command(commands, "manifest", "organise:manifest", "show the swarm's signed description")
-    manifest.add_argument("action", choices=["show"])
-    config = _command(commands, "config", "observe:config", "show the settings, and where each comes from")
-    config.add_argument("action", choices=["show"])
+    manifest.add_argument("action", nargs="?", choices=["show"], default="show")
+    config = _command(commands, "config", "observe:config", "show the settings, or change some")
+    config.add_argument("action", nargs="?", choices=["show", "set"], default="show")
+    config.add_argument(
+        "pairs",
+        nargs="*",
+        metavar="NAME[=VALUE]",
+        help="with set, such as up=20Mbit; at once, and lastingly. With show: only these settings",
+    )
     config.add_argument("--origin", action="store_true", help="say where each value comes from")
-    for parser in (ticket, shards, manifest, config):
+    for parser in (ticket, shards, manifest, config, members, pending):
         parser.add_argument("--json", action="store_true")
 
 
@@ -201,6 +289,10 @@ def _add_observing(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     _command(commands, "status", "observe:status", "what the node does, why, and what is next")
     _command(commands, "peers", "observe:peers", "who is in the swarm")
     rounds = _command(commands, "rounds", "observe:rounds", "how the last rounds went")
+    rounds.epilog = (
+        "TOKENS: trained since the last commit of what is averaged, by its part of the model. In "
+        "streaming that is one fragment, so a commit counts more or less than a phase; over a turn it is all."
+    )
     rounds.add_argument("-n", type=int, default=20, help="how many (20)")
     events = _command(commands, "events", "observe:events", "what happened")
     events.add_argument("--follow", action="store_true", help="go on as it happens")
@@ -208,15 +300,21 @@ def _add_observing(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     top = _command(commands, "top", "top:top", "the same as the page, live in this terminal")
     top.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between looks (1)")
     top.add_argument("--once", action="store_true", help="print it once")
+    replay = _command(commands, "replay", "replay:replay", "drive the page from a recorded log of events")
+    replay.add_argument("file", nargs="?", metavar="FILE", help="events.jsonl (that of the data dir)")
+    replay.add_argument("--speed", type=float, default=10.0, metavar="N", help="times as fast (10)")
+    replay.add_argument("--port", type=int, default=0, help="of the page (any free one)")
+    replay.add_argument("--no-browser", action="store_true", help="open no page")
     plot = _command(commands, "plot", "plots:plot", "one figure over time; without NAME which there are")
     plot.add_argument("name", nargs="?", metavar="NAME", help="such as loss, tokens_per_s or peers")
     plot.add_argument("--for", dest="for_time", default="24h", metavar="TIME", help="such as 2h or 30d (24h)")
+    plot.add_argument("--points", type=int, default=300, metavar="N", help="stretches at the most (300)")
     plot.add_argument("--out", metavar="FILE", help="write a picture (SVG)")
     bundle = _command(
         commands, "support-bundle", "bundle:support_bundle", "what to attach to a bug report, without secrets"
     )
     bundle.add_argument("--out", metavar="FILE", help="a zip file (atoll-support-TIME.zip)")
-    for name in ("status", "peers", "rounds", "events", "top", "plot", "support-bundle"):
+    for name in ("status", "peers", "rounds", "events", "top", "replay", "plot", "support-bundle"):
         commands.choices[name].add_argument("--json", action="store_true")
 
 
@@ -232,10 +330,13 @@ def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     export = _command(commands, "export", "model:export", "write the outer parameters of the last version")
     export.add_argument("--out", required=True, metavar="FILE.safetensors")
     generate = _command(commands, "generate", "model:generate", "let the outer parameters write")
-    generate.add_argument("--prompt", default="ROMEO:\n", help="how the text begins")
+    generate.add_argument("--prompt", default="ROMEO:\n", help="how the text begins (-: from stdin)")
     generate.add_argument("--bytes", type=int, default=400, help="how much to write (400)")
     generate.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest (0.8)")
     generate.add_argument("--seed", type=int, default=1, help="the same seed writes the same text (1)")
+    generate.add_argument(
+        "--json", action="store_true", help="a JSON object a line: the version, then each byte as hex"
+    )
 
 
 def _add_simulation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

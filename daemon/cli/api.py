@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
 from atoll.daemon.config import where
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import files
@@ -9,6 +14,17 @@ from atoll.daemon.storage.data_dir import DataDir
 from atoll.web_ui.client import ApiClient, ApiRefused, ApiUnreachable
 
 TIMEOUT_S = 10.0
+
+
+def program() -> str:
+    """What a person writes to run this `atoll`: its name, or its path where the shell does not know it."""
+    if shutil.which("atoll"):
+        return "atoll"
+    beside = Path(sys.executable).with_name("atoll")
+    if not beside.exists():
+        return shlex.join([sys.executable, "-m", "atoll"])
+    here = Path.cwd()
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
 
 
 def client_of(folder: DataDir) -> ApiClient | None:
@@ -22,6 +38,9 @@ def client_of(folder: DataDir) -> ApiClient | None:
 def running(folder: DataDir) -> ApiClient:
     """A client of the running daemon. Raises AtollError where none is running."""
     client = client_of(folder)
+    if client is None and not folder.is_locked() and not folder.manifest.exists():
+        error = folder.no_swarm()
+        raise AtollError(Exit.TEMPORARY, error.code, error.message, error.fix)
     if client is None:
         raise AtollError(
             Exit.TEMPORARY,
@@ -35,5 +54,7 @@ def running(folder: DataDir) -> ApiClient:
 def refused(error: ApiRefused | ApiUnreachable) -> AtollError:
     """The sentence for a daemon that said no, or nothing."""
     if isinstance(error, ApiRefused):
-        return AtollError(Exit.USAGE, error.code, error.message, error.fix)
+        # Who tried too often has done nothing wrong now, and may come again.
+        status = Exit.TEMPORARY if error.status == 429 else Exit.USAGE
+        return AtollError(status, error.code, error.message, error.fix)
     return AtollError(Exit.TEMPORARY, "unreachable", str(error), "See its log.")

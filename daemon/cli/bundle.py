@@ -31,7 +31,7 @@ from atoll.daemon.storage import files
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.web_ui.client import ApiRefused, ApiUnreachable
 
-LOG_TAIL = 1 << 20
+LOG_TAIL = 4 << 20
 MAX_TEXT = 8 << 20
 """Characters of one file in the bundle."""
 LIBRARIES = ("atoll", "torch", "hivemind", "numpy", "protobuf", "uvloop", "starlette", "uvicorn")
@@ -158,7 +158,7 @@ def _manifest(folder: DataDir) -> dict[str, Any]:
 
 def _state(folder: DataDir) -> Any:
     client = client_of(folder)
-    return client.state() if client is not None else {"not_had": "no daemon is running"}
+    return client.picture() if client is not None else {"not_had": "no daemon is running"}
 
 
 def _metrics(folder: DataDir) -> str:

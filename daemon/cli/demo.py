@@ -2,7 +2,8 @@
 
 Owns P child processes (`atoll run` and P − 1 times `atoll join`) and watches them over their APIs. Each
 node pauses itself when the last round is committed, so all end at the same version. Ctrl-C, an error and the
-ordinary end all stop the children in order (SIGTERM, and SIGKILL to whatever is left after 18 s).
+ordinary end all stop the children in order (SIGTERM, and SIGKILL to whatever is left after 18 s). What the
+nodes wrote is gone then, unless a folder for it was named.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atoll.daemon.cli.api import client_of
+from atoll.daemon.cli.api import client_of, program
+from atoll.daemon.config import where
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.peers.process import die_with_parent
@@ -65,7 +67,7 @@ class Member:
         try:
             client = self._client()
             if client is not None:
-                self.state = client.state()
+                self.state = client.picture()
                 self.login = self.login or client.login_link()
                 rounds = self.state["rounds"]
                 self.val_losses |= {r["version"]: r["val_loss"] for r in rounds if r["val_loss"] is not None}
@@ -102,6 +104,7 @@ def demo(arguments: argparse.Namespace) -> int:
         wall_s = time.monotonic() - began
         summary = summarise(members, wall_s)
         _print_summary(summary, members, arguments, interactive)
+        _say_what_stays(members[0], temporary is None)
         if interactive and not arguments.no_browser:
             _keep_serving(members)
     except KeyboardInterrupt:
@@ -134,7 +137,7 @@ Show = Callable[[list[Member], str], None]
 def _start(members: list[Member], arguments: argparse.Namespace, show: Show) -> None:
     first, *others = members
     _launch(first, ["run"], arguments)
-    _wait(members[:1], lambda: bool(first.folder.node_facts().get("addresses")), "node 0 starts", show)
+    _wait(members, lambda: bool(first.folder.node_facts().get("addresses")), "node 0 starts", show)
     ticket = _ticket_of(first)
     for member in others:
         _launch(member, ["join", ticket, "--yes"], arguments)
@@ -261,6 +264,21 @@ def _print_summary(
         for member in members:
             print(f"Dashboard of node {member.index}: {member.login} (works once)")
         print("Ctrl-C ends the demo.")
+
+
+def _say_what_stays(first: Member, kept: bool) -> None:
+    """On stderr: what can be tried with the folders, or that they go. `kept`: somebody named the folder."""
+    root = first.folder.root
+    if kept:
+        commands = ", ".join(
+            f"`{name}`" for name in ("rounds", "replay", "generate", "export --out FILE", "run")
+        )
+        text = (
+            f"The nodes stay in {root.parent}. To try: `{program()} generate{where(root)}`; also {commands}."
+        )
+    else:
+        text = f"{root.parent} is deleted at the end; `--keep DIR` keeps the nodes."
+    print(text, file=sys.stderr, flush=True)
 
 
 def _keep_serving(members: list[Member]) -> None:

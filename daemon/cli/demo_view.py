@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from atoll.daemon.cli.api import program
 from atoll.daemon.config import where
 from atoll.daemon.status import duration, size
 
@@ -24,7 +25,9 @@ _BARS = "▁▂▃▄▅▆▇█"
 def _where_nodes_live(members: list[Member]) -> str:
     """Other commands reach the nodes of a demo by their folders."""
     first = members[0].folder.root
-    return f"While it runs: `atoll status{where(first)}` (nodes 0 to {len(members) - 1}; a new link, too)"
+    others = f"; the others: node-1 to node-{len(members) - 1}" if len(members) > 2 else ""
+    others = "; the other: node-1" if len(members) == 2 else others
+    return f"While it runs: `{program()} status{where(first)}` (shows a new link, too{others})"
 
 
 class PlainView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -22,7 +23,10 @@ from atoll.protocol.codecs import result_codec
 
 _TRIES = 5
 MOST_BYTES = 100_000_000
+MOST_PROMPT_BYTES = 1 << 20
 HOTTEST = 100
+NARROW = 512
+"""Width of a model up to which one thread writes fastest."""
 
 
 def outer_state_of(folder: DataDir) -> OuterState:
@@ -41,7 +45,7 @@ def outer_state_of(folder: DataDir) -> OuterState:
         parameters = np.zeros(schema.total, dtype=np.float32)
         with tempfile.TemporaryDirectory(prefix="atoll-") as scratch:
             copy = _copy_of(folder.rounds, Path(scratch))
-            codec = result_codec(body.rounds.codec, body.rounds.result_codec)
+            codec = result_codec(body.rounds.codec, body.rounds.result_codec, body.rounds.merge)
             rounds = RoundLog(copy, manifest.chunks, codec)
             state = OuterState(manifest, schema, parameters, folder.checkpoints, rounds)
             state.restore()
@@ -79,12 +83,15 @@ def export(arguments: argparse.Namespace) -> int:
         if error.code != "disk_not_writable":
             raise
         raise AtollError(Exit.USAGE, "bad_out", error.message, "Choose another --out.") from error
-    print(f"Version {state.head.version} ({state.schema.parameters:,} parameters) is in {target}.")
+    count = state.schema.parameters
+    print(f"Version {state.head.version} ({count:,} parameters) is in {target}, in the safetensors format.")
     return int(Exit.OK)
 
 
 def generate(arguments: argparse.Namespace) -> int:
     """`atoll generate --prompt …`"""
+    import torch
+
     from atoll.daemon.training.generate import generate as write
     from atoll.daemon.training.model import GPTConfig
 
@@ -98,9 +105,15 @@ def generate(arguments: argparse.Namespace) -> int:
             Exit.USAGE, "own_model", "This swarm trains a model of its own, which Atoll can't run."
         )
     config = GPTConfig(model.layers, model.width, model.heads, model.context)
-    prompt = arguments.prompt.encode()
-    sys.stdout.buffer.write(prompt)
-    for piece in write(
+    prompt = (
+        sys.stdin.buffer.read(MOST_PROMPT_BYTES) if arguments.prompt == "-" else arguments.prompt.encode()
+    )
+    if config.width <= NARROW:
+        # Threads would wait for each other longer than they compute, and beside a trainer many times longer.
+        torch.set_num_threads(1)
+    if state.head.version == 0:
+        print("This is version 0: nothing was learned yet, so what it writes is noise.", file=sys.stderr)
+    pieces = write(
         config,
         state.schema,
         state.parameters,
@@ -108,7 +121,14 @@ def generate(arguments: argparse.Namespace) -> int:
         arguments.bytes,
         temperature=arguments.temperature,
         seed=arguments.seed,
-    ):
+    )
+    if arguments.json:
+        print(json.dumps({"version": state.head.version}), flush=True)
+        for piece in pieces:
+            print(json.dumps({"hex": piece.hex()}), flush=True)
+        return int(Exit.OK)
+    sys.stdout.buffer.write(prompt)
+    for piece in pieces:
         sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
     print()

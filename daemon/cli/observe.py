@@ -6,29 +6,31 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, fields
 from typing import Any
 
 from atoll.daemon.cli.api import client_of, refused, running
-from atoll.daemon.config import Settings, data_dir_of, load, where
-from atoll.daemon.errors import Exit, check_range
+from atoll.daemon.config import Settings, data_dir_of, load, nearest, where
+from atoll.daemon.errors import AtollError, Exit, check_range
 from atoll.daemon.events import read_log
-from atoll.daemon.status import Facts, State, describe, duration, size
+from atoll.daemon.status import Facts, describe, duration, size
+from atoll.daemon.status import State as Word
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.protocol.text import plain
 from atoll.web_ui.client import ApiRefused, ApiUnreachable
+from atoll.web_ui.state_types import State
 
-_LOG_TAIL = 1 << 20
+_LOG_TAIL = 16 << 20
+"""A report of a round of hundreds of nodes is tens of kB."""
+_NAMED = 8
+"""Peers in one line."""
+_LIVE_TAIL = 1 << 20
+"""What is read for an event that has just been written, or for a burst of them."""
 _LINE = 2000
 MOST_LINES = 1_000_000
-_STATUS_FIELDS = (
-    "state", "because", "next", "sentence", "since_s", "node_id", "name", "label", "swarm_id", "swarm_name",
-    "version", "digest", "certified", "loss", "val_loss", "val_loss_version", "tokens_per_s",
-    "swarm_tokens_per_s", "accepted_tokens", "token_account", "phase", "device", "parameters", "traffic",
-    "api", "alerts", "bootstrap", "paused", "loop_lag_s", "codec_reason",
-    "inner_steps_reason",
-)  # fmt: skip
+_STATUS_FIELDS = tuple(name for name in State.__annotations__ if name not in ("peers", "number", "public"))
+"""The snapshot but for the peers, which `atoll peers` tells."""
 
 
 def fetch_state(folder: DataDir) -> dict[str, Any]:
@@ -39,9 +41,17 @@ def fetch_state(folder: DataDir) -> dict[str, Any]:
         raise refused(error) from error
 
 
+def fetch_picture(folder: DataDir, rounds: int) -> dict[str, Any]:
+    """The snapshot of the running daemon with its newest rounds. Raises AtollError."""
+    try:
+        return running(folder).picture(rounds)
+    except (ApiRefused, ApiUnreachable) as error:
+        raise refused(error) from error
+
+
 def status_of(state: dict[str, Any]) -> dict[str, Any]:
     """What `atoll status --json` prints of a snapshot; `peers` counts the others."""
-    status = {name: state[name] for name in _STATUS_FIELDS}
+    status = {name: state.get(name) for name in _STATUS_FIELDS}  # a daemon of another release has others
     return {**status, "peers": sum(not peer["self"] for peer in state["peers"])}
 
 
@@ -50,14 +60,14 @@ def _stopped(folder: DataDir) -> dict[str, Any]:
     facts = folder.node_facts()
     if not folder.is_locked() and not folder.manifest.exists():
         fix = folder.no_swarm().fix.rstrip(".")
-        sentence = describe(Facts(State.STOPPED, f"there is no swarm in {folder.root}", fix=fix))
+        sentence = describe(Facts(Word.STOPPED, f"there is no swarm in {folder.root}", fix=fix))
     elif not folder.is_locked():
         reason = f"no daemon is running in {folder.root}"
-        sentence = describe(Facts(State.STOPPED, reason, where=where(folder.root)))
+        sentence = describe(Facts(Word.STOPPED, reason, where=where(folder.root)))
     elif facts.get("role") == "bootstrap":
-        sentence = describe(Facts(State.SERVING, "nodes find each other through this one"))
+        sentence = describe(Facts(Word.SERVING, "nodes find each other through this one"))
     else:
-        sentence = describe(Facts(State.STARTING))
+        sentence = describe(Facts(Word.STARTING))
     empty: dict[str, Any] = dict.fromkeys(_STATUS_FIELDS)
     return {
         **empty,
@@ -83,17 +93,30 @@ def status(arguments: argparse.Namespace) -> int:
         return int(Exit.OK)
     print(known["sentence"])
     if known["api"]:
-        print(f"Node {known['name']} of swarm {known['swarm_name'] or '?'}, {known['peers']} peers.")
+        peers = f"{known['peers']} peer{'s' if known['peers'] != 1 else ''}"
+        print(f"Node {known['name']} of swarm {known['swarm_name'] or '?'}, {peers}.")
         print(f"Version {known['version']} ({known['digest'][:12]}){_validation(known)}.")
         print(f"{known['tokens_per_s']:.0f} tokens/s; {known['accepted_tokens']} tokens accepted.")
         print(_traffic(known["traffic"]))
         for reason in ("codec_reason", "inner_steps_reason"):
             if known[reason]:
                 print(known[reason])
+        for line in rule_lines(known["controls"]):
+            print(plain(line, _LINE))
         for alert in known["alerts"]:
             print(plain(f"! {alert['text']} {alert['fix']}", _LINE))
         print(f"Page and API: {known['api']}; open it with {_login_link(folder)} (works once).")
     return int(Exit.OK)
+
+
+def rule_lines(controls: Mapping[str, Any]) -> list[str]:
+    """The owner's rules that are set up: a line for each, with its code."""
+    found = []
+    for rule in controls["rules"]:
+        if rule["watched"]:
+            mark = "is overridden" if rule["overridden"] else "pauses" if rule["active"] else "does not pause"
+            found.append(f"Rule {rule['code']} {mark}: {rule['text']}")
+    return found
 
 
 def _validation(known: dict[str, Any]) -> str:
@@ -154,7 +177,11 @@ def peers(arguments: argparse.Namespace) -> int:
 def rounds(arguments: argparse.Namespace) -> int:
     """`atoll rounds`"""
     check_range("-n", arguments.n, 1, MOST_LINES)
-    found = fetch_state(DataDir(data_dir_of(arguments.data_dir)))["rounds"][-arguments.n :]
+    folder = DataDir(data_dir_of(arguments.data_dir))
+    if client_of(folder) is None and folder.events.exists() and not folder.is_locked():
+        found = _past_rounds(folder)[-arguments.n :]
+    else:
+        found = fetch_picture(folder, arguments.n)["rounds"]
     if arguments.json:
         print(json.dumps(found))
         return int(Exit.OK)
@@ -167,12 +194,34 @@ def rounds(arguments: argparse.Namespace) -> int:
             duration(r["duration_s"]) if r["duration_s"] >= 1 else f"{r['duration_s']:.2f}s",
             size(r["bytes_sent"]),
             "" if r["val_loss"] is None else f"{r['val_loss']:.4f}",
-            plain(r["reason"]),
+            plain("; ".join(part for part in (r["reason"], _left_out(r)) if part), _LINE),
         )
         for r in found
     ]
     _table(("VERSION", "OUTCOME", "PEERS", "TOKENS", "TOOK", "SENT", "VAL LOSS", "REASON"), rows)
     return int(Exit.OK)
+
+
+def _left_out(report: dict[str, Any]) -> str:
+    """Who was up and got a round's result, but is not in it."""
+    absent = [peer for peer in report["received"] if peer not in report["contributed"]]
+    if not absent:
+        return ""
+    from atoll.peers.identity import readable_name
+    from atoll.protocol.signing import peer_bytes
+
+    rest = len(absent) - _NAMED
+    names = ", ".join(readable_name(peer_bytes(peer)) for peer in absent[:_NAMED])
+    return f"not in it: {names}" + (f" and {rest} more" if rest > 0 else "")
+
+
+def _past_rounds(folder: DataDir) -> list[dict[str, Any]]:
+    """Rounds of a node that does not run, from its log of events."""
+    from atoll.daemon.history import History
+
+    history = History()
+    history.restore(read_log(folder.events, _LOG_TAIL))
+    return history.named()
 
 
 def events(arguments: argparse.Namespace) -> int:
@@ -191,12 +240,32 @@ def events(arguments: argparse.Namespace) -> int:
         running(folder)
         raise AssertionError("running() raises where no daemon runs")
     try:
+        whole = _Whole(folder)
         for event in client.events(last):
-            if event.get("kind") not in ("state", "reset"):
-                _print_event(event, arguments.json)
+            if event.get("kind") != "reset":
+                _print_event(whole.of(event), arguments.json)
     except (ApiRefused, ApiUnreachable) as error:
         raise refused(error) from error
     return int(Exit.OK)
+
+
+class _Whole:
+    """Events that come live, as the log has them: the API leaves out what has an answer of its own there.
+
+    The node writes an event before any stream can send it, so a line that is missing was refused by the disk.
+    """
+
+    def __init__(self, folder: DataDir) -> None:
+        self._path = folder.events
+        self._lines: dict[int, dict[str, Any]] = {}
+
+    def of(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The same event with all that was noted of it; as it came where the log does not have it."""
+        sequence = int(event.get("sequence", 0))
+        if sequence not in self._lines:  # one look serves a burst
+            newest = read_log(self._path, _LIVE_TAIL)
+            self._lines = {int(line.get("sequence", 0)): line for line in newest}
+        return self._lines.get(sequence, event)
 
 
 def _print_event(event: dict[str, Any], as_json: bool) -> None:
@@ -210,15 +279,36 @@ def _print_event(event: dict[str, Any], as_json: bool) -> None:
 
 
 def config(arguments: argparse.Namespace) -> int:
-    """`atoll config show`"""
+    """`atoll config show` and `atoll config set NAME=VALUE ...`"""
+    if arguments.action == "set":
+        from atoll.daemon.cli.control import set_settings
+
+        return set_settings(arguments)
     loaded = load(DataDir(data_dir_of(arguments.data_dir)).config, os.environ, {})
-    values = {f.name: getattr(loaded.settings, f.name) for f in fields(Settings)}
+    shown_fields = _chosen(arguments.pairs)
+    values = {f.name: getattr(loaded.settings, f.name) for f in shown_fields}
     if arguments.json:
         shown = {n: {"value": v, "origin": loaded.origins[n]} for n, v in values.items()}
         print(json.dumps(shown if arguments.origin else values))
         return int(Exit.OK)
-    for field in fields(Settings):
+    for field in shown_fields:
         origin = f"  [{loaded.origins[field.name]}]" if arguments.origin else ""
         print(f"{field.name} = {json.dumps(values[field.name])}{origin}")
         print(f"    {field.metadata['doc']}", file=sys.stdout)
     return int(Exit.OK)
+
+
+def _chosen(names: list[str]) -> list[Field[Any]]:
+    """The settings of these names, all where none is given. Raises AtollError."""
+    known = {field.name: field for field in fields(Settings)}
+    wanted = [name.replace("-", "_") for name in names]
+    for name in wanted:
+        if "=" in name:
+            raise AtollError(
+                Exit.USAGE, "usage", "`config show` takes names only.", "Did you mean `config set`?"
+            )
+        if name not in known:
+            raise AtollError(
+                Exit.USAGE, "config_invalid", f"Unknown setting {name!r}.", nearest(name, [*known])
+            )
+    return [known[name] for name in wanted] or [*known.values()]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atoll.daemon.cli.members import grant_for_ticket
+from atoll.daemon.cli.progress import steps
 from atoll.daemon.config import data_dir_of, is_multiaddr, where
 from atoll.daemon.errors import AtollError, Exit, check_range
 from atoll.daemon.status import duration, size
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.daemon.ticket_book import MadeTicket, TicketBook
 
 if TYPE_CHECKING:
     from atoll.daemon.genesis import NewSwarm
@@ -24,19 +28,22 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_S = 3_652_500 * 86_400
 
 
-def seconds_of(text: str) -> float:
-    """90s, 30m, 2h, 7d as seconds. Raises AtollError."""
+def seconds_of(text: str, option: str, most_s: float = _LONGEST_S) -> float:
+    """90s, 30m, 2h, 7d of an option as seconds. Raises AtollError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if not match or not 0 < float(match.group(1)) * _UNITS[match.group(2)] <= _LONGEST_S:
-        fix = "Write 90s, 30m, 2h or 7d; at most 10000 years."
-        raise AtollError(Exit.USAGE, "bad_duration", f"{text!r} is no duration.", fix)
-    return float(match.group(1)) * _UNITS[match.group(2)]
+    found = float(match.group(1)) * _UNITS[match.group(2)] if match else 0.0
+    if not 0 < found <= most_s:
+        most = f"{most_s / _UNITS['d']:g}d" if most_s < _LONGEST_S else "10000 years"
+        message = f"{option} is {text!r}; it must be a time such as 90s, 30m, 2h or 7d, at most {most}."
+        raise AtollError(Exit.USAGE, "bad_duration", message)
+    return found
 
 
 def init(arguments: argparse.Namespace) -> int:
     """`atoll init NAME`"""
     from atoll.daemon.genesis import NewSwarm, make_swarm
-    from atoll.protocol.manifest import DILOCO, is_base_url
+    from atoll.protocol.manifest import DILOCO, FILTER, MEAN, is_base_url
+    from atoll.protocol.membership import OPEN, TICKET
     from atoll.protocol.shards import MAX_SHARD_BYTES
 
     folder = DataDir(data_dir_of(arguments.data_dir))
@@ -65,6 +72,7 @@ def init(arguments: argparse.Namespace) -> int:
         fragments=arguments.fragments,
         pattern=arguments.pattern,
         overlap=arguments.overlap,
+        delay=arguments.delay,
         mix=arguments.mix,
         outer_lr=arguments.outer_lr,
         outer_momentum=arguments.outer_momentum,
@@ -79,7 +87,10 @@ def init(arguments: argparse.Namespace) -> int:
         door_s=arguments.door_seconds,
         by_speed=arguments.by_speed,
         by_attendance=arguments.by_attendance,
-        merge=arguments.merge,
+        merge=arguments.merge or (FILTER if arguments.untrusted else MEAN),
+        bucket=arguments.bucket,
+        audit=arguments.untrusted if arguments.audit is None else arguments.audit,
+        admission=arguments.admission or (TICKET if arguments.private else OPEN),
         by_roughness=arguments.by_roughness,
         missed=arguments.missed,
         min_peers=arguments.min_peers,
@@ -87,7 +98,8 @@ def init(arguments: argparse.Namespace) -> int:
         genesis=Path(arguments.genesis) if arguments.genesis else None,
     )
     wanted, chosen = _with_inner_steps(wanted, arguments)
-    manifest = make_swarm(folder, wanted, int(time.time()))
+    with steps("Cutting the text into shards") as told:
+        manifest = make_swarm(folder, wanted, int(time.time()), told)
     body = manifest.body
     print(f"Swarm {body.name} ({manifest.swarm_id.hex()[:16]}) is made in {folder.root}.")
     print(f"It trains {body.parameters:,} parameters on {_described(body.data)}.")
@@ -183,18 +195,21 @@ def _copy_shards(files: ShardFiles, folder: Path) -> int:
     copies = Files(folder, files.table)
     copies.create()
     source = LocalSource(copies, str(files.folder))
-    for index in range(len(files.table)):
-        if copies.check(index):
-            continue
-        try:
-            source.copy(index)
-        except Unavailable as error:
-            raise AtollError(
-                Exit.TEMPORARY,
-                "shard_missing",
-                f"Shard {index} is not in {files.folder}, or is damaged.",
-                "A node keeps the shards that it reads; the organiser's has all.",
-            ) from error
+    here, total = 0, sum(files.sizes)
+    with steps("Copying shards") as told:
+        for index, size_bytes in enumerate(files.sizes):
+            try:
+                if not copies.check(index):
+                    source.copy(index)
+            except Unavailable as error:
+                raise AtollError(
+                    Exit.TEMPORARY,
+                    "shard_missing",
+                    f"Shard {index} is not in {files.folder}, or is damaged.",
+                    "A node keeps the shards that it reads; the organiser's has all.",
+                ) from error
+            here += size_bytes
+            told(here, total)
     print(f"{len(files.table)} shards are in {folder}.")
     return int(Exit.OK)
 
@@ -206,36 +221,57 @@ def ticket(arguments: argparse.Namespace) -> int:
 
     if arguments.show:
         return _show_ticket(arguments)
-    check_range("--uses", arguments.uses, 0, 2**32 - 1)
+    if arguments.uses is not None:
+        check_range("--uses", arguments.uses, 0, 2**32 - 1)
     folder = DataDir(data_dir_of(arguments.data_dir))
     manifest = folder.load_manifest()
     own = folder.node_facts().get("addresses", [])
     addresses = list(dict.fromkeys([*own, *manifest.body.bootstrap]))[: tickets.MAX_ADDRESSES]
-    expires = int(time.time() + seconds_of(arguments.expires)) if arguments.expires else 0
+    expires = int(time.time() + seconds_of(arguments.expires, "--expires")) if arguments.expires else 0
+    # Whoever has a ticket of a private swarm gets in with it: it is for one node unless more are asked for.
+    uses = (0 if manifest.is_open else 1) if arguments.uses is None else arguments.uses
+    capability, delegation, public = grant_for_ticket(
+        folder, manifest, arguments.role, uses, expires, arguments.label
+    )
     made = pb.Ticket(
         version=1,
         swarm_id=manifest.swarm_id,
         organiser=manifest.body.organiser,
         addresses=addresses,
         expires_unix_s=expires,
-        uses=arguments.uses,
+        uses=uses,
         swarm_name=manifest.body.name,
         label=arguments.label,
+        capability=capability,
+        delegation=delegation,
     )
     try:
         text = tickets.encode(made)
     except tickets.TicketError as error:
         fix = f"Start the node first: `atoll run{where(folder.root)}`."
         raise AtollError(Exit.USAGE, "no_address", f"No ticket can be made: {error}.", fix) from error
+    made_ticket = MadeTicket(arguments.label, int(time.time()), expires, uses, public.hex())
+    TicketBook(folder.tickets).note(made_ticket)
     if arguments.json:
         print(json.dumps({"ticket": text, "addresses": addresses, "expires_unix_s": expires}))
     else:
+        if arguments.qr:
+            _print_qr(text)
         print(text)
     return int(Exit.OK)
 
 
+def _print_qr(text: str) -> None:
+    """The ticket for a camera; nothing but blocks, so any terminal will do."""
+    import segno
+
+    # A ticket has a checksum of its own: the least redundancy makes the smallest picture.
+    segno.make_qr(text, error="l", boost_error=False).terminal(sys.stdout, border=2, compact=True)
+
+
 def _show_ticket(arguments: argparse.Namespace) -> int:
     from atoll.protocol import ticket as tickets
+    from atoll.protocol.manifest import fingerprint
 
     if len(arguments.show) != 2 or arguments.show[0] != "show":
         raise AtollError(Exit.USAGE, "usage", "Write `atoll ticket`, or `atoll ticket show TICKET`.")
@@ -246,6 +282,7 @@ def _show_ticket(arguments: argparse.Namespace) -> int:
     left = shown.expires_unix_s - time.time()
     expiry = "never" if not shown.expires_unix_s else f"in {duration(left)}" if left > 0 else "expired"
     facts = {
+        "organiser": fingerprint(shown.organiser),
         "swarm": shown.swarm_name,
         "swarm_id": shown.swarm_id.hex(),
         "organiser_key": shown.organiser.hex(),
@@ -253,6 +290,7 @@ def _show_ticket(arguments: argparse.Namespace) -> int:
         "expires": expiry,
         "uses": shown.uses or "any number",
         "label": shown.label,
+        "admits": "whoever holds it" if shown.capability else "nobody by itself: the swarm is open",
     }
     if arguments.json:
         print(json.dumps(facts))
@@ -267,11 +305,17 @@ def manifest(arguments: argparse.Namespace) -> int:
     from google.protobuf.json_format import MessageToDict
 
     loaded = DataDir(data_dir_of(arguments.data_dir)).load_manifest()
+    body = MessageToDict(loaded.body, preserving_proto_field_name=True)
     facts = {
-        "swarm_id": loaded.swarm_id.hex(),
+        **body,
         "organiser": loaded.organiser_fingerprint,
-        **MessageToDict(loaded.body, preserving_proto_field_name=True),
+        "organiser_key": loaded.body.organiser.hex(),
+        "swarm_id": loaded.swarm_id.hex(),
     }
+    # What people compare comes first.
+    facts = {name: facts[name] for name in dict.fromkeys(["organiser", "swarm_id", *facts])}
+    if facts["inner"].get("schedule") == "constant":
+        facts["inner"].pop("total_steps", None)  # it means nothing there
     if arguments.json:
         print(json.dumps(facts))
     else:

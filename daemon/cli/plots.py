@@ -10,12 +10,18 @@ from typing import Any
 
 from atoll.daemon.cli.api import client_of, refused
 from atoll.daemon.config import data_dir_of
-from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.errors import AtollError, Exit, check_range
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.web_ui.client import ApiRefused, ApiUnreachable
 
-POINTS = 300
+MAX_POINTS = 2000
+"""As many as a node answers at once (storage/series.py, which takes SQLite along)."""
 COLUMNS = 72
+EMPTY_PART = 0.1
+"""Of the time that was asked for: if at its begin so much is without figures, it is left out."""
+LOOKS = 4
+"""Each is at finer buckets, whose first begins later."""
+_DAY_S = 86_400
 _HEIGHTS = "▁▂▃▄▅▆▇█"
 
 
@@ -24,14 +30,22 @@ def plot(arguments: argparse.Namespace) -> int:
     from atoll.daemon.cli.organise import seconds_of
 
     folder = DataDir(data_dir_of(arguments.data_dir))
+    check_range("--points", arguments.points, 1, MAX_POINTS)
     until = time.time()
-    since = until - seconds_of(arguments.for_time)
+    since = until - seconds_of(arguments.for_time, "--for")
     if arguments.name is None:
-        names = _past(folder, None, since, until)["names"]
+        names = _past(folder, None, since, until, arguments.points)["names"]
         print(json.dumps({"names": names}) if arguments.json else "\n".join(names))
         return int(Exit.OK)
-    found = _past(folder, arguments.name, since, until)
+    found = _past(folder, arguments.name, since, until, arguments.points)
     buckets = found["buckets"]
+    for _ in range(LOOKS):
+        if not buckets or buckets[0]["start"] - since <= EMPTY_PART * (until - since):
+            break
+        # A young node's figures would be a few points at the right edge: again, from where they begin.
+        since = float(buckets[0]["start"])
+        found = _past(folder, arguments.name, since, until, arguments.points)
+        buckets = found["buckets"]
     if not buckets and not arguments.json:
         raise AtollError(
             Exit.USAGE,
@@ -50,12 +64,12 @@ def plot(arguments: argparse.Namespace) -> int:
     return int(Exit.OK)
 
 
-def _past(folder: DataDir, name: str | None, since: float, until: float) -> dict[str, Any]:
+def _past(folder: DataDir, name: str | None, since: float, until: float, points: int) -> dict[str, Any]:
     """Of the running daemon, else from the file that it left. Raises AtollError."""
     client = client_of(folder)
     if client is not None:
         try:
-            return client.past(name, since, until, POINTS)
+            return client.past(name, since, until, points)
         except (ApiRefused, ApiUnreachable) as error:
             raise refused(error) from error
     if not folder.history.exists():
@@ -65,7 +79,7 @@ def _past(folder: DataDir, name: str | None, since: float, until: float) -> dict
 
     series = Series(folder.history)
     try:
-        return answer(series, name, since, until, POINTS)
+        return answer(series, name, since, until, points)
     finally:
         series.close()
 
@@ -93,4 +107,13 @@ def _line(found: dict[str, Any], since: float, until: float) -> str:
     )
     least, greatest = min(b["min"] for b in buckets), max(b["max"] for b in buckets)
     last = buckets[-1]["mean"]
-    return f"{drawn}\n{found['name']}: {last:.6g} now, {least:.6g} to {greatest:.6g}"
+    return f"{drawn}\n{_axis(since, until)}\n{found['name']}: {last:.6g} now, {least:.6g} to {greatest:.6g}"
+
+
+def _axis(since: float, until: float) -> str:
+    """When the line begins, its middle and its end, on this machine's clock."""
+    style = "%H:%M" if until - since <= _DAY_S else "%d %b %H:%M"
+    begin, middle, end = (
+        time.strftime(style, time.localtime(at)) for at in (since, (since + until) / 2, until)
+    )
+    return f"{begin}{middle.center(COLUMNS - len(begin) - len(end))}{end}"

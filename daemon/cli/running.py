@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -18,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from atoll.daemon.config import Config, Settings, data_dir_of, load
 from atoll.daemon.errors import AtollError, Exit
+from atoll.daemon.exporters import exports
 from atoll.daemon.logs import set_up_logging
 from atoll.daemon.storage.data_dir import DataDir
 
 if TYPE_CHECKING:
-    from atoll.daemon.node import Node
+    from atoll.daemon.cli.progress import Look, Waiting
+    from atoll.daemon.enrolling import Invitation
+    from atoll.daemon.node import Consent, Node
     from atoll.protocol import messages_pb2 as pb
     from atoll.protocol.manifest import SwarmManifest
 
@@ -44,6 +48,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _open(folder: DataDir, config: Config) -> None:
+    exports.check(config.settings)
     folder.create()
     folder.lock()
     # PyTorch makes a cache folder as soon as it is imported; it belongs into the data dir.
@@ -99,6 +104,7 @@ def join(arguments: argparse.Namespace) -> int:
     details: dict[str, Any] = {
         "swarm_id": bytes(ticket.swarm_id),
         "addresses": tuple(ticket.addresses),
+        "invitation": _invitation(ticket),
         "trainer_socket": _trainer_socket(arguments),
     }
     if not (arguments.yes or folder.manifest.exists()):
@@ -110,7 +116,16 @@ def _dry_run(arguments: argparse.Namespace, ticket: pb.Ticket) -> int:
     """Fetches the manifest and shows it, as a node of no name whose data dir is gone afterwards."""
     config = load(DataDir(data_dir_of(arguments.data_dir)).config, os.environ, _given(arguments))
     # The node whose settings these are may be running: a look takes none of its ports.
-    free = replace(config.settings, port=0, api_port=0, announce=(), nat_port_map=False)
+    free = replace(
+        config.settings,
+        port=0,
+        api_port=0,
+        public_port=0,
+        tensorboard="",
+        wandb="",
+        announce=(),
+        nat_port_map=False,
+    )
 
     async def show(manifest: SwarmManifest) -> bool:
         print(consent_card(manifest))
@@ -122,10 +137,22 @@ def _dry_run(arguments: argparse.Namespace, ticket: pb.Ticket) -> int:
         details = {
             "swarm_id": bytes(ticket.swarm_id),
             "addresses": tuple(ticket.addresses),
+            "invitation": _invitation(ticket),
             "consent": show,
             "greet": lambda text: None,
         }
         return run_node(folder, Config(free, config.origins), details)
+
+
+def _invitation(ticket: pb.Ticket) -> Invitation | None:
+    """What a ticket of a private swarm admits. Raises AtollError."""
+    from atoll.daemon.enrolling import invitation_of
+    from atoll.protocol.membership import MembershipError
+
+    try:
+        return invitation_of(ticket)
+    except MembershipError as error:
+        raise AtollError(Exit.USAGE, "ticket_invalid", f"The ticket can't be used: {error}.") from error
 
 
 def ticket_from(environ: MutableMapping[str, str]) -> str:
@@ -196,14 +223,54 @@ def _trainer_socket(arguments: argparse.Namespace) -> socket.socket | None:
 
 def run_node(folder: DataDir, config: Config, details: dict[str, Any]) -> int:
     """Runs a node until it is stopped; the first signal ends it in order, a second one at once."""
+    from atoll.daemon.cli.progress import Waiting
     from atoll.daemon.node import Node
 
+    as_json = config.settings.log_format == "json"
+    given = {"greet": lambda text: greet(text, as_json), **details}
+
     async def body() -> int:
-        node = Node(folder, config, **{"greet": lambda text: print(text, flush=True), **details})
+        waiting = Waiting(lambda: _look(node), in_terminal=sys.stderr.isatty() and not as_json)
+        if "consent" in given:
+            given["consent"] = _alone(given["consent"], waiting)
+        node = Node(folder, config, **given)
         _on_signals(node)
-        return int(await node.run())
+        shown = asyncio.create_task(waiting.follow(), name="progress")
+        try:
+            return int(await node.run())
+        finally:
+            shown.cancel()
+            await asyncio.gather(shown, return_exceptions=True)
 
     return _run(body)
+
+
+def greet(text: str, as_json: bool) -> None:
+    """Tells whoever started the node something that does not belong into the log."""
+    line = {"time": round(time.time(), 3), "level": "info", "kind": "greeting", "text": text}
+    print(json.dumps(line) if as_json else text, flush=True)
+
+
+def _look(node: Node) -> Look | None:
+    from atoll.daemon.cli.progress import Look
+
+    if not node.front.is_open:
+        return None
+    sentence, _ = node.front.view.sentence()
+    return Look(sentence.state, sentence.text, node.front.view.fetched())
+
+
+def _alone(consent: Consent, waiting: Waiting) -> Consent:
+    """`consent`, with nothing else on the terminal meanwhile."""
+
+    async def asked(manifest: SwarmManifest) -> bool:
+        waiting.pause()
+        try:
+            return await consent(manifest)
+        finally:
+            waiting.go_on()
+
+    return asked
 
 
 def _run(body: Any) -> int:
@@ -245,6 +312,9 @@ def bootstrap(arguments: argparse.Namespace) -> int:
     folder, config = open_data_dir(arguments)
 
     async def body() -> int:
+        from atoll.dht.without_torch import load_hivemind
+
+        load_hivemind()  # before anything else imports it
         from atoll.daemon.bootstrap import run_bootstrap
 
         stop = asyncio.Event()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from atoll.daemon.cli.observe import fetch_state, status_of
+from atoll.daemon.cli.observe import fetch_picture, status_of
 from atoll.daemon.config import data_dir_of
 from atoll.daemon.errors import AtollError, Exit, check_range
 from atoll.daemon.status import duration, size
@@ -27,9 +27,9 @@ def top(arguments: argparse.Namespace) -> int:
     """`atoll top`"""
     check_range("--every", arguments.every, 0.2, 3600)
     folder = DataDir(data_dir_of(arguments.data_dir))
-    state = fetch_state(folder)
+    state = fetch_picture(folder, ROUNDS)
     if arguments.json:
-        print(json.dumps({**status_of(state), "nodes": state["peers"], "rounds": state["rounds"][-ROUNDS:]}))
+        print(json.dumps({**status_of(state), "nodes": state["peers"], "rounds": state["rounds"]}))
         return int(Exit.OK)
     if arguments.once or not sys.stdout.isatty():
         print("\n".join(lines(state, 100)))
@@ -51,7 +51,7 @@ def _live(folder: DataDir, state: Mapping[str, Any], every_s: float) -> int:
                 screen.update(Text("\n".join([*shown, "", trouble or "Ctrl-C ends."])), refresh=True)
                 time.sleep(every_s)
                 try:
-                    state, trouble = fetch_state(folder), ""
+                    state, trouble = fetch_picture(folder, ROUNDS), ""
                 except AtollError as error:
                     trouble = f"Nothing newer: {error.message}"
         except KeyboardInterrupt:
@@ -98,7 +98,7 @@ def bar(values: Sequence[float]) -> str:
 
 def _strip(state: Mapping[str, Any]) -> list[str]:
     """A row for each node, a cell for each round: whether its update is in it."""
-    rounds, found = state["rounds"][-ROUNDS:], []
+    rounds, found = state["rounds"], []
     names = {peer["id"]: peer["name"] for peer in state["peers"]}
     for node in sorted(
         {n for r in rounds for n in r["planned"]} | names.keys(), key=lambda n: names.get(n, n)

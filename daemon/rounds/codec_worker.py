@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from atoll.daemon.storage.spill import loaded
 from atoll.protocol import wire
 from atoll.protocol.codecs import CODECS, Codec, aggregate, result_codec
 from atoll.protocol.codecs.merging import rda
+from atoll.protocol.codecs.robust import ROBUST, robust
 from atoll.protocol.manifest import MEAN, RDA
 from atoll.protocol.modes.budget import EVERY, Roughness
 from atoll.protocol.outer import Float32
@@ -28,13 +30,22 @@ from atoll.protocol.round.types import Part
 from atoll.protocol.schema import ChunkTable
 
 
+class _Piece(NamedTuple):
+    """One payload of a reduction: whose it is, and whether it is their mean."""
+
+    members: tuple[int, ...]
+    weight: int
+    payload: wire.Payload
+    is_mean: bool
+
+
 class CodecWorker:
     """One codec instance for each use, and scratch that is kept. For one thread.
 
     `codec`: of contributions, "auto" where plans choose it. `feedback`: the decay of what was lost; 0: it is
     forgotten. `seed`: contributions are rounded at random, one that is encoded again to the same bytes; None:
     to the nearest. `measured`: what is called `local` are pseudo-gradients already, and no anchor matters.
-    `merge`: what a chunk's owner makes of its contributions.
+    `merge`: what a chunk's owner makes of its contributions, `bucket` of them at a time.
     """
 
     def __init__(
@@ -46,11 +57,12 @@ class CodecWorker:
         seed: bytes | None = None,
         measured: bool = False,
         merge: str = MEAN,
+        bucket: int = 1,
     ) -> None:
         self._names = allowed(codec)
         self._outs = {name: CODECS[name]() for name in self._names}
         self._ins = {name: CODECS[name]() for name in self._names}
-        self._result = result_codec(codec, results)
+        self._result = result_codec(codec, results, merge)
         self._chunks = chunks
         self._delta = np.empty(chunks.values, dtype=np.float32)
         self._noise = None if seed is None else torch.Generator()
@@ -59,6 +71,9 @@ class CodecWorker:
         self._measured = measured
         self._roughness = Roughness()
         self._merge = merge
+        self._bucket = bucket
+        self.left_out: tuple[int, ...] = ()
+        """Members whose contributions the last reduction left out whole."""
         self._apart = torch.empty(chunks.values if merge == RDA else 0)
         self._lost = np.zeros(chunks.total if feedback else 0, dtype=np.float32)
         self._sent: dict[int, bytes] = {}
@@ -123,8 +138,10 @@ class CodecWorker:
 
     def check(self, payload: wire.Payload, n: int, codec: str | None = None) -> None:
         """Raises CodecError unless `payload` is an encoded chunk of n values, by `codec` if it is known."""
-        decoder = self._one_of(self._ins, payload, n) if codec is None else self._ins[codec]
-        decoder.check(_tensor(payload), n)
+        self._decoder(payload, n, codec).check(_tensor(payload), n)
+
+    def _decoder(self, payload: wire.Payload, n: int, codec: str | None = None) -> Codec:
+        return self._one_of(self._ins, payload, n) if codec is None else self._ins[codec]
 
     def _one_of(self, codecs: Mapping[str, Codec], payload: Sized, n: int) -> Codec:
         """The codec that makes so many bytes of n values; the first one where none does."""
@@ -135,41 +152,50 @@ class CodecWorker:
         """The same for the result of `count` contributions, or for what stands for those of a group."""
         self._result.check(_tensor(payload), n, count)
 
-    def reduce(self, parts: Sequence[Part], weights: Sequence[int], n: int) -> wire.Payload:
+    def length(self, payload: wire.Payload, n: int, codec: str | None = None) -> float:
+        """Euclidean length of a contribution that `check` has taken."""
+        values = torch.from_numpy(self._delta[:n])
+        self._decoder(payload, n, codec).decode(_tensor(payload), values)
+        return float(torch.linalg.vector_norm(values, dtype=torch.float64))
+
+    def reduce(
+        self, parts: Sequence[Part], weights: Sequence[int], n: int, seed: bytes = b""
+    ) -> wire.Payload:
         """The result of some parts, at least one: their encoded mean, or they themselves.
 
-        `weights`: of all contributors of the plan. A contribution that came before its plan may be of another
-        codec than the plan's: its length tells.
+        `weights`: of all contributors of the plan; `seed`: of buckets. A contribution that came before its
+        plan may be of another codec than the plan's: its length tells.
         """
-        pieces = sorted(self._pieces(parts, weights, n), key=lambda piece: piece[0])
+        self.left_out = ()
+        pieces = sorted(self._pieces(parts, weights, n), key=lambda piece: piece.members)
         # One at a time: those that wait in files don't all come into memory.
-        payloads = (_tensor(payload) for _, _, payload, _ in pieces)
+        payloads = (_tensor(piece.payload) for piece in pieces)
         if self._result.gathers(n, sum(len(part.members) for part in parts)):
             return self._result.join(list(payloads)).numpy().data
         mean = torch.from_numpy(self._delta[:n])
         decoders = [
-            self._result.mean if is_mean else self._one_of(self._ins, payload, n)
-            for _, _, payload, is_mean in pieces
+            self._result.mean if piece.is_mean else self._decoder(piece.payload, n) for piece in pieces
         ]
-        shares = [weight for _, weight, _, _ in pieces]
-        if self._merge == RDA:
+        shares = [piece.weight for piece in pieces]
+        if self._merge in ROBUST:
+            places = robust(self._merge, decoders, payloads, mean, self._bucket, seed)
+            self.left_out = tuple(sorted(m for place in places for m in pieces[place].members))
+        elif self._merge == RDA:
             rda(decoders, payloads, shares, mean, self._apart[:n])
         else:
             aggregate(decoders, payloads, shares, mean)
         return self._result.encode(mean).numpy().data
 
-    def _pieces(
-        self, parts: Sequence[Part], weights: Sequence[int], n: int
-    ) -> Iterator[tuple[int, int, wire.Payload, bool]]:
-        """First member, weight, payload, and whether that is a mean, of each payload in the parts."""
+    def _pieces(self, parts: Sequence[Part], weights: Sequence[int], n: int) -> Iterator[_Piece]:
+        """Each payload in the parts."""
         for part in parts:
             places = self._result.pieces(n, len(part.members)) if part.partial else None
             if places is None:
-                yield part.members[0], part.weight, part.payload, part.partial
+                yield _Piece(part.members, part.weight, part.payload, part.partial)
                 continue
             whole = memoryview(part.payload)
             for member, place in zip(part.members, places, strict=True):
-                yield member, weights[member], whole[place], False
+                yield _Piece((member,), weights[member], whole[place], False)
 
     def find_non_finite(self, anchor: Float32, local: Float32) -> int | None:
         """Flat position of the first value whose pseudo-gradient is not finite."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.modes.doors import ALL
 from atoll.protocol.round import RoundConfig
-from atoll.protocol.round.plan import MAX_PHASE_S
+from atoll.protocol.round.plan import MAX_MEMBERS, MAX_PHASE_S
 from atoll.protocol.round.types import TWO_LEVEL_ABOVE
 
 SLOWEST_BPS = 500_000.0
@@ -25,7 +25,8 @@ def round_config(manifest: SwarmManifest) -> RoundConfig:
         values=body.total_values,
         outer_lr=manifest.outer_lr,
         genesis_node=bytes(body.genesis_node),
-        two_level_above=body.rounds.two_level_above or TWO_LEVEL_ABOVE,
+        # Whoever collects for a group sends the owner no payload of any one's: nothing to audit.
+        two_level_above=MAX_MEMBERS if body.rounds.audit else body.rounds.two_level_above or TWO_LEVEL_ABOVE,
         door=body.rounds.door or ALL,
         door_s=body.rounds.door_s,
         small_commits=manifest.small_commits,

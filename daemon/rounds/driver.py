@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,14 +21,17 @@ from google.protobuf.message import DecodeError
 from atoll.daemon.errors import AtollError
 from atoll.daemon.rounds.codec_worker import CodecWorker
 from atoll.daemon.rounds.drops import Drops
+from atoll.daemon.rounds.guard import Guard
 from atoll.daemon.rounds.outer_state import OuterState, StateLost
 from atoll.daemon.rounds.results import Results
+from atoll.daemon.rounds.surroundings import Surroundings
 from atoll.daemon.storage.round_log import NoVoteLeft, RoundLogError
 from atoll.daemon.storage.spill import spill
 from atoll.peers.identity import readable_name
 from atoll.peers.links import LinkLost
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
+from atoll.protocol.audit import seed_of
 from atoll.protocol.chain import Head, commit_digest
 from atoll.protocol.codecs import CodecError, NonFinite
 from atoll.protocol.manifest import MEAN
@@ -38,7 +41,7 @@ from atoll.protocol.round import types as t
 from atoll.protocol.round.codec_choice import codec_of
 from atoll.protocol.round.commit import contribution_of
 from atoll.protocol.round.machine import RoundMachine
-from atoll.protocol.round.plan import MAX_MEMBERS
+from atoll.protocol.round.plan import MAX_MEMBERS, members_of
 from atoll.protocol.signing import Keyring
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ class RoundDriver:
         applied: Callable[[pb.Commit, Head], Awaitable[None]],
         ended: Callable[[t.SessionReport], None],
         trouble: Callable[[str, str], None],
+        around: Surroundings,
     ) -> None:
         self.machine = machine
         self.state = state
@@ -93,6 +97,7 @@ class RoundDriver:
             seed,
             measured=state.manifest.ahead is not None,
             merge=rounds.merge or MEAN,
+            bucket=rounds.bucket or 1,
         )
         self._codec_thread = ThreadPoolExecutor(1, "codec")
         self.disk_thread = ThreadPoolExecutor(1, "disk")
@@ -101,6 +106,9 @@ class RoundDriver:
         self._fed = asyncio.Event()
         self._results = Results(state.rounds, self.on_disk, self._start, links.send_bulk)
         self._closed = False
+        self.guard = Guard(
+            state.manifest, keyring, around, self._codec, self.on_codec, self._start, self._present
+        )
         self._clockwork = asyncio.create_task(self._tick_for_ever(), name="round-clock")
 
     # ---- the machine's surroundings
@@ -110,6 +118,8 @@ class RoundDriver:
         if self._closed:
             return
         self._carry_out(self.machine.handle(event, self._clock()))
+        if isinstance(event, t.RosterChanged | t.AbortReceived):
+            self.guard.pledging.changed()
 
     def _carry_out(self, effects: list[t.Effect]) -> None:
         self._kick.set()
@@ -139,6 +149,11 @@ class RoundDriver:
                     self._ended(effect.report)
                 case t.Dropped():
                     self.dropped.note(effect.sender, effect.reason)
+
+    def _present(self) -> Collection[bytes]:
+        """Contributors of the session under way that are alive."""
+        session = self.machine.session
+        return session.present if session is not None else ()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -192,16 +207,24 @@ class RoundDriver:
         index = next(i for i, c in enumerate(plan.contributors) if c.peer == me)
         offer, codec = int(plan.contributors[index].offer), codec_of(plan, me)
         places = asyncio.Semaphore(SEND_AHEAD)
+
+        async def encode(chunk: int) -> wire.Payload | None:
+            """None: the snapshot may have changed while it was read."""
+            payload: wire.Payload = await self.on_codec(
+                self._codec.encode, self.state.parameters, self._snapshot, chunk, offer, codec
+            )
+            return payload if offer == self.offer else None
+
+        if not await self.guard.before_scatter(plan, encode):
+            return
         async with asyncio.TaskGroup() as group:
             for chunk, target in effect.targets:
                 if not self._is_due(plan, chunk, target, offer):
                     continue
                 await places.acquire()
-                payload = await self.on_codec(
-                    self._codec.encode, self.state.parameters, self._snapshot, chunk, offer, codec
-                )
-                if offer != self.offer:
-                    return  # it may have changed while it was read
+                payload = await encode(chunk)
+                if payload is None:
+                    return
                 group.create_task(self._contribute(plan.session, chunk, target, payload, places))
 
     async def _contribute(
@@ -247,24 +270,33 @@ class RoundDriver:
 
     async def _reduce(self, effect: t.Reduce) -> None:
         payload: wire.Payload = b""
-        digest = hashlib.sha256(b"").digest()
+        digest, left_out = hashlib.sha256(b"").digest(), tuple[int, ...]()
         if effect.parts:
             await self._results.room()
-            payload, digest = await self.on_codec(self._reduced, effect)
+            payload, digest, left_out = await self.on_codec(self._reduced, effect)
             if effect.partial:
                 payload = await self._kept(payload)
-        self.feed(
-            t.ChunkReduced(effect.plan.session, effect.chunk, effect.members, payload, digest, effect.partial)
-        )
+        plan, chunk, version = effect.plan, effect.chunk, self.state.head.version + 1
+        members = tuple(member for member in effect.members if member not in left_out)
+        self.guard.averaged(plan, chunk, left_out)
+        self.feed(t.ChunkReduced(plan.session, chunk, members, payload, digest, effect.partial, left_out))
+        session = self.machine.session
+        if not effect.partial and session is not None and chunk in session.exchange.results:
+            await self.guard.seal(version, plan, chunk, session.exchange.results[chunk][1])
 
-    def _reduced(self, effect: t.Reduce) -> tuple[wire.Payload, bytes]:
-        """The encoded mean and its digest; nobody asks for that of a group's."""
+    def _reduced(self, effect: t.Reduce) -> tuple[wire.Payload, bytes, tuple[int, ...]]:
+        """The encoded mean, its digest (nobody asks for that of a group's), and whom the merge left out."""
         weights = [int(c.weight) for c in effect.plan.contributors]
-        payload = self._codec.reduce(effect.parts, weights, self._chunks.size(effect.chunk))
-        return payload, b"" if effect.partial else hashlib.sha256(payload).digest()
+        seed = seed_of(effect.plan.session, effect.chunk)
+        self.guard.keep(self.state.head.version + 1, effect)
+        payload = self._codec.reduce(effect.parts, weights, self._chunks.size(effect.chunk), seed)
+        digest = b"" if effect.partial else hashlib.sha256(payload).digest()
+        return payload, digest, self._codec.left_out
 
     async def _persist(self, effect: t.Persist) -> None:
         version = self.state.head.version + 1
+        if self.machine.session is not None:
+            self.guard.voted(version, self.machine.session.exchange.results)
         may_vote = True
         try:
             # A vote says that all bytes are here: results that the disk refused must not be voted for.
@@ -281,9 +313,10 @@ class RoundDriver:
     async def _apply(self, effect: t.Apply) -> None:
         while not await self._trainer_lets():
             self._trouble("trainer_silent", "The trainer has not taken in the last version yet.")
+        commit = pb.Commit.FromString(effect.commit.body)
         # While the parameters are still those that the contribution was measured from.
-        await self._settle(pb.Commit.FromString(effect.commit.body))
-        await self._compare(pb.Commit.FromString(effect.commit.body))
+        await self._settle(commit)
+        await self._compare(commit)
         version = effect.parent.version + 1
         votes = effect.votes
         # The commit is decided: a disk that refuses is told and tried again, for there is no way back.
@@ -295,7 +328,8 @@ class RoundDriver:
             self._trouble("bug", f"This node has to start again, for {error}.")
             return
         self.feed(t.HeadChanged(head))
-        await self._applied(pb.Commit.FromString(effect.commit.body), head)
+        self.guard.applied(commit)
+        await self._applied(commit, head)
         await self._disk_took(self.state.save_if_due)
 
     async def _settle(self, commit: pb.Commit) -> None:
@@ -357,8 +391,23 @@ class RoundDriver:
                 await self._contribution(sender, frame.contribution, payload)
             case "result":
                 await self._result(sender, frame.result, payload)
+            case "pledge":
+                self.guard.pledged(sender, frame.pledge)
+            case "accusation":
+                self.guard.accused(sender, frame.accusation)
             case _:
-                self.feed(inbox.event_of(sender, frame, self._verified))
+                event = inbox.event_of(sender, frame, self._verified)
+                if isinstance(event, t.PlanReceived) and (reason := self.guard.leads(event.message)):
+                    self._decline(event.message, reason)
+                    return
+                self.feed(event)
+
+    def _decline(self, plan: pb.Plan, reason: str) -> None:
+        """Takes no part in a session, and lets its members know: nobody is to wait for this node."""
+        me = self._keyring.peer_id
+        self.dropped.note(bytes(plan.session.leader), reason)
+        for peer in sorted(members_of(plan) - {me}):
+            self._links.send(peer, pb.Frame(abort=pb.Abort(session=plan.session, reason=reason)))
 
     def _verified(self, kind: str, signed: pb.Signed) -> bytes:
         if not self._keyring.verify(kind, signed):
@@ -384,7 +433,11 @@ class RoundDriver:
         except CodecError as error:
             reason = "contribution that the codec refuses"
             log.info("chunk %d of %s: %s", message.chunk, readable_name(sender), error)
+            self.guard.refused_by_codec(sender)
             self.feed(t.ContributionRejected(sender, message.session, message.chunk, reason))
+            return
+        if refused := await self.guard.refusal(sender, message, payload, codec):
+            self.feed(t.ContributionRejected(sender, message.session, message.chunk, refused))
             return
         kept, members = await self._kept(payload), inbox.members_of(message)
         self.feed(t.ContributionArrived(sender, message.session, message.chunk, kept, members))

@@ -3,9 +3,14 @@
 identity.key   libp2p private key, 0600            lock           flock of the running daemon
 organiser.key  only where the swarm was made       api.json       where the running daemon answers
 manifest.pb    signed manifest                     api.token      bearer token, 0600
-config.toml    settings by hand                    node.json      ports, label, cached peers
+members.pb     who takes part, in a private swarm  inbox/         what commands signed, for the node
+pending.json   who asks to be approved             tickets.json   tickets that end, without their keys
+config.toml    settings by hand                    node.json      ports, cached peers, pause
 checkpoints/   outer state of some versions        rounds/        commits since then, with payloads
-account.json   token account                       events.jsonl   what happened
+account.json   token account                       events.jsonl   what happened, and events.1.jsonl
+snapshots.jsonl  what the state was now and then, and snapshots.1.jsonl: for replays
+standings.json  whom this node has found to be wrong, and how often
+audits/        what came for chunks of this node, for those who check
 account.damaged.json  one that could not be read, kept aside
 traffic.json   bytes of the last seven days, by class
 history.sqlite figures over two years, in buckets (and what SQLite keeps beside it)
@@ -17,16 +22,19 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atoll.daemon.config import where
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import files
 from atoll.peers import identity
-from atoll.protocol import manifest
 from atoll.protocol.signing import Ed25519Keyring
+
+if TYPE_CHECKING:
+    from atoll.protocol.manifest import SwarmManifest
 
 _LOCK_TRIES = 5
 _LOCK_PAUSE_S = 0.1
@@ -40,11 +48,17 @@ class DataDir:
         self.identity = root / "identity.key"
         self.organiser = root / "organiser.key"
         self.manifest = root / "manifest.pb"
+        self.members = root / "members.pb"
+        self.inbox = root / "inbox"
+        self.pending = root / "pending.json"
+        self.tickets = root / "tickets.json"
         self.config = root / "config.toml"
         self.api = root / "api.json"
         self.token_file = root / "api.token"
         self.node = root / "node.json"
         self.account = root / "account.json"
+        self.standings = root / "standings.json"
+        self.audits = root / "audits"
         self.traffic = root / "traffic.json"
         self.events = root / "events.jsonl"
         self.history = root / "history.sqlite"
@@ -55,6 +69,7 @@ class DataDir:
         self.shards = self.data / "shards"
         self.run = root / "run"
         self._lock: int | None = None
+        self._facts = threading.Lock()
 
     def create(self) -> None:
         """Makes the folders. Raises AtollError."""
@@ -123,8 +138,11 @@ class DataDir:
             files.write_bytes(self.token_file, secrets.token_urlsafe(24).encode(), 0o600)
         return self.token_file.read_text().strip()
 
-    def load_manifest(self) -> manifest.SwarmManifest:
+    def load_manifest(self) -> SwarmManifest:
         """The swarm of this data dir. Raises AtollError."""
+        # With the modes it loads numpy, which a bootstrap node does without.
+        from atoll.protocol import manifest
+
         try:
             data = self.manifest.read_bytes()
         except FileNotFoundError as error:
@@ -162,7 +180,8 @@ class DataDir:
         return facts if isinstance(facts, dict) else {}
 
     def remember(self, **facts: Any) -> None:
-        """Updates the small facts. Raises AtollError."""
-        known = self.node_facts()
-        if any(known.get(name) != value for name, value in facts.items()):
-            files.write_json(self.node, {**known, **facts})
+        """Updates the small facts, from whatever thread. Raises AtollError."""
+        with self._facts:
+            known = self.node_facts()
+            if any(known.get(name) != value for name, value in facts.items()):
+                files.write_json(self.node, {**known, **facts})

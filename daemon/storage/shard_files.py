@@ -152,13 +152,28 @@ class ShardFiles:
             return False
         try:
             self._drop_parts(index)
-            others = [self.folder / digest.hex() for digest in self._here() - kept]
+        except OSError as error:
+            raise files.disk_error(self.folder, error) from error
+        self._remove(wanted, kept)
+        return True
+
+    def shrink(self, cap_bytes: int, keep: Collection[int]) -> None:
+        """Removes what is least recently used until all fits under the cap, as far as it may go.
+
+        Shards in `keep`, and the one for validation, stay; 0 is no cap. Raises AtollError.
+        """
+        if cap_bytes:
+            self._remove(cap_bytes, {self.digests[i] for i in (*keep, self.validation)})
+
+    def _remove(self, below_bytes: int, kept: Collection[bytes]) -> None:
+        sizes = dict(zip(self.digests, self.sizes, strict=True))
+        try:
+            others = [self.folder / digest.hex() for digest in self._here() - set(kept)]
             others.sort(key=lambda path: path.stat().st_atime_ns)
-            while others and sum(sizes[digest] for digest in self._here()) > wanted:
+            while others and sum(sizes[digest] for digest in self._here()) > below_bytes:
                 others.pop(0).unlink()
         except OSError as error:
             raise files.disk_error(self.folder, error) from error
-        return True
 
     def _here(self) -> set[bytes]:
         """Digests of all shards that lie here, checked or not."""

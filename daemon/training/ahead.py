@@ -9,6 +9,9 @@ modes it begins at once, before the commit:
                      local = start = the outer step from `committed` as if that were the mean   (eager)
                                      `committed` as it is                                        (delayed)
 
+A commit may take two phases: what is trained after the first of them is one contribution with the second,
+offered as soon as the commit is here. A start in between would be from the same committed parameters again.
+
 Costs one parameter-sized vector, `start`, beside the shared ones.
 """
 

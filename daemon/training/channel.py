@@ -14,7 +14,7 @@ Parameters never travel here, only in `memory`.
        Ready ->                             `snapshot` is written; the trainer waits, or goes on meanwhile
        <- Committed                         a new version; the phase goes on or the next one starts
        Merged ->
-       <- Pause, Resume, Stop               at any time; obeyed at the next step boundary
+       <- Pause, Resume, Threads, Stop      at any time; obeyed at the next step boundary
        Stopped ->                           last message of an orderly end
        Notice, Failed ->                    something a person should know; something that stops progress
 
@@ -143,6 +143,13 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class Threads:
+    """CPU threads from the next step on; 0: one for each core. A loop of one's own decides by itself."""
+
+    count: int
+
+
+@dataclass(frozen=True)
 class Stop:
     """End at the next step boundary; `save`: keep the inner optimizer state."""
 
@@ -216,7 +223,7 @@ class Failed:
     message: str
 
 
-FromDaemon = Welcome | Begin | Committed | Pause | Resume | Stop
+FromDaemon = Welcome | Begin | Committed | Pause | Resume | Threads | Stop
 FromTrainer = Hello | Progress | Ready | Merged | Stopped | Notice | Failed
 Message = FromDaemon | FromTrainer
 

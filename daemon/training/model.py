@@ -90,12 +90,19 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.width, config.width, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        q, k, v = self.project(x, cos, sin)
+        return self.merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, D] -> queries, keys (both at their positions) and values, [B, H, T, K] each."""
         b, t, d = x.shape
         parts = self.qkv(x).view(b, t, 3, self.heads, d // self.heads)  # [B, T, 3, H, K]
         q, k, v = parts.permute(2, 0, 3, 1, 4)  # [B, H, T, K] each
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [B, H, T, K]
-        mixed: Tensor = self.out(y.transpose(1, 2).reshape(b, t, d))
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def merge(self, y: Tensor) -> Tensor:
+        """What each head found, [B, H, T, K] -> [B, T, D]."""
+        mixed: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return mixed
 
 

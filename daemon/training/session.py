@@ -34,7 +34,17 @@ from torch import Tensor, nn
 
 from atoll.daemon.training import channel
 from atoll.daemon.training.ahead import AheadReplica, DifferenceReplica
-from atoll.daemon.training.channel import Begin, Committed, Endpoint, FromDaemon, Pause, Resume, Stop, Welcome
+from atoll.daemon.training.channel import (
+    Begin,
+    Committed,
+    Endpoint,
+    FromDaemon,
+    Pause,
+    Resume,
+    Stop,
+    Threads,
+    Welcome,
+)
 from atoll.daemon.training.errors import (
     ChannelError,
     ConfigError,
@@ -95,6 +105,8 @@ class Session:
         Raises SchemaMismatchError, SharedMemoryError, ConfigError, ChannelError.
         """
         self.welcome = welcome
+        self.threads = welcome.threads
+        """CPU threads that the daemon asks for; the built-in trainer follows."""
         self._endpoint = endpoint
         self._model = model
         self._optimizer = optimizer
@@ -234,6 +246,8 @@ class Session:
                 self._paused = True
             case Resume():
                 self._paused = False
+            case Threads():
+                self.threads = message.count
             case Stop():
                 self._on_stop(message)
             case Welcome():
@@ -297,7 +311,8 @@ class Session:
     def _exchange(self) -> None:
         """Offers what is due, and waits where no step more may be taken without the commit before.
 
-        With an overlap as long as a phase the next one is over when that commit is here.
+        With an overlap of a phase the next one is over when that commit is here, with one of two phases (a
+        second outer step of delay) the one after it may be as well: it is offered with the other.
         """
         if self._waiting and self._current().step >= self._current().length + self.welcome.overlap:
             self._wait()

@@ -72,6 +72,7 @@ def train(endpoint: Endpoint) -> None:
     if welcome.model is None:
         raise ConfigError("This swarm trains a model of its own.", "Join it from its own training script.")
     config = InnerConfig.from_dict(welcome.inner)
+    threads, all_threads = welcome.threads, torch.get_num_threads()
     device = pick_device(welcome)
     model = GPT(GPTConfig.from_dict(welcome.model)).to(device)
     context = model.config.context
@@ -85,6 +86,9 @@ def train(endpoint: Endpoint) -> None:
     while session.running:
         if session.text != text:
             text, windows = session.text, Windows.mapped(_named(session.text), context)
+        if session.threads != threads:
+            threads = session.threads
+            torch.set_num_threads(threads or all_threads)
         batch = windows.batch(welcome.seed, welcome.node_id, session.position, session.shard, config.batch)
         parts = batch[0].to(device), batch[1].to(device)
         try:

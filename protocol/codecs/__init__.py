@@ -10,6 +10,7 @@ from atoll.protocol.codecs.floats import BFloat16Codec, Float32Codec
 from atoll.protocol.codecs.levels import E3M0Codec, Int4Codec, Int8Codec
 from atoll.protocol.codecs.result import ResultCodec
 from atoll.protocol.codecs.topk import TopKCodec
+from atoll.protocol.manifest import MEAN
 
 CODECS: dict[str, type[Codec]] = {
     codec.name: codec
@@ -25,9 +26,13 @@ CODECS: dict[str, type[Codec]] = {
 }
 
 
-def result_codec(contributions: str, results: str) -> ResultCodec:
-    """How results are encoded where the manifest names these two codecs; `contributions` may be "auto"."""
-    contribution = CODECS.get(contributions)
+def result_codec(contributions: str, results: str, merge: str = "") -> ResultCodec:
+    """How results are encoded where the manifest names these two codecs; `contributions` may be "auto".
+
+    `merge`: the manifest's. What is not the mean, only the owner of a chunk makes: then no result is the
+    contributions themselves.
+    """
+    contribution = CODECS.get(contributions) if merge in ("", MEAN) else None
     return ResultCodec(CODECS[results](), contribution() if contribution else None)
 
 

@@ -76,7 +76,7 @@ class Door:
         """Whether to close. `expected`: live training nodes at this head; `minimum`: fewest to begin with."""
         ready = self.ready(parent, expected)
         if len(expected) < minimum:
-            return Verdict(False, f"{len(expected)} of {minimum} peers needed")
+            return Verdict(False, f"{minimum} nodes have to take part, {len(expected)} so far")
         if not ready:
             return Verdict(False, "nobody is ready yet")
         missing = len(expected) - len(ready)

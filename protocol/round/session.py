@@ -124,9 +124,14 @@ class Session:
         return successor(self.id.parent, self.id.fragment, contributors, self._live)
 
     @property
+    def present(self) -> set[bytes]:
+        """Contributors that are alive."""
+        return self.exchange.index.keys() & self._live
+
+    @property
     def able(self) -> set[bytes]:
         """Contributors that can own chunks."""
-        return (self.exchange.index.keys() & self._live) - self.unfit
+        return self.present - self.unfit
 
     @property
     def others(self) -> tuple[bytes, ...]:
@@ -183,6 +188,7 @@ class Session:
             chunk=event.chunk,
             contributors=event.contributors,
             payload_digest=event.payload_digest,
+            left_out=event.left_out,
         )
         signed = self._keyring.sign("result", message.SerializeToString(deterministic=True))
         reason = self.exchange.add_result(message, signed)

@@ -188,6 +188,8 @@ class ChunkReduced:
     payload: Payload
     payload_digest: bytes
     partial: bool = False
+    left_out: tuple[int, ...] = ()
+    """Who came and is not in it, by the swarm's merge."""
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from atoll.daemon.training.api import create, join
-    from atoll.daemon.training.errors import SwarmStopped
+    from atoll.daemon.training.errors import SwarmStopped, TrainingError
     from atoll.daemon.training.session import Session
 
 __version__ = "0.1.0"
 
-__all__ = ["Session", "SwarmStopped", "__version__", "create", "join"]
+__all__ = ["Session", "SwarmStopped", "TrainingError", "__version__", "create", "join"]
 
 _HOME = {
     "Session": "atoll.daemon.training.session",
     "SwarmStopped": "atoll.daemon.training.errors",
+    "TrainingError": "atoll.daemon.training.errors",
     "create": "atoll.daemon.training.api",
     "join": "atoll.daemon.training.api",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.papers import arms, runs
-from benchmarks.papers.__main__ import report
+from benchmarks.papers.__main__ import Means, report
 from benchmarks.papers.arms import Arm, Run
 from benchmarks.papers.arrivals import AsyncArm
 from benchmarks.papers.experiments import TABLES, Order, Row, Table, perplexity
@@ -44,7 +44,7 @@ def test_a_damaged_entry_or_another_arm_or_seed_is_no_entry(tmp_path: Path) -> N
 
 def test_verdicts() -> None:
     a, b, c = SHORT, replace(SHORT, lr=0.1), replace(SHORT, lr=0.2)
-    losses = {a: 2.0, b: 2.02, c: 2.1}
+    losses = Means({(a, 1): 2.0, (b, 1): 2.02, (c, 1): 2.1})
     assert Row("", b, a, "", 0.5, 1.5).passes(losses) and not Row("", c, a, "", 0.5, 1.5).passes(losses)
     assert Row("", c, a, "", 0, 20, perplexity).value(losses) == pytest.approx(100 * (np.exp(0.1) - 1))
     assert Order("", (a, b, c), "").passes(losses) and not Order("", (b, a), "").passes(losses)
@@ -55,6 +55,14 @@ def test_verdicts() -> None:
     assert (
         "1 of 2 rows" in text and "**no**" in text and "| +1 % | +1.00 % | +0.5 % to +1.5 % | yes |" in text
     )
+
+
+def test_arms_are_compared_over_the_seeds_that_both_have() -> None:
+    a, b = SHORT, replace(SHORT, lr=0.1)
+    losses = Means({(a, 1): 2.0, (b, 1): 2.2, (b, 2): 2.6})
+    assert losses[b] == pytest.approx(2.4)
+    assert Row("", b, a, "", 0, 20).value(losses) == pytest.approx(10.0)
+    assert Order("", (a, b), "").value(losses) == [2.0, 2.2]
 
 
 def test_every_arm_of_the_report_can_be_built() -> None:
@@ -77,6 +85,7 @@ def test_every_arm_of_the_report_can_be_built() -> None:
         {"ahead": "delayed"},
         {"ahead": "paper"},
         {"drop": 0.5, "shuffled": False},
+        {"drop": 0.5, "missed": "reset"},
         {"pool": (1, 2)},
         {"prune": 0.5},
     ],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.rounds.outer_state import OuterState, genesis_head
+from atoll.daemon.rounds.surroundings import Surroundings, alone
 from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.round_log import RoundLog
+from atoll.peers.files import FileRefused
 from atoll.peers.links import LinkLost
 from atoll.protocol import forks
 from atoll.protocol import manifest as manifests
@@ -61,6 +65,8 @@ def make_manifest(
     codecs: tuple[str, str] = ("int8", "int8"),
     two_level_above: int = 0,
     fragments: int = 1,
+    merge: str = "",
+    audit: bool = False,
 ) -> SwarmManifest:
     """`sizes`: of the shards of its data; none: each node has its own. `codecs`: contributions', results'."""
     table = [pb.DataShard(digest=bytes([n]) * 32, size_bytes=size) for n, size in enumerate(sizes)]
@@ -84,6 +90,8 @@ def make_manifest(
             grace_floor_s=0.5,
             grace_cap_s=2.0,
             validate_every=1,
+            merge=merge,
+            audit=audit,
         ),
         admission="open",
         schema_digest=SCHEMA.digest,
@@ -141,7 +149,7 @@ class Member:
                 folder / "checkpoints", manifest.swarm_id, head, SCHEMA, parameters, zeros, read=read
             )
         wanted = manifest.body.rounds
-        codec = result_codec(wanted.codec, wanted.result_codec)
+        codec = result_codec(wanted.codec, wanted.result_codec, wanted.merge)
         rounds = RoundLog(folder / "rounds", manifest.chunks, codec)
         vector = np.zeros(SCHEMA.total, np.float32)
         self.state = OuterState(manifest, SCHEMA, vector, folder / "checkpoints", rounds)
@@ -176,6 +184,27 @@ class Member:
             applied=self._applied,
             ended=self._ended,
             trouble=self._troubled,
+            around=self._around(folder),
+        )
+
+    def _around(self, folder: Path) -> Surroundings:
+        """Files of the others are copied, their links are the swarm's."""
+        self.said: list[str] = []
+
+        async def fetch(peer: bytes, kind: str, version: int, chunk: int, target: Path, most: int) -> None:
+            other = self.swarm.reachable(self.me, peer)
+            found = other.driver.guard.served(kind, version, chunk) if other is not None else None
+            if found is None:
+                raise FileRefused("not_found")
+            target.write_bytes(found.path.read_bytes())
+
+        wire = Wire(self.me, self.swarm)
+        return replace(
+            alone(folder, wire.send),
+            fetch=fetch,
+            neighbours=lambda: [m.me for m in self.swarm.members if m is not self],
+            say=self.said.append,
+            draw=self.swarm.draw,
         )
 
     async def _before(self) -> None:
@@ -215,16 +244,19 @@ class Swarm:
         codecs: tuple[str, str] = ("int8", "int8"),
         two_level_above: int = 0,
         fragments: int = 1,
+        merge: str = "",
+        audit: bool = False,
     ) -> None:
         self._keys = [keyring(i) for i in range(count)]
         self.manifest = make_manifest(
-            self._keys[0], min_peers or count, sizes, codecs, two_level_above, fragments
+            self._keys[0], min_peers or count, sizes, codecs, two_level_above, fragments, merge, audit
         )
         self.cut: set[frozenset[bytes]] = set()
         self.spoiled: set[bytes] = set()
         self.sizes: list[int] = []
         """Of contributions that were sent."""
         self.news = asyncio.Event()
+        self.draw = random.Random(1).randrange
         self._tasks: set[asyncio.Task[None]] = set()
         self._folder = folder
         self.members = [Member(folder / str(i), keys, self) for i, keys in enumerate(self._keys)]
@@ -251,7 +283,11 @@ class Swarm:
     def roster_changed(self) -> None:
         for member in self.members:
             views = {
-                other.me: t.PeerView(other.state.head.digest, True, ahead=self._is_ahead(other, member))
+                other.me: t.PeerView(
+                    other.state.head.digest,
+                    member.driver.guard.quarantined(other.me) is None,
+                    ahead=self._is_ahead(other, member),
+                )
                 for other in self.members
                 if other is not member and self.reachable(member.me, other.me)
             }

@@ -39,6 +39,7 @@ def test_every_setting_is_documented() -> None:
         ({"ATOLL_NAT_PORT_MAP": "perhaps"}, "", "nat_port_map"),
         ({"ATOLL_BOOTSTRAP": "localhost"}, "", "multiaddr"),
         ({"ATOLL_ANNOUNCE": "here"}, "", "announce is 'here'"),
+        ({"ATOLL_API_NAMES": "here,http://there/"}, "", "without port"),
         ({"ATOLL_DEVICE": "abacus"}, "", "cuda:N"),
         ({"ATOLL_SHARD": "3/3"}, "", "INDEX/COUNT"),
         ({"ATOLL_UP": "fast"}, "", "20Mbit"),
@@ -49,6 +50,13 @@ def test_every_setting_is_documented() -> None:
         ({}, 'log_level = "loud"', "log_level"),
         ({}, "port = ", "config.toml"),
         ({}, "prot = 1", "'port'"),
+        ({}, "data_cap = 1" + 30 * "0", "data_cap"),
+        ({}, "data_cap = 1" + 5000 * "0", "config.toml"),
+        ({}, "gb_per_week = 1" + 400 * "0", "gb_per_week"),
+        ({}, "gb_per_week = inf", "gb_per_week"),
+        ({}, "threads = inf", "threads"),
+        ({}, "rounds = nan", "rounds"),
+        ({"ATOLL_STATE_RATE": 5000 * "9"}, "", "state_rate"),
     ],
 )
 def test_refused(tmp_path: Path, environ: dict[str, str], text: str, word: str) -> None:

@@ -271,10 +271,80 @@ async def test_the_cap_holds_and_what_is_read_stays(files: ShardFiles) -> None:
         assert told.on == {}
 
 
-def test_a_cap_that_nothing_fits_under_is_refused(files: ShardFiles) -> None:
-    with pytest.raises(AtollError, match="no room") as caught:
-        DataStore(files, "lab", [], Told(), Told(), 1000).open()  # type: ignore[arg-type]
-    assert caught.value.exit_status is Exit.PREFLIGHT and "2105" in caught.value.fix
+async def test_another_cap_holds_soon_and_one_that_is_too_small_is_refused(files: ShardFiles) -> None:
+    cap = len(TEXTS[HELD_OUT]) + 1002 + 1003
+    for index, text in enumerate(TEXTS):
+        files.put(index, [text])
+        os.utime(files.path(index), ns=(index, 5))
+    async with running(files, []) as (store, told):
+        store.want([0])
+        store.read(0)
+        with pytest.raises(AtollError, match="no room"):
+            store.check_cap(1000)
+        store.check_cap(0)
+        store.limit(cap)
+        await until(lambda: len(files.training()) == 2)
+        assert files.has(0) and files.has(HELD_OUT) and told.on == {}
+
+
+async def test_a_lower_cap_holds_at_once_while_a_fetch_waits_for_the_network(files: ShardFiles) -> None:
+    cap = len(TEXTS[HELD_OUT]) + 1002 + 1003
+    for index in (0, 1, 2, HELD_OUT):
+        files.put(index, [TEXTS[index]])
+    asked, is_open = asyncio.Event(), asyncio.Event()
+
+    class Closed(Memory):
+        async def fetch(self, index: int, progress: Progress) -> None:
+            asked.set()
+            await is_open.wait()
+            await super().fetch(index, progress)
+
+    async with running(files, [Closed(files, range(5))]) as (store, told):
+        store.want([0, 3])
+        store.read(0)
+        await asked.wait()
+        store.limit(cap)
+        await until(lambda: len(files.training()) == 2)
+        is_open.set()
+        await until(lambda: files.has(3) and len(files.training()) == 2)
+        assert files.has(0) and told.on == {}
+
+
+async def test_a_disk_that_removes_nothing_is_tried_again(
+    files: ShardFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cap = len(TEXTS[HELD_OUT]) + 1002 + 1003
+    for index, text in enumerate(TEXTS):
+        files.put(index, [text])
+    shrink, fail = files.shrink, True
+
+    def refuses(cap_bytes: int, keep: set[int]) -> None:
+        if fail:
+            raise AtollError(Exit.TEMPORARY, "disk", "It refuses.", "Look at it.")
+        shrink(cap_bytes, keep)
+
+    monkeypatch.setattr(files, "shrink", refuses)
+    async with running(files, []) as (store, told):
+        store.limit(cap)
+        await until(lambda: "disk" in told.on)
+        fail = False
+        await until(lambda: len(files.training()) == 2 and not told.on)
+
+
+async def test_a_saved_cap_that_nothing_fits_under_gives_way_to_the_least(files: ShardFiles) -> None:
+    async with running(files, [Memory(files, range(5))], cap=1) as (store, told):
+        await until(lambda: "data_cap_too_small" in told.on)
+        assert "2105" in told.on["data_cap_too_small"] and store.least_cap == 2105
+        for index in (0, 1, 2):
+            store.want([index])
+            await until(lambda index=index: files.has(index))
+            store.read(index)
+        assert sum(path.stat().st_size for path in files.folder.iterdir()) <= 2105
+        with pytest.raises(AtollError, match="no room") as caught:
+            store.check_cap(1000)
+        assert caught.value.exit_status is Exit.PREFLIGHT and "2105" in caught.value.fix
+        store.limit(0)
+        assert told.on == {}
 
 
 async def test_peers_are_given_what_was_checked(files: ShardFiles) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from atoll.daemon.events import Events
 from atoll.daemon.island import Island
+from atoll.daemon.left_out import Seen
 from atoll.daemon.reading import Place
 from atoll.daemon.rhythm import Rhythm
 from atoll.daemon.trainers import Trainer
@@ -294,6 +295,45 @@ async def test_an_offer_that_is_withdrawn_while_the_books_are_written_is_not_tol
     assert not any(isinstance(e, t.LocalReady) for e in rig.driver.events)
 
 
+async def test_a_rule_holds_the_trainer_and_lets_go(rig: Rig) -> None:
+    await rig.ready(400)
+    rig.island.hold(True)
+    assert await rig.hears() == ch.Pause()
+    await rig.fed(t.LocalWithdrawn)
+    assert rig.island.resting and rig.island.paused is None and not rig.island.training
+    rig.island.hold(True)
+    rig.island.hold(False)
+    assert await rig.hears() == ch.Resume()
+    assert (await rig.offered()).tokens == 400, "what was ready is offered again"
+    assert not rig.island.resting
+
+
+async def test_the_owners_pause_and_the_rules_do_not_end_each_other(rig: Rig) -> None:
+    rig.island.hold(True)
+    rig.island.pause("you asked for it")
+    rig.island.resume()
+    assert rig.island.resting, "a rule still holds it"
+    rig.island.pause("you asked for it")
+    rig.island.hold(False)
+    assert rig.island.resting, "the owner still pauses it"
+    rig.island.resume()
+    assert not rig.island.resting
+    told = [await rig.hears() for _ in range(4)]
+    assert told == [ch.Pause(), ch.Pause(), ch.Pause(), ch.Resume()]
+
+
+async def test_a_trainer_that_starts_while_a_rule_holds_waits(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.island.hold(True)
+    rig.island.use_threads(2)
+    await rig.begin()
+    assert await rig.hears() == ch.Pause(), "and the threads were in the welcome"
+    rig.island.use_threads(3)
+    assert await rig.hears() == ch.Threads(3)
+    rig.writer.close()
+    await rig.island.stop()
+
+
 async def test_a_commit_of_others_is_taken_in_and_progress_stays(rig: Rig) -> None:
     rig.says(ch.Progress(5, 10, 2.0, 200, 100.0))
     others = pb.Commit(version=4, contributors=[pb.Contributor(peer=b"x", tokens=1, weight=1)])
@@ -405,6 +445,28 @@ async def test_pause_and_resume_offer_the_snapshot_again(rig: Rig) -> None:
     assert await rig.offered() == t.LocalReady(400, 10, 2)
 
 
+@pytest.mark.parametrize("resets", [True, False])
+async def test_after_rounds_that_went_by_in_a_pause_it_begins_anew(tmp_path: Path, resets: bool) -> None:
+    """Else it would contribute parameters of before the pause, and pull everyone back to them."""
+    rig = Rig(tmp_path, resets=resets)
+    await rig.begin()
+    rig.says(ch.Progress(5, 10, 2.0, 200, 100.0))
+    rig.island.pause("you asked for it")
+    assert isinstance(await rig.hears(), ch.Pause)
+    for version, name in ((4, b"e"), (5, b"f")):
+        head = Head(version, name * 32, (b"o" * 38,))
+        rig.driver.state.head = head
+        rig.island.committed([(commit(version, 1, [False] * 4), name * 32)], head)
+        assert isinstance(await rig.hears(), ch.Committed)
+    rig.island.hold(True)
+    rig.island.resume()
+    rig.island.hold(False)
+    begin = await rig.hears()
+    assert isinstance(begin, ch.Begin) and begin.version == 5
+    assert isinstance(await rig.hears(), ch.Resume)
+    assert rig.island.account.expired == 4 * 200 and rig.island.account.carried == 0
+
+
 async def test_a_pause_for_a_while_ends_by_itself(rig: Rig) -> None:
     rig.island.pause("you asked for it", for_s=0.01)
     assert isinstance(await rig.hears(), ch.Pause)
@@ -493,6 +555,42 @@ async def test_the_next_trainer_begins_with_a_micro_batch_that_fits(tmp_path: Pa
     assert await restarted_with() == 2, "it ended by itself"
     await killed()
     assert await restarted_with() == 2, "not twice in a row"
+    rig.writer.close()
+    await rig.island.stop()
+
+
+async def test_a_trainer_that_ends_under_a_cap_on_its_memory_is_given_less_to_do(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, may_restart=True)
+    rig.island._make_welcome = lambda: replace(WELCOME, inner={"micro_batch": 2})
+
+    async def fails() -> int:
+        """A trainer begins, and ends as one that a library ended; the micro-batch of the next one."""
+        process = await asyncio.create_subprocess_exec("sleep", "60")
+        assert rig.island._trainer is not None
+        rig.island._trainer._process = process
+        rig.says(ch.Hello(1, process.pid, "cpu", "00", 1024))
+        assert isinstance(await rig.hears(), ch.Begin)
+        process.terminate()
+        await process.wait()
+        rig.island._restart_pause = 0.01
+        starts = rig.starts
+        rig.writer.close()
+        async with asyncio.timeout(10):
+            while rig.starts == starts:
+                await asyncio.sleep(0)
+        heard = await rig.hears()
+        assert isinstance(heard, ch.Welcome)
+        return int(heard.inner["micro_batch"])
+
+    await rig.begin()
+    assert [await fails(), await fails()] == [2, 2], "it is not capped"
+    rig.island.cap_memory(10 << 30)
+    assert [await fails(), await fails()] == [2, 1]
+    assert rig.island.trouble != rig.island._memory.too_small
+    await fails()
+    assert rig.island.trouble == rig.island._memory.too_small and "cap of 10.7 GB" in rig.island.trouble
+    rig.island.cap_memory(20 << 30)
+    assert await fails() == 2, "with more of it, all is tried again"
     rig.writer.close()
     await rig.island.stop()
 
@@ -607,3 +705,31 @@ async def test_with_small_commits_those_of_others_leave_a_phase_alone(small: Rig
     assert isinstance(told, ch.Committed) and not told.contributed
     assert (told.steps, told.origin) == (10, 0)
     small.says(ch.Merged(4, None))
+
+
+async def test_who_is_left_out_of_a_round_is_told(rig: Rig) -> None:
+    def said() -> list[str]:
+        return [e["text"] for e in rig.island._events.since(0)[0] if e["kind"] == "left-out"]
+
+    # Still training: nothing was offered when the others committed.
+    rig.says(ch.Progress(4, 10, 2.0, 200, 100.0))
+    while rig.island.phase.step != 4:
+        await asyncio.sleep(0)
+    rig.island.seen = Seen(4, 0.0, planned=False)
+    rig.driver.state.head = Head(4, b"e" * 32, (b"other",))
+    rig.island.committed([(commit(4, 77, [False] * 4), b"e" * 32)], rig.driver.state.head)
+    assert said() == [
+        "Your update is not in round 4, because this node was still training (inner step 4 of 10); "
+        "it goes into the next."
+    ]
+    # Contributed: nothing is said.
+    await rig.hears()
+    rig.says(ch.Merged(4, None))
+    rig.says(ch.Ready(10, 400, 2.5))
+    await rig.offered()
+    rig.island.committed([(commit(5, 1, [True] * 4, b"e" * 32), b"f" * 32)], Head(5, b"f" * 32, (ME,)))
+    assert len(said()) == 1
+    # Paused: the owner knows.
+    rig.island.pause("you asked for it")
+    rig.island.committed([(commit(6, 9, [False] * 4, b"f" * 32), b"g" * 32)], Head(6, b"g" * 32, (b"other",)))
+    assert len(said()) == 1

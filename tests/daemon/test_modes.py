@@ -60,6 +60,9 @@ def test_trainers_ahead_go_on_for_a_whole_phase_unless_told_otherwise(tmp_path: 
     part = made(tmp_path / "part", mode=mode, inner_steps=20, overlap=5)
     assert part.body.sync.overlap_steps == 5
     assert made(tmp_path / "other", mode="streaming").ahead is None
+    for delay in (1, 2):
+        late = made(tmp_path / f"late-{delay}", mode=mode, inner_steps=20, delay=delay)
+        assert late.body.sync.overlap_steps == 20 * delay
 
 
 def test_what_is_asked_for_stands_over_the_mode(tmp_path: Path) -> None:
@@ -96,15 +99,18 @@ def test_what_is_asked_for_stands_over_the_mode(tmp_path: Path) -> None:
         ({"mode": "diloco", "fragments": 2}, "can't have 2 fragments"),
         ({"mode": "streaming", "fragments": 99}, "can't make 99 fragments"),
         ({"mode": "streaming", "inner_steps": 10}, "share 10 inner steps"),
-        ({"mode": "streaming", "missed": "rebase"}, "outer.missed"),
-        ({"mode": "photon", "outer_momentum": 0.5}, "outer.momentum"),
+        ({"mode": "streaming", "missed": "rebase"}, "--missed"),
+        ({"mode": "photon", "outer_momentum": 0.5}, "--outer-momentum"),
         ({"mode": "sparseloco", "codec": "int8"}, "codec"),
         ({"mode": "sparseloco", "feedback": 0.0}, "feedback"),
         ({"mode": "muloco", "optimizer": "adamw"}, "optimizer"),
         ({"optimizer": "sgd"}, "optimizer"),
-        ({"mode": "eager", "missed": "reset"}, "outer.missed"),
-        ({"mode": "eager", "overlap": 0}, "needs sync.overlap_steps"),
-        ({"mode": "delayed", "overlap": 101}, "more than the steps"),
+        ({"mode": "eager", "missed": "reset"}, "--missed"),
+        ({"mode": "eager", "overlap": 0}, "needs --overlap"),
+        ({"mode": "delayed", "overlap": 201}, "--overlap is 201, more than 2 phases: at most 200"),
+        ({"mode": "eager", "delay": 3}, "more than 2 phases"),
+        ({"mode": "eager", "delay": 2, "overlap": 5}, "both say how long"),
+        ({"mode": "streaming", "delay": 1}, "no outer steps of delay"),
         ({"mode": "eager", "fragments": 2}, "can't have 2 fragments"),
     ],
 )

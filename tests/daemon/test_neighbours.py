@@ -48,7 +48,7 @@ async def make(hosts: Hosts, name: str, manifest: SwarmManifest, folder: Path) -
         status=lambda: pb.NodeStatus(state=pb.TRAINING, version=node.version, digest=b"d" * 32),
         chain=lambda: (),
         addresses=lambda: [],
-        provide=lambda kind, version: None,
+        provide=lambda kind, version, chunk: None,
         changed=lambda: node.changed.set(),
         lost=lambda: node.changed.set(),
         learned=lambda address: None,
@@ -213,6 +213,19 @@ async def test_one_origin_has_not_all_places_for_payloads(trio: tuple[Node, Node
         await f.neighbours._forward(a.id, envelope, b"payload", 0.0)
     assert f.neighbours.forwarded["passed on"] == before + neighbours.MAX_FORWARDING_OF_ONE
     assert f.neighbours.forwarded["too many at once"] == neighbours.MAX_FORWARDING_OF_ONE
+
+
+async def test_a_network_that_is_left_alone_carries_control_messages_only(trio: tuple[Node, Node, Node]):
+    a, b, f = trio
+    await until(lambda: b.id in a.neighbours.views(), a.changed)
+    f.neighbours._hooks = replace(f.neighbours._hooks, carries=lambda: False)
+    before = f.neighbours.forwarded["passed on"]
+    envelope = pb.Forward(origin=a.id, target=b.id, envelope=pb.Signed(body=b"x"))
+    await f.neighbours._forward(a.id, envelope, b"payload", 0.0)
+    assert f.neighbours.forwarded["passed on"] == before
+    assert f.neighbours.forwarded["the network is to be left alone"] == 1
+    await f.neighbours._forward(a.id, envelope, b"", 0.0)
+    assert f.neighbours.forwarded["passed on"] == before + 1
 
 
 async def test_a_peer_whose_bytes_move_is_not_evicted(

@@ -37,10 +37,25 @@ def test_a_line_in_the_terminal_falls_as_the_loss_does(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(stopped, "loss", "--for", "1h") == 0
-    drawn, said = capsys.readouterr().out.splitlines()
+    drawn, axis, said = capsys.readouterr().out.splitlines()
+    assert len(axis) == len(drawn) == 72 and len(axis.split()) == 3
     heights = [c for c in drawn if c != " "]
     assert len(heights) > 60 and heights == sorted(heights, reverse=True) and len(set(heights)) == 8
     assert said.startswith("loss: 0.4") and said.endswith("to 4")
+
+
+def test_as_many_stretches_as_a_person_asks_for(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(stopped, "loss", "--for", "1h", "--points", "10", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["buckets"]) <= 10
+    assert run(stopped, "loss", "--points", "0") == 2
+
+
+def test_the_line_of_a_young_node_begins_with_its_figures(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(stopped, "loss", "--for", "30d") == 0
+    drawn, _, _ = capsys.readouterr().out.splitlines()
+    assert len([c for c in drawn if c != " "]) > 50 and not drawn.startswith(" ")
 
 
 def test_a_flat_figure_is_a_flat_line(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +76,7 @@ def test_a_picture_and_json_of_the_same(stopped: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("nothing",), "no history of nothing"), (("loss", "--for", "soon"), "no duration")],
+    [(("nothing",), "no history of nothing"), (("loss", "--for", "soon"), "must be a time")],
 )
 def test_what_can_not_be_plotted_is_said(
     stopped: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str

@@ -128,6 +128,26 @@ async def test_joiners_and_liars_have_no_say(around: Around) -> None:
     assert around.recovery._holding(choice) == [b"A", b"C"]
 
 
+async def test_nobody_is_asked_while_the_network_is_to_be_left_alone(around: Around) -> None:
+    opens = asyncio.Event()
+
+    async def network() -> None:
+        around.reasons.append("waits")
+        await opens.wait()
+
+    around.recovery._network = network
+    work = asyncio.create_task(around.recovery._fetch_checkpoint())
+    while not around.reasons:
+        await asyncio.sleep(0)
+    assert around.reasons == ["waits"]
+    opens.set()
+    while len(around.reasons) == 1:
+        await asyncio.sleep(0)
+    assert "no peer that is connected" in around.reasons[-1]
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+
+
 async def test_the_cap_is_for_both_ways(around: Around) -> None:
     around.recovery.limit(70_000)
     mine, theirs = around.recovery.cap, around.neighbours.files.cap

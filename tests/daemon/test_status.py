@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from atoll.daemon.status import Facts, State, describe, duration, size
+from atoll.daemon.status import Facts, State, describe, duration, since_when, size
 
 
 @pytest.mark.parametrize("state", list(State))
@@ -36,6 +36,15 @@ def test_the_sentence_says_how_far_and_when() -> None:
     waiting = describe(Facts(State.WAITING, "1 of 3 peers are still training", until_s=75.0))
     assert "at the latest in 1m 15s" in waiting.next
     assert "40 %" in describe(Facts(State.FETCHING, fetched=(4_000, 10_000))).because
+
+
+def test_since_when_is_beside_what_has_lasted_so_long() -> None:
+    training = describe(Facts(State.TRAINING, step=4, steps=10, version=6))
+    assert since_when(training, 22.0).startswith("Training (since 22s): inner step 4 of 10 of round 7. ")
+    waiting = describe(Facts(State.WAITING, "1 of 3 peers are still training"))
+    assert since_when(waiting, 72.0) == (
+        "Waiting: 1 of 3 peers are still training (since 1m 12s). Round 1 begins when its nodes are ready."
+    )
 
 
 @pytest.mark.parametrize(

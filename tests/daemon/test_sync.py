@@ -173,7 +173,7 @@ async def net(hosts: Hosts, tmp_path: Path) -> AsyncIterator[Net]:
         host, _ = await hosts.start(f"host{number}")
         await connect(asker, host)
 
-        def provide(kind: str, version: int, member: Member = member) -> files.ServedFile | None:
+        def provide(kind: str, version: int, chunk: int, member: Member = member) -> files.ServedFile | None:
             return served_file(DataDir(member.folder), member.state, None, kind, version)
 
         await FileServer(host, swarm.manifest.swarm_id, provide).listen()

@@ -6,11 +6,14 @@ import random
 from typing import Any
 
 from atoll.daemon.cli.top import bar, lines
+from atoll.web_ui.rounds import with_ids
 from tests.web.fake_node import FakeNode
 
 
 def state(**changes: Any) -> dict[str, Any]:
-    return {**FakeNode().state(), **changes}
+    node = FakeNode()
+    rounds = [with_ids(entry, node.ids) for entry in node.reports]
+    return {**node.state(), "rounds": rounds, **changes}
 
 
 def test_it_says_what_the_page_says() -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from atoll.daemon import view as views
+from atoll.daemon.owner_pause import OwnerPause
+from atoll.daemon.peers_view import state_word
 from atoll.daemon.status import State
-from atoll.daemon.view import View, _state_word
+from atoll.daemon.view import View
 from atoll.protocol import messages_pb2 as pb
 from atoll.web_ui.interface import CommandError
 
@@ -27,8 +29,11 @@ def node_of(**changes: Any) -> Any:
         "reader": None,
         "neighbours": None,
         "folder": SimpleNamespace(root=Path("/d")),
+        "controls": SimpleNamespace(pausing=(), network=SimpleNamespace(waiting=0), override=lambda: False),
     }
-    return SimpleNamespace(**(fields | changes))
+    node = SimpleNamespace(**(fields | changes))
+    node.controls.owner = OwnerPause(node, lambda: 0.0)
+    return node
 
 
 def test_a_state_lasts_whatever_is_counted_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +86,6 @@ async def test_finish_says_so_or_that_the_node_is_paused() -> None:
 
 
 def test_a_peer_that_paused_is_not_said_to_follow() -> None:
-    assert _state_word(pb.NodeStatus(state=pb.FOLLOWING, reason="paused")) == "paused"
-    assert _state_word(pb.NodeStatus(state=pb.FOLLOWING, reason="training")) == "following"
-    assert _state_word(pb.NodeStatus(state=pb.TRAINING, reason="paused")) == "training"
+    assert state_word(pb.NodeStatus(state=pb.FOLLOWING, reason="paused")) == "paused"
+    assert state_word(pb.NodeStatus(state=pb.FOLLOWING, reason="training")) == "following"
+    assert state_word(pb.NodeStatus(state=pb.TRAINING, reason="paused")) == "training"

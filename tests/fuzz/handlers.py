@@ -102,7 +102,7 @@ def file_server(data: bytes) -> None:
         path.write_bytes(b"x" * 1000)
         ticks = itertools.count(0.0, 100.0)  # what it keeps open for a while is closed at once
         host: Any = SimpleNamespace(line=Line())
-        server = FileServer(host, SWARM, lambda kind, version: ServedFile(path), clock=lambda: next(ticks))
+        server = FileServer(host, SWARM, lambda *_: ServedFile(path), clock=lambda: next(ticks))
         writer: Any = Sink()
         _run(data, lambda reader: server._accept(INFO, reader, writer))
         assert not server._open and not server._answering

@@ -39,7 +39,7 @@ class Holder:
         self.host = host
         self.path = path
         self.server = FileServer(
-            host, SWARM, lambda kind, version: ServedFile(path, 7) if version in (0, 7) else None
+            host, SWARM, lambda kind, version, chunk: ServedFile(path, 7) if version in (0, 7) else None
         )
 
     @property

@@ -56,7 +56,7 @@ async def two(hosts: Hosts, tmp_path: Path) -> Pair:
     (holder, _), (asker, _) = await hosts.start("holder"), await hosts.start("asker")
     await connect(asker, holder)
 
-    def provide(kind: str, version: int) -> ServedFile | None:
+    def provide(kind: str, version: int, chunk: int) -> ServedFile | None:
         return ServedFile(pair.served, 7) if version in (0, 7) else None
 
     server = FileServer(holder, SWARM, provide)
@@ -231,7 +231,7 @@ async def liar(hosts: Hosts, tmp_path: Path) -> tuple[Pair, list[bytes]]:
         writer.close()
 
     await holder.p2p.add_binary_stream_handler(wire.FILES_PROTOCOL, answer)
-    return Pair(holder, asker, FileServer(holder, SWARM, lambda k, v: None), tmp_path), says
+    return Pair(holder, asker, FileServer(holder, SWARM, lambda k, v, c: None), tmp_path), says
 
 
 def header(**fields: object) -> bytes:
@@ -253,7 +253,7 @@ async def test_a_round_goes_first_and_bytes_keep_coming(
         await asyncio.Event().wait()
 
     served = ServedFile(path)
-    server = FileServer(holder, SWARM, lambda k, v: served, between_rounds=a_round_without_end)
+    server = FileServer(holder, SWARM, lambda k, v, c: served, between_rounds=a_round_without_end)
     await server.listen()
     await connect(asker, holder)
     target = tmp_path / "copy"

@@ -11,7 +11,7 @@ from hivemind.p2p import PeerID
 from atoll.peers import link as link_module
 from atoll.peers import links as links_module
 from atoll.peers.link import MAX_CONTROL_QUEUE
-from atoll.peers.links import LinkLost, LinkRefused, read_frame
+from atoll.peers.links import MAX_LINKS, LinkLost, LinkRefused, Spoken, VersionsDiffer, read_frame
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 
@@ -77,11 +77,14 @@ async def test_ranges_without_a_common_version_are_both_named(hosts: Hosts):
     a = await make(hosts, "a")
     b = await make(hosts, "b", protocol=pb.ProtocolRange(lowest=2, highest=5))
     await connect(a.host, b.host)
-    with pytest.raises(LinkRefused, match="the peer speaks protocol 2 to 5, this node 1 to 1"):
+    with pytest.raises(VersionsDiffer, match="the peer speaks protocol 2 to 5, this node 1 to 1") as seen:
         await dial(a, b)
+    assert (seen.value.theirs.lowest, seen.value.theirs.highest) == (2, 5) and seen.value.theirs.software
     await b.when(lambda: b.downs)
-    with pytest.raises(LinkRefused, match="2 to 5"):
+    # The one that is refused knows it by the other's goodbye, in which "this node" is the other.
+    with pytest.raises(VersionsDiffer, match="2 to 5") as told:
         await dial(b, a)
+    assert told.value.theirs == Spoken(1, 1)
 
 
 async def test_a_peer_that_does_not_say_hello_is_refused(hosts: Hosts):
@@ -109,17 +112,44 @@ async def test_a_peer_that_says_nothing_is_refused_after_a_while(
     assert not a.ups
 
 
-async def test_there_are_only_so_many_links(hosts: Hosts, monkeypatch: pytest.MonkeyPatch):
+async def test_a_peer_has_only_so_many_handshakes_under_way(hosts: Hosts):
+    a, (stranger, _) = await make(hosts, "a"), await hosts.start("stranger")
+    await connect(stranger, a.host)
+    many = links_module.MAX_SHAKING_OF_ONE + 1
+    silent = [
+        await stranger.p2p.call_binary_stream_handler(PeerID(a.id), wire.LINK_PROTOCOL) for _ in range(many)
+    ]
+    ends = [asyncio.create_task(reader.read()) for _, reader, _ in silent]
+    done, waiting = await asyncio.wait(
+        ends, timeout=links_module.HELLO_TIMEOUT_S / 2, return_when=asyncio.FIRST_COMPLETED
+    )
+    assert len(done) == 1 and done.pop().result() == b"" and len(waiting) == many - 1
+    assert a.links.turned_away == 1
+    b = await make(hosts, "b")
+    await connect(a.host, b.host)
+    await dial(b, a)
+    assert b.id in a.links.peers, "others come in meanwhile"
+    for _, _, writer in silent:
+        writer.close()
+    await asyncio.gather(*ends)
+
+
+async def test_there_are_only_so_many_links(hosts: Hosts):
     a, b = await pair(hosts)
     c = await make(hosts, "c")
     await connect(a.host, c.host)
-    monkeypatch.setattr(links_module, "MAX_LINKS", 1)
+    assert not a.links.is_full
+    a.links.limit(1)
+    assert a.links.is_full
     with pytest.raises(LinkRefused, match="1 links already"):
         await dial(a, c)
     with pytest.raises((LinkRefused, EOFError, OSError)):
         await dial(c, a)
     await dial(a, b)
     assert a.links.peers == (b.id,)
+    a.links.limit(1000)
+    assert a.links._most == MAX_LINKS
+    await dial(a, c)
 
 
 async def test_when_both_dial_one_stream_stays(hosts: Hosts):

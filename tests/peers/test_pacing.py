@@ -42,3 +42,16 @@ def test_a_refund_is_no_credit_for_time_that_has_passed() -> None:
     cap.refund(500)
     cap.spend(100, 50.0)  # long after: it goes at once, and the next one waits its full second
     assert cap.ready_at() == 51.0
+
+
+def test_a_rate_that_changes_holds_from_then_on() -> None:
+    cap = RateCap(1)
+    cap.spend(1000, 0.0)
+    assert cap.ready_at() == 1000
+    cap.change(100)
+    assert cap.ready_at() < 0, "nobody waits for what was spent at the old rate"
+    cap.spend(1000, 5.0)
+    assert cap.ready_at() == 15
+    cap.change(0)
+    cap.spend(1000, 6.0)
+    assert cap.ready_at() < 0

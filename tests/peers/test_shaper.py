@@ -109,6 +109,34 @@ def test_control_never_waits_and_bulk_makes_up_for_it() -> None:
     run(body)
 
 
+def test_another_cap_holds_for_whoever_waits_already() -> None:
+    async def body(loop: VirtualLoop) -> None:
+        line = Line(Caps(), loop.time)
+        assert not line.up.active
+        line.limit(Caps(up_bps=8 * FRAMING * 10_000))
+        assert line.up.active and not line.down.active
+        ended: list[float] = []
+
+        async def one(size: int) -> None:
+            await send(line.up, size, [], loop)
+            ended.append(loop.now)
+
+        slow = asyncio.create_task(one(1_000_000))  # 100 s of it
+        await asyncio.sleep(10)
+        line.limit(Caps(up_bps=8 * FRAMING * 1_000_000))
+        await slow
+        assert 10.5 < ended[0] < 12
+        line.limit(Caps(up_bps=8 * FRAMING * 1000))
+        line.up.spend(1_000_000)
+        waiting = asyncio.create_task(one(500_000))
+        await asyncio.sleep(1)
+        line.limit(Caps())
+        await waiting
+        assert ended[1] < ended[0] + 1.1, "no cap: nothing waits"
+
+    run(body)
+
+
 def test_whoever_gives_up_is_passed_over() -> None:
     async def body(loop: VirtualLoop) -> None:
         shaper = Shaper(1000, loop.time)

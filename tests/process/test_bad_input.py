@@ -113,7 +113,7 @@ def test_no_swarm_and_another_swarm(tmp_path: Path, swarm: Path) -> None:
         (["--model", "900b"], "900b"),
         (["--data", "/nowhere/at/all"], "/nowhere"),
         (["--bootstrap", "example.org"], "multiaddr"),
-        (["--inner-steps", "100001"], "inner.steps"),
+        (["--inner-steps", "100001"], "--inner-steps"),
         (["--lr", "nan"], "lr is nan"),
         (["--data-url", "ftp://example.org"], "https"),
         (["--shard-mib", "0"], "--shard-mib"),

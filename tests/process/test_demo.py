@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from atoll.daemon.cli.api import program
+
 from .harness import atoll, descendants, is_alive, must, wait_until
 
 pytestmark = pytest.mark.process
@@ -27,7 +29,7 @@ def test_the_contract_of_the_demo(tmp_path: Path) -> None:
         "2",
         "--no-browser",
         "--json",
-        "--data-dir",
+        "--keep",
         str(folder),
         timeout_s=200,
     )
@@ -39,7 +41,11 @@ def test_the_contract_of_the_demo(tmp_path: Path) -> None:
     assert said["tokens"] > 0 and all(count > 0 for count in said["bytes_sent"]) and said["wall_s"] > 0
     assert bytes.fromhex(said["swarm_id"]) and bytes.fromhex(said["digests"][0])
     assert "Traceback" not in done.stderr
-    assert "(works once)" in done.stderr and f"`atoll status --data-dir {folder / 'node-0'}`" in done.stderr
+    shown = f"{program()} status --data-dir {folder / 'node-0'}` (shows a new link, too; the other: node-1)"
+    assert "(works once)" in done.stderr and shown in done.stderr
+    assert f"The nodes stay in {folder}." in done.stderr
+    past = json.loads(must("rounds", "--json", "--data-dir", str(folder / "node-0")))
+    assert [r["version"] for r in past] == [1, 2], "they are read from the log of a node that has ended"
     exports = []
     for node in ("node-0", "node-1"):
         out = tmp_path / f"{node}.safetensors"

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from atoll.daemon.cli.api import client_of
+from atoll.daemon.storage.data_dir import DataDir
+
 from .harness import Daemon, must
 
 pytestmark = pytest.mark.process
 ROUNDS = 3
 SWARMS = {
     **{mode: ("--mode", mode) for mode in ("photon", "sparseloco", "muloco", "eager", "delayed", "async")},
+    "two-late": ("--mode", "eager", "--delay", "2"),
     "dbw": ("--door", "dbw", "--missed", "keep", "--by-speed"),
     "period": ("--door", "period", "--door-seconds", "2", "--missed", "keep", "--by-attendance"),
     "rda": ("--merge", "rda"),
     "rough": ("--codec", "auto", "--by-roughness"),
+    "untrusted": ("--untrusted",),
 }
 
 
@@ -36,3 +41,12 @@ def test_a_mode_trains_and_certifies(
     for status in statuses:
         account = status["token_account"]
         assert account["accepted"] > 0 and not account["orphaned"]
+    if swarm == SWARMS["untrusted"]:
+        for node in nodes:
+            client = client_of(DataDir(node.folder))
+            assert client is not None
+            lines = client.metrics().splitlines()
+            wrongs = [line for line in lines if line.startswith("atoll_wrongs_total{")]
+            assert wrongs and all(line.endswith(" 0.0") for line in wrongs)
+            (audits,) = (line for line in lines if line.startswith("atoll_audits_total "))
+            assert float(audits.split()[1]) >= 1

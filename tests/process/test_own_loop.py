@@ -54,3 +54,11 @@ def test_two_scripts_train_one_model(tmp_path: Path) -> None:
             if started is not None and started.poll() is None:
                 started.kill()
                 started.wait()
+
+
+def test_what_goes_wrong_is_one_line(tmp_path: Path) -> None:
+    for arguments in (["--ticket", "atoll1nonsense"], ["--create", ""], []):
+        process = script(*arguments, "--data-dir", str(tmp_path / "a"), "--steps", "1")
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 1 and "Traceback" not in said and "UserWarning" not in said
+        assert said.splitlines()[-1].startswith("own_training_loop: ")

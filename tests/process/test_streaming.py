@@ -35,7 +35,7 @@ def test_fragments_take_turns_between_real_nodes(start: Callable[..., Daemon], t
         folder = DataDir(node.folder)
         client = client_of(folder)
         assert client is not None
-        ended = [r for r in client.state()["rounds"] if r["outcome"] == "certified"]
+        ended = [r for r in client.picture()["rounds"] if r["outcome"] == "certified"]
         assert len(ended) == ROUNDS and all(len(r["contributed"]) == NODES for r in ended)
         account = Ledger.from_json(json.loads(folder.account.read_text())).account
         assert account.balanced() and not account.orphaned and not account.lost and account.accepted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -80,3 +81,15 @@ def test_a_trainer_that_is_killed_is_started_again_and_the_node_stays(pair: tupl
     account = victim.wait_for(lambda s: True, "a status")["token_account"]
     parts = sum(account[name] for name in ("accepted", "carried", "orphaned", "expired", "lost"))
     assert abs(account["produced"] - parts) <= 5
+
+
+def test_every_line_of_a_json_log_is_json(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    must("init", "lab", "--data-dir", str(tmp_path / "a"), "--inner-steps", "5")
+    node = start("a", "run", "--rounds", "2", "--log-format", "json")
+    node.wait_for(lambda s: s["state"] == "paused", "two rounds")
+    assert node.stop() == 0
+    lines = [json.loads(line) for line in node.log.read_text().splitlines()]
+    assert all({"time", "level", "kind", "text"} <= set(line) for line in lines)
+    assert {"greeting", "progress", "start", "round", "validation", "stop"} <= {
+        line["kind"] for line in lines
+    }

@@ -37,6 +37,6 @@ def test_sixteen_nodes_average_in_groups(start: Callable[..., Daemon], tmp_path:
     for node in nodes:
         client = client_of(DataDir(node.folder))
         assert client is not None
-        ended = [r for r in client.state()["rounds"] if r["outcome"] == "certified"]
+        ended = [r for r in client.picture()["rounds"] if r["outcome"] == "certified"]
         assert [r["groups"] for r in ended] == [GROUPS] * ROUNDS
         assert all(len(r["contributed"]) == NODES for r in ended)

@@ -76,7 +76,7 @@ def test_the_door_closes_when_all_are_ready():
 
 def test_the_door_stays_shut_below_the_minimum_and_without_anybody():
     door = Door(1.0, 60.0)
-    assert door.decide(HEAD.digest, {A}, 2, 0.0).because == "1 of 2 peers needed"
+    assert door.decide(HEAD.digest, {A}, 2, 0.0).because == "2 nodes have to take part, 1 so far"
     assert door.decide(HEAD.digest, {A}, 1, 0.0).because == "nobody is ready yet"
     door.put(A, ready(), 0.0)
     verdict = door.decide(HEAD.digest, {A, B}, 2, 1e9)
@@ -435,6 +435,8 @@ def test_a_commit_that_breaks_a_rule_is_refused_with_its_reason(
 def test_a_commit_whose_plan_is_not_known_has_weights_that_make_a_mean():
     commit = make_commit(HEAD, whole())
     check_content(HEAD, commit, range(len(commit.chunks)))
+    with pytest.raises(CommitError, match="another fragment"):
+        check_content(HEAD, commit, range(1, len(commit.chunks)))
     commit.contributors[0].weight = 0
     with pytest.raises(CommitError, match="without a weight"):
         check_content(HEAD, commit, range(len(commit.chunks)))

@@ -256,6 +256,7 @@ def test_no_session_begins_while_another_head_is_fetched():
     bench.local()
     bench.ready(SECOND)
     bench.ready(THIRD)
+    assert bench.machine.catching_up
     assert bench.machine.session is None and bench.machine.deadline() == math.inf
     assert bench.machine.situation(bench.now).because == "the swarm is further; this node is catching up"
     effects = bench.planned(bench.plan(SECOND))
@@ -323,7 +324,7 @@ def test_every_phase_says_what_it_waits_for(member: Bench, leader: Bench):
     assert member.machine.situation(100.0).phase == "applying"
     few = Bench(SECOND, replace(HEAD, version=0), replace(CONFIG, min_peers_to_start=4))
     few.local()
-    assert few.machine.situation(100.0).because == "3 of 4 peers needed"
+    assert few.machine.situation(100.0).because == "4 nodes have to take part, 3 so far"
 
 
 def test_what_waits_without_a_limit_names_no_time():

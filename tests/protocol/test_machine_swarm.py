@@ -75,8 +75,8 @@ def test_the_first_round_waits_for_as_many_nodes_as_the_manifest_asks_for():
     swarm = Swarm(3, training=lambda k: k < 2, min_peers_to_start=3)
     swarm.run(limit_s=120)
     assert [n.head.version for n in swarm.nodes] == [0, 0, 0]
-    assert "2 of 3 peers needed" in swarm.nodes[0].machine.situation(swarm.now).because
-    assert "2 of 3 peers needed" in swarm.nodes[1].machine.situation(swarm.now).because
+    assert "3 nodes have to take part, 2 so far" in swarm.nodes[0].machine.situation(swarm.now).because
+    assert "3 nodes have to take part, 2 so far" in swarm.nodes[1].machine.situation(swarm.now).because
     swarm.set_training(swarm.nodes[2], True)
     swarm.run(reached(swarm, 1))
     assert len(swarm.commits[swarm.nodes[0].head.digest].contributors) == 3

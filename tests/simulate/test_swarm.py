@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from atoll.daemon.cli import main
+from atoll.daemon.cli.swarm import _who_is_left_out
 from atoll.daemon.simulate import planning
-from atoll.daemon.simulate.planning import GOODPUT, Question
+from atoll.daemon.simulate.planning import GOODPUT, Answer, Question
 from atoll.daemon.simulate.swarm import Swarm
 from atoll.daemon.simulate.timing import Line
 from atoll.protocol.modes.period import FEWEST, MOST
@@ -177,6 +178,16 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     said = json.loads(capsys.readouterr().out)
     assert said["inner_steps"] == {"number": 500, "chosen": None}
     assert said["simulated"]["virtual_s"] == pytest.approx(3600, rel=0.2)
+
+
+def test_why_slow_lines_make_a_difference_is_said():
+    question = Question(4, (1e7, 2e8), 1e9, "int4", "diloco", 1.0, inner_steps=500)
+    closed = Answer(4, 1446.0, 946.0, 0.35, 1.0, 1.0, 1.0)
+    tokens = 0.79 * 4 * 500 * question.tokens_per_step * 86400 / 818
+    simulated = replace(closed, round_s=818.0, sync_s=403.0, tokens_per_day=tokens)
+    assert "79% of the nodes are in a commit" in _who_is_left_out(question, closed, simulated)
+    assert not _who_is_left_out(question, closed, replace(simulated, sync_s=940.0))
+    assert not _who_is_left_out(question, closed, replace(simulated, tokens_per_day=tokens / 0.79))
 
 
 def test_few_of_many_are_simulated_and_that_is_said(

@@ -77,6 +77,38 @@ def test_it_waits_where_the_overlap_ends(make_daemon, make_loop, small_model):
     loop.end()
 
 
+def test_a_commit_may_take_two_phases(make_daemon, make_loop, small_model, values):
+    clock = itertools.count().__next__  # so each step is told
+    daemon, loop = started(make_daemon, make_loop, small_model, "eager", steps=2, overlap=4, clock=clock)
+    loop.steps(5)
+    assert daemon.hear(Ready) == Ready(2, 20, 2.0)
+    first = daemon.memory.snapshot.copy()
+    while daemon.hear(Progress).steps < 5:
+        pass  # a phase and more since then: nobody waits, and nothing is offered
+    assert np.array_equal(daemon.memory.snapshot, first), "which a round reads"
+    daemon.say(committed(1))
+    loop.steps(1)
+    assert daemon.hear(Merged) == Merged(1, None)
+    late = daemon.hear(Ready)
+    assert late.steps in (3, 4), "all since the offer before, whichever step heard of the commit"
+    assert late.tokens == 10 * late.steps
+    assert (daemon.memory.snapshot[:1000] < first[:1000]).all(), "of more steps than two"
+    loop.end()
+
+
+def test_it_waits_after_two_phases(make_daemon, make_loop, small_model):
+    clock = itertools.count().__next__
+    daemon, loop = started(make_daemon, make_loop, small_model, "delayed", steps=2, overlap=4, clock=clock)
+    loop.steps(7)
+    daemon.hear(Ready)
+    while daemon.hear(Progress).steps < 6:
+        pass  # and not the seventh before the commit
+    daemon.say(committed(1))
+    assert daemon.hear(Merged).version == 1
+    assert daemon.hear(Ready) == Ready(4, 40, 2.0)
+    loop.end()
+
+
 def test_delayed_starts_from_what_is_committed(make_daemon, make_loop, small_model, values):
     daemon, loop = started(make_daemon, make_loop, small_model, "delayed")
     daemon.memory.momentum[:1000] = 3.0
@@ -188,8 +220,8 @@ def test_only_a_phase_in_which_others_were_committed_is_braked(make_daemon, make
     daemon.memory.momentum[:] = -1.0  # what is offered goes there too
     daemon.say(committed(1, steps=2))
     daemon.hear(Merged)
+    daemon.say(committed(2, steps=2, contributed=False))  # said first: the next step is sure to read it
     loop.steps(1)
-    daemon.say(committed(2, steps=2, contributed=False))
     daemon.hear(Merged)
     loop.steps(1)
     daemon.hear(Ready)

@@ -187,7 +187,7 @@ def test_create_hands_the_parameters_over_in_order(tmp_path):
 def test_importing_atoll_is_light():
     program = "import sys, atoll; assert not {'torch', 'hivemind', 'numpy'} & set(sys.modules); atoll.join"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-    assert set(dir(atoll)) == {"Session", "SwarmStopped", "__version__", "create", "join"}
+    assert set(dir(atoll)) == {"Session", "SwarmStopped", "TrainingError", "__version__", "create", "join"}
     with pytest.raises(AttributeError):
         _ = atoll.nothing
 

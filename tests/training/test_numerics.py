@@ -21,7 +21,7 @@ from atoll.daemon.cli import build_parser
 from atoll.daemon.training.data import Windows
 from atoll.daemon.training.errors import ConfigError, SchemaMismatchError
 from atoll.daemon.training.flat import flatten, load_into, schema_of
-from atoll.daemon.training.generate import generate
+from atoll.daemon.training.generate import Memory, generate
 from atoll.daemon.training.genesis import builtin_genesis
 from atoll.daemon.training.inner import InnerConfig, inner_step, learning_rate, make_optimizer
 from atoll.daemon.training.model import GPT, SIZES, GPTConfig, initialise
@@ -281,6 +281,15 @@ def test_weight_decay_spares_gains():
     decayed, spared = make_optimizer(model, InnerConfig()).param_groups
     assert {p.dim() for p in decayed["params"]} == {2} and {p.dim() for p in spared["params"]} == {1}
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+
+
+def test_what_is_remembered_of_earlier_bytes_changes_nothing():
+    model = tiny_model()
+    memory, text = Memory(model), list(b"To be, or no")[: TINY.context]
+    with torch.no_grad():
+        for length in (5, *range(6, len(text) + 1)):
+            whole = model(torch.tensor([text[:length]]))[0, -1]
+            torch.testing.assert_close(memory.read(text[:length]), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_generate_is_deterministic_and_leaves_the_parameters_alone():

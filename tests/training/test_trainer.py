@@ -25,6 +25,7 @@ from atoll.daemon.training.channel import (
     Ready,
     Stop,
     Stopped,
+    Threads,
 )
 from atoll.daemon.training.data import Windows
 from atoll.daemon.training.errors import SwarmStopped
@@ -284,6 +285,25 @@ def test_out_of_memory_halves_the_micro_batch_once_and_says_so(daemon, about, mo
     assert daemon.hear(Notice).code == "micro_batch_halved"
     daemon.hear(Merged)
     daemon.hear(Stopped)
+
+
+def test_it_takes_other_threads_from_the_next_step_on(daemon, about, monkeypatch):
+    chosen, used = [], []
+    says = iter([Threads(3), Threads(0), Stop(save=False)])
+
+    def step(*arguments):
+        used.append(chosen[-1])
+        daemon.say(next(says))
+        return inner_step(*arguments)
+
+    monkeypatch.setattr(trainer, "inner_step", step)
+    monkeypatch.setattr(trainer.torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(trainer.torch, "get_num_threads", lambda: 8)
+    daemon.say(daemon.welcome(**about, threads=1))
+    daemon.say(Begin(0, 10, (0, 1), text=text_in(about)))
+    with pytest.raises(SwarmStopped):
+        trainer.train(trainer.Endpoint(daemon.trainer_socket))
+    assert used == [1, 3, 8], "0 is all cores"
 
 
 def test_a_device_that_is_too_small_is_an_error(daemon, about, monkeypatch):

@@ -20,7 +20,9 @@ def node() -> FakeNode:
 
 @pytest.fixture
 async def server(node: FakeNode) -> AsyncIterator[WebServer]:
-    server = WebServer(node, port=0, token=TOKEN, heartbeat_s=0.05, max_streams=2, command_timeout_s=0.05)
+    server = WebServer(
+        node, port=0, token=TOKEN, heartbeat_s=0.05, gap_s=0.02, max_streams=2, command_timeout_s=0.05
+    )
     await server.start()
     yield server
     await server.close()

@@ -15,8 +15,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from atoll.web_ui.interface import CommandError, Peer, Round, State
+from atoll.web_ui.interface import CommandError
+from atoll.web_ui.owner_types import Controls, SettingView
+from atoll.web_ui.round_types import Round
 from atoll.web_ui.server import WebServer
+from atoll.web_ui.state_types import Peer, State
 
 PEER_IDS = (
     "12D3KooWCoralHeronAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
@@ -35,13 +38,25 @@ class RingLog:
     def __init__(self, size: int = 256) -> None:
         self._ring: deque[dict[str, Any]] = deque(maxlen=size)
         self._news = asyncio.Event()
+        self._moved = asyncio.Event()
         self.last = 0
+        self.changes = 0
 
     def add(self, kind: str, text: str = "", time: float = START) -> None:
         self.last += 1
         self._ring.append({"sequence": self.last, "time": time, "kind": kind, "text": text})
         self._news.set()
         self._news = asyncio.Event()
+        self.changed()
+
+    def changed(self) -> None:
+        self.changes += 1
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def wait_change(self, seen: int) -> None:
+        while self.changes <= seen:
+            await self._moved.wait()
 
     def since(self, sequence: int) -> tuple[Sequence[Mapping[str, Any]], bool]:
         first = self._ring[0]["sequence"] if self._ring else self.last + 1
@@ -59,31 +74,36 @@ def digest_of(version: int) -> str:
 def make_round(version: int, rng: random.Random) -> Round:
     """The report of one round: mostly certified, every ninth provisional, one in fourteen aborted."""
     aborted, short = version % 14 == 12, version % 9 == 6
-    late = [PEER_IDS[2]] if short else []
-    contributed = [] if aborted else [peer for peer in PEER_IDS if peer not in late]
+    late = [2] if short else []
+    contributed = [] if aborted else [place for place in range(3) if place not in late]
     loss = 1.62 + 3.9 * math.exp(-version / 11) + rng.uniform(-0.03, 0.03)
     reason = (
         "The leader did not commit in time." if aborted else "silver-tern came 4 s late." if short else ""
     )
     return {
+        "revision": version,
         "version": version,
+        "view": 0,
         "time": START + 14.2 * version,
         "outcome": "aborted" if aborted else "provisional" if short else "certified",
         "reason": reason,
         "leader": NAMES[version % 3],
-        "planned": list(PEER_IDS),
+        "planned": [0, 1, 2],
         "contributed": contributed,
         "received": list(late) if not aborted else [],
         "late": late,
         "rejected": [],
-        "missing": list(PEER_IDS[1:2]) if aborted else [],
+        "missing": [1] if aborted else [],
         "tokens": TOKENS_PER_UPDATE * len(contributed),
         "bytes_sent": 1_214_000,
         "bytes_received": 1_198_000,
         "duration_s": 1.84,
         "phases": {"scatter_s": 0.61, "reduce_s": 0.22, "commit_s": 0.68, "apply_s": 0.33},
         "loss": loss,
+        "loss_min": loss - 0.08,
+        "loss_max": loss + 0.11,
         "val_loss": None if aborted else loss + 0.06,
+        "cosine": 0.58,
         "digest": digest_of(version),
         "outer_lr": 0.7,
         "codec": "int8",
@@ -100,36 +120,106 @@ def make_peer(index: int, version: int) -> Peer:
         "state": "training",
         "version": version - (index == 2),
         "digest": digest_of(version - (index == 2)),
+        "software": "atoll 0.1.0",
         "direct": (None, True, False)[index],
         "lane": (None, "lane: 2 direct connections", "libp2p: the link runs over a relay")[index],
         "rtt_ms": (None, 12.4, 88.0)[index],
         "tokens_per_s": (21_400.0, 19_800.0, 8_300.0)[index],
         "accepted_tokens": TOKENS_PER_UPDATE * (version - index),
-        "last_seen_s": (0.0, 1.2, 6.8)[index],
+        "last_seen": START + 14.2 * version // 10 * 10,
         "self": index == 0,
+    }
+
+
+def make_rounds(version: int, *, seed: int = 7) -> list[Round]:
+    """The reports of the rounds up to `version`."""
+    rng = random.Random(seed)
+    return [make_round(number, rng) for number in range(1, version + 1)]
+
+
+def make_setting(value: str | float, origin: str = "default") -> SettingView:
+    return {
+        "value": value,
+        "doc": "what it means; 0 or empty: no cap",
+        "origin": origin,
+        "lasting": origin in ("default", "config.toml"),
+    }
+
+
+def make_controls() -> Controls:
+    """One rule is set up, and does not pause."""
+    codes = ("schedule", "network_schedule", "weekly_traffic", "battery", "other_load", "other_gpu")
+    return {
+        "caps": {
+            "up": make_setting("20Mbit", "config.toml"),
+            "down": make_setting("", "command line"),
+            "threads": make_setting(0),
+            "memory": make_setting("4GiB"),
+            "gb_per_week": make_setting(0.0),
+            "data_cap": make_setting(0),
+            "state_rate": make_setting(2_500_000),
+            "connections": make_setting(96),
+            "device": make_setting("auto"),
+        },
+        "hours": {"train_hours": make_setting(""), "network_hours": make_setting("")},
+        "conditions": {
+            "pause_on_battery": make_setting(True),
+            "pause_on_load": make_setting(0),
+            "pause_on_gpu": make_setting(False),
+        },
+        "rules": [
+            {
+                "code": code,
+                "watched": code == "battery",
+                "active": False,
+                "overridden": False,
+                "text": "It pauses on battery." if code == "battery" else f"No rule: {code}.",
+                "until": None,
+            }
+            for code in codes
+        ],
     }
 
 
 def make_state(version: int, *, seed: int = 7) -> State:
     """The snapshot of a node that trains at `version`."""
-    rng = random.Random(seed)
-    rounds = [make_round(number, rng) for number in range(1, version + 1)][-200:]
+    rounds = make_rounds(version, seed=seed)
     peers = [make_peer(index, version) for index in range(3)]
     last = rounds[-1] if rounds else None
     return {
         "sequence": 0,
         "time": START + 14.2 * version + 3,
+        "started": START,
         "software": "atoll 0.1.0",
         "state": "training",
         "because": f"round {version + 1} is under way",
         "next": "average with 2 peers in about 8 s",
-        "since_s": 6.4,
+        "since": START + 14.2 * version - 3.4,
         "sentence": f"Training: round {version + 1}, step 12 of 30. Next: average with 2 peers in about 8 s.",
         "node_id": PEER_IDS[0],
         "name": NAMES[0],
         "label": None,
         "swarm_id": digest_of(999),
         "swarm_name": "shakespeare",
+        "swarm": {
+            "mode": "diloco",
+            "model": "4 layers of 128, context 128",
+            "data": "shakespeare",
+            "data_bytes": 5_400_000,
+            "inner_steps": INNER_STEPS,
+            "batch": 4,
+            "fragments": 1,
+            "optimizer": "adamw",
+            "inner_lr": 0.003,
+            "outer_lr": 0.7,
+            "outer_momentum": 0.9,
+            "codec": "int8",
+            "result_codec": "int8",
+            "min_peers": 1,
+            "manifest_version": 1,
+            "can_write": True,
+            "organiser_here": True,
+        },
         "organiser": "SHA256:7f3a c210 9be4 55d1",
         "version": version,
         "digest": digest_of(version),
@@ -162,13 +252,20 @@ def make_state(version: int, *, seed: int = 7) -> State:
         "device": "cpu · 2 threads",
         "parameters": 1_065_472,
         "memory_bytes": 612_000_000,
+        "disk": {"used_bytes": 48_000_000, "free_bytes": 91_000_000_000},
+        "temperature_c": 61.5,
+        "loop_lag_s": 0.004,
         "api": "http://127.0.0.1:8787",
         "paused": False,
+        "paused_by": [],
+        "controls": make_controls(),
         "traffic": {
             "sent_bytes": 1_214_000 * version,
             "received_bytes": 1_198_000 * version,
             "upload_bps": 20_000_000,
             "download_bps": 0,
+            "upload_cap_bps": 20_000_000.0,
+            "download_cap_bps": None,
             "classes": {
                 kind: {
                     "sent_bytes": 400_000 * version,
@@ -180,9 +277,19 @@ def make_state(version: int, *, seed: int = 7) -> State:
             },
         },
         "peers": peers,
-        "rounds": rounds,
+        "rounds_revision": len(rounds),
         "alerts": [],
         "bootstrap": [],
+        "connection": [
+            {"check": "libp2p", "verdict": "ok", "text": "listens on port 31337", "fix": ""},
+            {"check": "peers", "verdict": "ok", "text": "links to 2", "fix": ""},
+            {
+                "check": "direct links",
+                "verdict": "degraded",
+                "text": "1/2 without a relay",
+                "fix": "Forward TCP port 31337 on your router, or open it in the firewall.",
+            },
+        ],
         "checklist": [],
     }
 
@@ -233,9 +340,11 @@ class FakeNode:
     def __init__(self, version: int = 41, *, ring_size: int = 256) -> None:
         self.log = RingLog(ring_size)
         self.snapshot = make_state(version)
+        self.reports = make_rounds(version)
+        self.ids = list(PEER_IDS)
         self.commands: list[tuple[str, dict[str, Any]]] = []
         self.state_reads = 0
-        for entry in self.snapshot["rounds"][-8:]:
+        for entry in self.reports[-8:]:
             self._tell(entry)
 
     def _tell(self, entry: Round) -> None:
@@ -245,21 +354,39 @@ class FakeNode:
             "provisional": f"Round {entry['version']} is provisional: {entry['reason']}",
             "aborted": f"Round {entry['version']} was aborted: {entry['reason']}",
         }[entry["outcome"]]
-        self.log.add("round", text, entry["time"])
+        self.log.add("accepted" if entry["outcome"] == "certified" else "round", text, entry["time"])
 
     def changed(self) -> None:
         """Say that the snapshot changed."""
-        self.log.add("state")
+        self.log.changed()
 
     def advance(self) -> None:
         """End one more round."""
-        peers = self.snapshot["peers"]
+        peers, started = self.snapshot["peers"], self.snapshot["started"]
         self.snapshot = make_state(self.snapshot["version"] + 1)
-        self.snapshot["peers"][1:] = peers[1:]
-        self._tell(self.snapshot["rounds"][-1])
+        self.snapshot["peers"][1:], self.snapshot["started"] = peers[1:], started
+        self.report(make_rounds(self.snapshot["version"])[-1])
+        self._tell(self.reports[-1])
         self.changed()
 
+    def report(self, entry: Round) -> None:
+        """A round has ended, or its report has changed."""
+        revision = max((each["revision"] for each in self.reports), default=0) + 1
+        self.reports = [each for each in self.reports if each["time"] != entry["time"]]
+        self.reports.append({**entry, "revision": revision})
+
+    def rounds(self, after: int, limit: int) -> Mapping[str, Any]:
+        changed = sorted((r for r in self.reports if r["revision"] > after), key=lambda r: r["revision"])
+        found = changed[:limit]
+        return {
+            "run": self.snapshot["started"],
+            "revision": found[-1]["revision"] if found else after,
+            "peers": self.ids,
+            "rounds": found,
+        }
+
     def state(self) -> Mapping[str, Any]:
+        self.snapshot["rounds_revision"] = max((each["revision"] for each in self.reports), default=0)
         self.state_reads += 1
         self.snapshot["sequence"] = self.log.last
         return self.snapshot
@@ -288,6 +415,25 @@ class FakeNode:
                 self._pause(
                     False, "Training: round 42, step 0 of 30. Next: average with 2 peers in about 14 s."
                 )
+            case "sample":
+                prompt = str(arguments.get("prompt", ""))
+                if "refuse" in prompt:
+                    raise CommandError("busy", "It is writing already.", "Wait until that is done.")
+                text = f"{prompt} Thou art."
+                return {"text": text, "version": self.snapshot["version"], "took_s": 4.2, "cut": False}
+            case "leave":
+                pass
+            case "set":
+                controls = self.snapshot["controls"]
+                good = all(isinstance(value, str | int | float) for value in arguments.values())
+                if arguments.get("up") == "fast" or not good:
+                    raise CommandError("config_invalid", "Setting up is 'fast'; it must be a rate.", "")
+                for group in (controls["caps"], controls["hours"], controls["conditions"]):
+                    group.update(
+                        {n: make_setting(v, "config.toml") for n, v in arguments.items() if n in group}
+                    )
+                self.changed()
+                return {"done": "set", "changed": arguments, "sentence": "Set what you asked for."}
             case "explode":
                 raise RuntimeError("secret insides")
             case "hang":
@@ -314,6 +460,32 @@ class FakeNode:
 
     def metrics(self) -> str:
         return "# TYPE atoll_version gauge\natoll_version 41\n"
+
+
+def make_big_node(peers: int, rounds: int, *, seed: int = 3) -> FakeNode:
+    """A node of a large swarm: of each round a few were late or missing."""
+    rng, node = random.Random(seed), FakeNode(rounds)
+    ids = [*PEER_IDS, *(f"12D3KooWPeer{number:05d}{'x' * 36}" for number in range(3, peers))]
+    node.ids = ids
+    for number in range(3, peers):
+        peer = make_peer(1, rounds)
+        peer.update(id=ids[number], name=f"peer-{number:03d}", label=None, direct=number % 7 > 0)
+        node.snapshot["peers"].append(peer)
+    for entry in node.reports:
+        crowd_in(entry, peers, rng)
+    return node
+
+
+def crowd_in(entry: Round, peers: int, rng: random.Random) -> None:
+    """All peers of a large swarm were planned in this round; a few were late or missing."""
+    if entry["outcome"] == "aborted":
+        return
+    away = set(rng.sample(range(peers), max(1, peers // 20)))
+    entry["planned"] = list(range(peers))
+    entry["contributed"] = [place for place in range(peers) if place not in away]
+    entry["late"] = sorted(away)[::2]
+    entry["received"] = entry["late"]
+    entry["missing"] = sorted(away)[1::2]
 
 
 async def demo(port: int, period_s: float, joining: bool) -> None:

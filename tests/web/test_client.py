@@ -51,7 +51,7 @@ async def test_events_are_followed_until_the_node_ends(
 ) -> None:
     events = client.events(since=7)
     first = await asyncio.to_thread(next, events)
-    assert (first["sequence"], first["kind"]) == (8, "round")
+    assert (first["sequence"], first["kind"]) == (8, "accepted")
     node.log.add("alert", "Disk is nearly full.")
     assert (await asyncio.to_thread(next, events))["text"] == "Disk is nearly full."
     rest = asyncio.create_task(asyncio.to_thread(list, events))
@@ -65,7 +65,7 @@ async def test_a_gap_shows_as_a_reset() -> None:
     await server.start()
     events = ApiClient(server.url, TOKEN).events(since=1)
     kinds = [(await asyncio.to_thread(next, events))["kind"] for _ in range(2)]
-    assert kinds == ["reset", "round"]
+    assert kinds == ["reset", "accepted"]
     events.close()
     await server.close()
 

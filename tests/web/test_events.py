@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from atoll.web_ui.changes import Snapshots
 from atoll.web_ui.stream import EventStreams, catch_up
 
 from .fake_node import FakeNode, RingLog
@@ -41,7 +42,7 @@ async def test_without_a_cursor_only_news_come(scripted: httpx.AsyncClient, node
     async with scripted.stream("GET", "/api/v1/events") as reply:
         lines = reply.aiter_lines()
         await read_until(lines, ": beat")  # the stream stands
-        node.changed()
+        node.log.add("note")
         seen = await read_until(lines, "id")
         assert seen[-1] == "id: 9"
 
@@ -149,3 +150,68 @@ async def test_a_log_that_fails_ends_the_stream() -> None:
     with pytest.raises(OSError, match="the log is gone"):
         await streams.open(0)({"type": "http"}, receive, send)
     assert streams.count == 0
+
+
+async def test_one_client_holds_a_share_of_the_streams() -> None:
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    sent = asyncio.Queue[Any]()
+    streams = EventStreams(make_log(1, 4), limit=8)
+
+    async def follow(address: str) -> int:
+        """The status for one more from this address, which stays."""
+        standing.append(
+            asyncio.create_task(streams.open(0, address=address)({"type": "http"}, receive, sent.put))
+        )
+        async with asyncio.timeout(10):
+            while (message := await sent.get())["type"] != "http.response.start":
+                pass
+        return int(message["status"])
+
+    standing: list[asyncio.Task[None]] = []
+    assert [await follow("203.0.113.7") for _ in range(3)] == [200, 200, 503]
+    assert [await follow("2001:db8::7") for _ in range(3)] == [200, 200, 503]
+    assert [await follow("127.0.0.1") for _ in range(5)] == [200] * 4 + [503]
+    streams.close()
+    await asyncio.gather(*standing)
+    assert streams.count == 0 and not streams._of
+
+
+async def test_a_state_that_can_not_be_had_costs_no_place() -> None:
+    node = FakeNode()
+    snapshots = Snapshots(node, idle_s=0.01, gap_s=0.0)
+    streams = EventStreams(node.events(), snapshots)
+    broken: list[int] = [1]
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    def state() -> Any:
+        if broken:
+            broken.pop()
+            raise OSError("the state is gone")
+        return FakeNode.state(node)
+
+    node.state = state  # type: ignore[method-assign]
+    sent = asyncio.Queue[Any]()
+    with pytest.raises(OSError, match="the state is gone"):
+        await streams.open(0, True)({"type": "http"}, receive, sent.put)
+    assert streams.count == 0 and snapshots._watchers == 0
+    stream = asyncio.create_task(streams.open(0, True)({"type": "http"}, receive, sent.put))
+
+    async def told() -> None:
+        async with asyncio.timeout(10):
+            while b"event: change" not in (await sent.get()).get("body", b""):
+                pass
+
+    node.advance()
+    await told()
+    broken.append(1)  # while it is watched
+    node.advance()
+    async with asyncio.timeout(10):
+        while broken:
+            await asyncio.sleep(0)
+    await told()
+    streams.close()
+    await stream

@@ -1,9 +1,10 @@
 // What a person should know now: alerts, and while joining the checklist with the addresses being dialled.
 
 import { byId, el, reconcile, setText } from "./dom.js";
-import { clock } from "./format.js";
+import { clock, onPage } from "./format.js";
 
-export function drawAlerts(state) {
+/** @param {import("./store.js").Store} store */
+export function drawAlerts({ state }) {
   byId("alerts").hidden = state.alerts.length === 0;
   reconcile(
     byId("alert-list"),
@@ -12,13 +13,14 @@ export function drawAlerts(state) {
     () => el("li", {}, el("span", { class: "sign", text: "!" }), el("p"), el("p", { class: "fix" })),
     (item, alert) => {
       item.title = alert.code;
-      setText(item.children[1], `${alert.text} (since ${clock(alert.since)})`);
-      setText(item.children[2], alert.fix);
+      setText(item.children[1], `${onPage(alert.text)} (since ${clock(alert.since)})`);
+      setText(item.children[2], onPage(alert.fix));
     },
   );
 }
 
-export function drawJoining(state) {
+/** @param {import("./store.js").Store} store */
+export function drawJoining({ state }) {
   const open = state.checklist.length > 0 || state.bootstrap.some((each) => each.state !== "connected");
   byId("joining").hidden = !open;
   setText(

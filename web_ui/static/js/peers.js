@@ -1,66 +1,135 @@
-// The table of peers, sortable by every column. Names and labels are hostile input.
+// The table of peers, sortable by every column and searched by name, label or id. Names and labels are hostile input.
 
 import { byId, el, nameNode, reconcile, setText } from "./dom.js";
-import { ago, count, millis, NONE, short } from "./format.js";
+import { ago, count, millis, NONE, percent, short } from "./format.js";
 
-const head = (peers) => peers.reduce((most, peer) => Math.max(most, peer.version), 0);
+/** @typedef {import("./store.js").Peer} Peer */
+/** @typedef {import("./store.js").Store} Store */
+/** What a row is drawn from, beside its peer. @typedef {{top: number, now: number, all: number}} Around */
+/** @typedef {string | number | boolean | null} Value */
+/**
+ * @typedef {object} Column
+ * @property {string} title
+ * @property {(peer: Peer, around: Around) => Value} value to sort by
+ * @property {(peer: Peer, around: Around) => string} [text]
+ * @property {boolean} [numeric]
+ * @property {string} [hint]
+ */
+
+/** @param {Peer} peer */
 const path = (peer) => (peer.self ? "this node" : peer.direct === null ? NONE : peer.direct ? "direct" : "relay");
-// [title, value to sort by, text, numeric, hint]
+/** @type {Array<Column>} */
 const COLUMNS = [
-  ["Name", (peer) => peer.name, null, false],
-  ["State", (peer) => peer.state, (peer) => peer.state, false],
-  ["Version", (peer) => peer.version, (peer) => `${peer.version} · ${short(peer.digest)}`, true],
-  ["Lag", (peer, top) => top - peer.version, (peer, top) => (top > peer.version ? `${top - peer.version} behind` : "level"), true],
-  ["Path", path, path, false],
-  ["RTT", (peer) => peer.rtt_ms ?? Infinity, (peer) => millis(peer.rtt_ms), true, "last round trip"],
-  ["Tokens/s", (peer) => peer.tokens_per_s, (peer) => count(peer.tokens_per_s), true, "mean over its last inner phase"],
-  ["Accepted", (peer) => peer.accepted_tokens, (peer) => count(peer.accepted_tokens), true, "tokens in accepted updates since it joined"],
-  ["Seen", (peer) => peer.last_seen_s, (peer) => (peer.self ? NONE : ago(peer.last_seen_s)), true, "age of its last signed record"],
+  { title: "Name", value: (peer) => peer.name },
+  { title: "State", value: (peer) => peer.state, text: (peer) => peer.state },
+  { title: "Version", value: (peer) => peer.version, text: (peer) => `${peer.version} · ${short(peer.digest)}`, numeric: true },
+  {
+    title: "Lag",
+    value: (peer, { top }) => top - peer.version,
+    text: (peer, { top }) => (top > peer.version ? `${top - peer.version} behind` : "level"),
+    numeric: true,
+  },
+  { title: "Path", value: path, text: path },
+  { title: "RTT", value: (peer) => peer.rtt_ms ?? Infinity, text: (peer) => millis(peer.rtt_ms), numeric: true, hint: "last round trip" },
+  {
+    title: "Tokens/s",
+    value: (peer) => peer.tokens_per_s,
+    text: (peer) => count(peer.tokens_per_s),
+    numeric: true,
+    hint: "mean over its last inner phase",
+  },
+  {
+    title: "Share",
+    value: (peer) => peer.accepted_tokens,
+    text: (peer, { all }) => percent(peer.accepted_tokens, all),
+    numeric: true,
+    hint: "of the tokens in accepted updates since the run's start",
+  },
+  { title: "Software", value: (peer) => peer.software, text: (peer) => peer.software.replace(/^atoll /, "") || NONE },
+  {
+    title: "Seen",
+    value: (peer) => -peer.last_seen,
+    text: (peer, { now }) => (peer.self ? NONE : ago(now - peer.last_seen)),
+    numeric: true,
+    hint: "since its last frame, to ten seconds",
+  },
 ];
 let sortBy = -1; // -1: this node first, then by name
 let down = false;
-let drawn = null;
+let wanted = "";
+let drawnTop = -1;
+let drawnAll = -1;
 
-export function drawPeers(state) {
-  drawn = state;
-  const table = byId("peers");
-  if (!table.tHead.rows[0].cells.length) makeHead(table.tHead.rows[0]);
-  [...table.tHead.rows[0].cells].forEach((cell, index) => {
-    const order = index !== sortBy ? "none" : down ? "descending" : "ascending";
-    cell.setAttribute("aria-sort", order);
-    setText(cell.firstChild, COLUMNS[index][0] + (index === sortBy ? (down ? " ↓" : " ↑") : ""));
-  });
-  const top = head(state.peers);
-  reconcile(table.tBodies[0], sorted(state.peers, top), (peer) => peer.id, makeRow, (row, peer) => fillRow(row, peer, top));
-  byId("peers-empty").hidden = state.peers.some((peer) => !peer.self);
-}
-
-function makeHead(row) {
-  COLUMNS.forEach(([title, , , numeric, hint], index) => {
+/** @param {() => void} redraw */
+export function bindPeers(redraw) {
+  COLUMNS.forEach(({ title, numeric, hint }, index) => {
     const button = el("button", { type: "button", text: title, title: hint });
     button.addEventListener("click", () => {
       down = sortBy === index ? !down : false;
       sortBy = index;
-      drawPeers(drawn);
+      redraw();
     });
-    row.append(el("th", { scope: "col", class: numeric ? "num" : "" }, button));
+    byId("peers").tHead.rows[0].append(el("th", { scope: "col", class: numeric ? "num" : "" }, button));
+  });
+  byId("peers-search").addEventListener("input", () => {
+    wanted = byId("peers-search").value.trim().toLowerCase();
+    redraw();
   });
 }
 
-function sorted(peers, top) {
-  const byName = (a, b) => b.self - a.self || a.name.localeCompare(b.name);
-  if (sortBy < 0) return [...peers].sort(byName);
-  const value = COLUMNS[sortBy][1];
-  const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
+/**
+ * @param {Store} store
+ * @param {import("./store.js").Touched} touched
+ */
+export function drawPeers({ state }, touched) {
+  const table = byId("peers");
+  [...table.tHead.rows[0].cells].forEach((cell, index) => {
+    const order = index !== sortBy ? "none" : down ? "descending" : "ascending";
+    if (cell.getAttribute("aria-sort") !== order) cell.setAttribute("aria-sort", order);
+    setText(cell.firstChild, COLUMNS[index].title + (index === sortBy ? (down ? " ↓" : " ↑") : ""));
+  });
+  const top = state.peers.reduce((most, peer) => Math.max(most, peer.version), 0);
+  const around = { top, now: state.time, all: state.swarm_accepted_tokens };
+  const found = sorted(state.peers.filter(fits), around);
+  // Only rows that can have changed are filled: all of them where what they are compared with has.
+  const all = touched === null || top !== drawnTop || around.all !== drawnAll;
+  [drawnTop, drawnAll] = [top, around.all];
+  reconcile(table.tBodies[0], found, (peer) => peer.id, makeRow, (row, peer) => {
+    if (all || touched.peers.has(peer.id) || !row.dataset.filled) fillRow(row, peer, around);
+  });
+  byId("peers-empty").hidden = state.peers.some((peer) => !peer.self);
+  setText(byId("peers-count"), wanted ? `${found.length}/${state.peers.length} found` : `${state.peers.length} with this one`);
+}
+
+/** @param {Peer} peer */
+const fits = (peer) => !wanted || `${peer.name}\n${peer.label ?? ""}\n${peer.id}`.toLowerCase().includes(wanted);
+
+/**
+ * @param {Array<Peer>} peers
+ * @param {Around} around
+ */
+function sorted(peers, around) {
+  /** @param {Peer} a @param {Peer} b */
+  const byName = (a, b) => Number(b.self) - Number(a.self) || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
+  if (sortBy < 0) return peers.sort(byName);
+  const { value } = COLUMNS[sortBy];
+  /** @param {Value} a @param {Value} b */
+  const compare = (a, b) => (/** @type {any} */ (a) < /** @type {any} */ (b) ? -1 : a === b ? 0 : 1);
   const sign = down ? -1 : 1;
-  return [...peers].sort((a, b) => sign * compare(value(a, top), value(b, top)) || byName(a, b));
+  return peers.sort((a, b) => sign * compare(value(a, around), value(b, around)) || byName(a, b));
 }
 
 function makeRow() {
-  return el("tr", {}, el("th", { scope: "row" }), ...COLUMNS.slice(1).map(([, , , num]) => el("td", { class: num ? "num" : "" })));
+  return el("tr", {}, el("th", { scope: "row" }), ...COLUMNS.slice(1).map(({ numeric }) => el("td", { class: numeric ? "num" : "" })));
 }
 
-function fillRow(row, peer, top) {
+/**
+ * @param {HTMLTableRowElement} row
+ * @param {Peer} peer
+ * @param {Around} around
+ */
+function fillRow(row, peer, around) {
+  row.dataset.filled = "1";
   const shown = peer.label ? `${peer.name}\n${peer.label}` : peer.name;
   if (row.cells[0].dataset.shown !== shown) {
     row.cells[0].dataset.shown = shown;
@@ -68,5 +137,5 @@ function fillRow(row, peer, top) {
     if (peer.label) row.cells[0].append(" ", el("span", { class: "tag" }, nameNode(peer.label)));
     row.cells[0].title = peer.id;
   }
-  COLUMNS.slice(1).forEach(([, , text], index) => setText(row.cells[index + 1], text(peer, top)));
+  COLUMNS.slice(1).forEach(({ text }, index) => text && setText(row.cells[index + 1], text(peer, around)));
 }

@@ -3,14 +3,16 @@
 import { byId, setText } from "./dom.js";
 import { count, loss, NONE, percent } from "./format.js";
 
+/** @param {string} name @param {string} figure @param {string} more */
 function tile(name, figure, more) {
   setText(byId(`tile-${name}`), figure);
   setText(byId(`tile-${name}-more`), more);
 }
 
-export function drawTiles(state) {
+/** @param {import("./store.js").Store} store */
+export function drawTiles({ state }) {
   tile("loss", loss(state.val_loss), lossMore(state));
-  tile("speed", count(state.swarm_tokens_per_s), `this node ${count(state.tokens_per_s)}, over its last inner phase`);
+  tile("speed", count(state.swarm_tokens_per_s), `at this moment, each node over its last inner phase; this one ${count(state.tokens_per_s)}`);
   const known = state.peers.length;
   const level = state.peers.filter((peer) => peer.version === state.version).length;
   const relayed = state.peers.filter((peer) => peer.direct === false).length;
@@ -25,6 +27,7 @@ export function drawTiles(state) {
   );
 }
 
+/** @param {import("./store.js").State} state */
 function lossMore(state) {
   if (state.val_loss === null) {
     return state.loss === null ? "after the first round" : `training ${loss(state.loss)}, my last inner phase`;

@@ -1,0 +1,33 @@
+"""What a manifest says, in the words of the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atoll.protocol.manifest import SwarmManifest
+
+
+def description(manifest: SwarmManifest, organiser_here: bool) -> dict[str, Any]:
+    """The run for people: `Swarm` of the web room. `organiser_here`: its key is on this machine."""
+    body, model = manifest.body, manifest.body.model
+    shape = f"{model.layers} layers of {model.width}, context {model.context}"
+    rates = list(body.outer.lr_by_contributors)
+    return {
+        "mode": body.sync.mode or "diloco",
+        "model": shape if model.kind == "gpt" else "its own",
+        "data": body.data.name,
+        "data_bytes": body.data.size_bytes,
+        "inner_steps": body.inner.steps,
+        "batch": body.inner.batch,
+        "fragments": len(manifest.chunks.fragments),
+        "optimizer": body.inner.optimizer or "adamw",
+        "inner_lr": body.inner.lr,
+        "outer_lr": rates[0] if len(set(rates)) == 1 else 0.0,
+        "outer_momentum": body.outer.momentum,
+        "codec": body.rounds.codec,
+        "result_codec": body.rounds.result_codec,
+        "min_peers": body.rounds.min_peers_to_start,
+        "manifest_version": body.sequence,
+        "can_write": model.kind == "gpt",
+        "organiser_here": organiser_here,
+    }

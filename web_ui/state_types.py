@@ -1,0 +1,257 @@
+"""The snapshot of a node, `State`, and its parts: the schema of `GET /api/v1/state`.
+
+`atoll status --json`, `atoll peers --json` and the page read it. All of it is JSON.
+"""
+
+from typing import NotRequired, TypedDict
+
+from atoll.web_ui.owner_types import Controls, PausedBy
+
+
+class TokenAccount(TypedDict):
+    """The tokens that this node ever trained on here, and what became of them."""
+
+    produced: int
+    accepted: int
+    carried: int
+    orphaned: int
+    expired: int
+    lost: int
+
+
+class Phase(TypedDict):
+    """What the node is doing within the present round."""
+
+    name: str
+    """inner, averaging, waiting, paused or joining."""
+    step: int
+    """Inner steps done in this phase, 0 to `of`."""
+    of: int
+    """Inner steps of the round (H); 0 where steps mean nothing."""
+
+
+class ClassTraffic(TypedDict):
+    """Bytes of one class since the daemon started, and in the last seven days."""
+
+    sent_bytes: int
+    received_bytes: int
+    week_sent_bytes: int
+    week_received_bytes: int
+
+
+class Traffic(TypedDict):
+    """Bytes of Atoll's own streams since the daemon started."""
+
+    sent_bytes: int
+    received_bytes: int
+    upload_bps: int
+    download_bps: int
+    """What the line carried while something was under way; 0: not known yet."""
+    upload_cap_bps: float | None
+    download_cap_bps: float | None
+    """The owner's caps; None: no cap."""
+    classes: dict[str, ClassTraffic]
+    """By class: rounds, state (files), control, libp2p (DHT, handshakes, encryption)."""
+
+
+class Peer(TypedDict):
+    """One member of the swarm, this node included. What another member says of itself is hostile input."""
+
+    id: str
+    """libp2p peer id, base58."""
+    name: str
+    label: str | None
+    state: str
+    version: int
+    digest: str
+    """Hex, with `version` its last signed head."""
+    software: str
+    """Name and version, as it says; empty where it is known through others only."""
+    direct: bool | None
+    """False when relayed, null when unknown or self."""
+    lane: str | None
+    """How the bulk of a round travels to it (`lane` or `libp2p`), and why; null where there is no link."""
+    rtt_ms: float | None
+    """Last round trip, milliseconds."""
+    tokens_per_s: float
+    """Mean over its last inner phase."""
+    accepted_tokens: int
+    """In accepted updates, since it joined."""
+    last_seen: float
+    """When its last frame came: Unix seconds, to ten seconds; of this node the present."""
+    self: bool
+
+
+class Alert(TypedDict):
+    """Something a person should know, until it is over."""
+
+    code: str
+    since: float
+    """Unix seconds."""
+    text: str
+    fix: str
+
+
+class BootstrapAddress(TypedDict):
+    """One address that the node dials to find others."""
+
+    address: str
+    state: str
+    """connected, trying or failed."""
+    cause: str | None
+
+
+class ChecklistStep(TypedDict):
+    """One step on the way to the first accepted round."""
+
+    step: str
+    done: bool
+    detail: str
+
+
+class Link(TypedDict):
+    """One commit of the chain that this node follows."""
+
+    version: int
+    digest: str
+    certified: bool
+
+
+class SessionView(TypedDict):
+    """The session under way."""
+
+    leader: str
+    """Node id."""
+    view: int
+    phase: str
+    """`exchange` or `commit`."""
+
+
+class Disk(TypedDict):
+    """Where the data dir lies."""
+
+    used_bytes: int
+    """By the data dir."""
+    free_bytes: int
+
+
+class Verdict(TypedDict):
+    """What is known of one part of the way to others."""
+
+    check: str
+    verdict: str
+    """ok, degraded, blocked or unknown."""
+    text: str
+    fix: str
+    """What to do; empty where nothing has to be done."""
+
+
+class Swarm(TypedDict):
+    """What the manifest says of the run, for people."""
+
+    mode: str
+    model: str
+    """In words."""
+    data: str
+    """Name of the text; empty where each node has its own."""
+    data_bytes: int
+    inner_steps: int
+    batch: int
+    fragments: int
+    optimizer: str
+    inner_lr: float
+    outer_lr: float
+    """0: it goes by the number of contributors."""
+    outer_momentum: float
+    codec: str
+    result_codec: str
+    min_peers: int
+    manifest_version: int
+    can_write: bool
+    """The model writes text: the command `sample` works."""
+    organiser_here: bool
+    """The organiser's key is on this machine."""
+
+
+class State(TypedDict):
+    """The whole snapshot, `GET /api/v1/state`; the web room adds its `number` (changes.py)."""
+
+    sequence: int
+    """Grows with every change; the sequence of the newest event when the snapshot was taken."""
+    time: float
+    """Unix seconds on the node's clock when the snapshot was taken."""
+    started: float
+    """When the daemon started, Unix seconds."""
+    software: str
+    state: str
+    because: str
+    next: str
+    since: float
+    """When this state began, Unix seconds."""
+    sentence: str
+    """State, because, next, when: the one sentence, made in one place and shown as it is."""
+    node_id: str
+    name: str
+    label: str | None
+    swarm_id: str
+    swarm_name: str
+    swarm: Swarm | None
+    """None until the manifest is known."""
+    organiser: str
+    """Fingerprint of the organiser's key."""
+    version: int
+    digest: str
+    certified: bool
+    chain: list[Link]
+    """The last commits, the newest (this head) first; 16 at most."""
+    loss: float | None
+    """Train loss, mean over the last inner phase, nats per byte."""
+    val_loss: float | None
+    """The newest validation loss of the outer parameters, nats per byte."""
+    val_loss_version: int | None
+    """The version that it is of: `version`, or one before while the newest is still measured."""
+    val_loss_before: float | None
+    """The same at version 0, before any training."""
+    tokens_per_s: float
+    """This node's, mean over its last inner phase."""
+    swarm_tokens_per_s: float
+    """Sum of the members' last announced rates."""
+    codec: str
+    """Of contributions, as the manifest says; "auto": each plan chooses."""
+    codec_reason: str
+    """Why the last round had its codec: a sentence, or empty."""
+    inner_steps_reason: str
+    """What the averaging costs this node, and how many inner steps would suit it: a sentence, or empty."""
+    accepted_tokens: int
+    swarm_accepted_tokens: int
+    """Tokens in accepted updates, since the run's start."""
+    token_account: TokenAccount
+    phase: Phase
+    session: SessionView | None
+    device: str
+    parameters: int
+    memory_bytes: int | None
+    """Memory of daemon and trainer together."""
+    disk: Disk
+    temperature_c: float | None
+    """The hottest sensor of processor or accelerator, where the system tells."""
+    loop_lag_s: float
+    """How late the event loop came back at its worst, of late."""
+    api: str
+    paused: bool
+    """By the owner, or by a rule of the owner's."""
+    paused_by: list[PausedBy]
+    controls: Controls
+    traffic: Traffic
+    peers: list[Peer]
+    rounds_revision: int
+    """Of the newest change in the reports of rounds."""
+    alerts: list[Alert]
+    bootstrap: list[BootstrapAddress]
+    connection: list[Verdict]
+    checklist: list[ChecklistStep]
+    """While joining; empty afterwards."""
+    number: NotRequired[int]
+    """Of the snapshot: a change says from which number to which it leads."""
+    public: NotRequired[bool]
+    """True: this is what anybody may know; fields that are not for everybody are empty."""
