@@ -49,19 +49,22 @@ types: $(READY) $(TYPESCRIPT)
 	$(BIN)/mypy
 	$(BIN)/mypy --allow-untyped-calls --no-warn-unused-ignores benchmarks examples
 
+# Real processes, networks and browsers on a loaded machine: what fails is run once more, and the summary names it.
+AGAIN := --reruns 1 -rR
+
 # Tracing makes the simulator and the daemons two to three times slower; the tests of the protocol, which
 # have to reach every branch of the round machine, are the only ones traced.
 unit: $(READY) $(TYPESCRIPT)
 	$(BIN)/python -m pytest tests/protocol --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report --show-missing --fail-under=$(ROUND_COVERAGE)
-	$(BIN)/python -m pytest -m "not container" --ignore=tests/protocol $(ARGS)
+	$(BIN)/python -m pytest -m "not container" --ignore=tests/protocol $(AGAIN) $(ARGS)
 
 sim: $(READY)  ## 10,000 simulated swarms on all cores (SEEDS=…); stop it at any time, it goes on where it was
 	@mkdir -p build
 	@$(BIN)/atoll simulate chaos --seed 1 --seeds $(SEEDS) --resume build/sim-$(SEEDS).json
 
 container: $(READY)  ## build the image and run it; needs root and Docker's engine (docker.io, debootstrap)
-	$(BIN)/python -m pytest -m container --timeout=1800 tests/container $(ARGS)
+	$(BIN)/python -m pytest -m container --timeout=1800 tests/container $(AGAIN) $(ARGS)
 
 bench: $(READY)  ## codecs, averaging beside hivemind, torchft and gloo, and as root shaped lines (ARGS="--peers 2 4 8 --values 25 100")
 	$(BIN)/python -m benchmarks.codecs

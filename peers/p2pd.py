@@ -34,6 +34,10 @@ START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 _MAX_SOCKET_PATH = 100  # a Unix socket's path has at most 107 bytes
 _TEMPORARY = "atoll-p2p-"
+_CROSSED = "noise: message is too short"
+"""What go-libp2p says where both sides began the handshake."""
+_BACKOFF_S = 5.2
+"""libp2p's own pause after a failed dial, and a little."""
 
 log = logging.getLogger(__name__)
 
@@ -124,11 +128,22 @@ class Host:
             return []
 
     async def connect(self, peer_id: bytes, addresses: Sequence[str]) -> None:
-        """Opens a connection, if there is none. Raises hivemind's P2PDaemonError, or OSError."""
+        """Opens a connection, if there is none. Raises hivemind's P2PDaemonError, or OSError.
+
+        Two that dial each other at the same moment, from the ports they listen on, make one TCP connection
+        (RFC 9293, section 3.5) in which each believes it asked; both handshakes fail, and libp2p dials that
+        address no more for 5 s. Then they try again, one after the other.
+        """
         stripped = [
             Multiaddr(a.split("/p2p/")[0]) if "/p2p-circuit" not in a else _circuit(a) for a in addresses
         ]
-        await self.p2p._client.connect(PeerID(peer_id), stripped)
+        try:
+            await self.p2p._client.connect(PeerID(peer_id), stripped)
+        except P2PDaemonError as error:
+            if _CROSSED not in str(error):
+                raise
+            await asyncio.sleep(_BACKOFF_S if self.peer_id < peer_id else _BACKOFF_S + 1)
+            await self.p2p._client.connect(PeerID(peer_id), stripped)
 
     async def close(self) -> None:
         """Ends the client and p2pd and removes the sockets."""

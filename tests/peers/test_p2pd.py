@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
 from atoll.peers import identity, p2pd, process
 from atoll.peers.p2pd import Host, HostError
@@ -33,6 +34,42 @@ async def test_two_hosts_connect(hosts: Hosts):
     (a, _), (b, _) = await hosts.start("a"), await hosts.start("b")
     await connect(a, b)
     assert b.peer_id in {info.peer_id.to_bytes() for info in await a.p2p.list_peers()}
+
+
+async def test_two_that_dialled_each_other_at_the_same_moment_try_again(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+):
+    """The crossing itself can't be made at will; what p2pd said when one was seen is raised by the client."""
+    (a, _), (b, _) = await hosts.start("a"), await hosts.start("b")
+    real, said = a.p2p._client.connect, []
+
+    async def crossed(peer_id, addresses):
+        if not said:
+            said.append(peer_id)
+            raise P2PDaemonError(
+                "failed to negotiate security protocol: error reading handshake message: "
+                "noise: message is too short"
+            )
+        await real(peer_id, addresses)
+
+    monkeypatch.setattr(a.p2p._client, "connect", crossed)
+    monkeypatch.setattr(p2pd, "_BACKOFF_S", 0.0)
+    await connect(a, b)
+    assert said and b.peer_id in {info.peer_id.to_bytes() for info in await a.p2p.list_peers()}
+
+
+async def test_what_else_fails_is_not_tried_again(hosts: Hosts, monkeypatch: pytest.MonkeyPatch):
+    (a, _), (b, _) = await hosts.start("a"), await hosts.start("b")
+    tries = []
+
+    async def refused(peer_id, addresses):
+        tries.append(peer_id)
+        raise P2PDaemonError("connection refused")
+
+    monkeypatch.setattr(a.p2p._client, "connect", refused)
+    with pytest.raises(P2PDaemonError):
+        await connect(a, b)
+    assert len(tries) == 1
 
 
 async def test_a_host_that_is_started_again_is_where_it_was(hosts: Hosts):
