@@ -19,9 +19,12 @@ from atoll.daemon.ticket_book import MadeTicket
 from atoll.peers.links import Spoken
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST, forks
+from atoll.protocol.standing import WORDS
 
 FRUITLESS = 5
 """Rounds without a commit after which a person should know."""
+NAMED_REASONS = 3
+"""For which others leave this node out, the most frequent ones."""
 NAMED_VERSIONS = 3
 """Kinds of other releases that an alert names, the most frequent ones."""
 
@@ -48,7 +51,8 @@ class Circumstances:
     `refused`: why, by peer; `incompatible`: those of them with which this node has no protocol version in
     common; `relayed`: all links run over relays; `fruitless`: rounds since the last one with a commit;
     `free_bytes` on the disk of the data dir, None where it does not tell; `skew_s`: how far ahead the others'
-    clocks are; `tickets`: those made here that end soon and are not used up, at the Unix time `now_s`.
+    clocks are; `tickets`: those made here that end soon and are not used up, at the Unix time `now_s`;
+    `quarantined_by`: the coded reasons of the peers that leave out what this node contributes.
     """
 
     chain: forks.Chain = ()
@@ -64,6 +68,7 @@ class Circumstances:
     skew_s: float | None = None
     tickets: Sequence[MadeTicket] = ()
     now_s: float = 0.0
+    quarantined_by: Sequence[str] = ()
 
 
 class Alerts:
@@ -149,6 +154,9 @@ class Alerts:
         )
         self._set(bool(facts.tickets), "ticket_expires", *_tickets(facts.tickets, facts.now_s))
         self._set(bool(facts.incompatible), "versions_incompatible", *_versions(facts.incompatible.values()))
+        self._set(
+            bool(facts.quarantined_by), "quarantined", *_quarantined(facts.quarantined_by, len(entries))
+        )
         refused = {peer: why for peer, why in facts.refused.items() if peer not in facts.incompatible}
         why = "; ".join(sorted(set(refused.values())))
         self._set(
@@ -157,6 +165,20 @@ class Alerts:
             f"{len(refused)} nodes were refused: {why}.",
             "Use the same swarm and text everywhere.",
         )
+
+
+def _quarantined(reasons: Sequence[str], peers: int) -> tuple[str, str]:
+    """What those say who leave this node out, and what to do; reasons of newer releases have no words here."""
+    counted = Counter(reasons).most_common(NAMED_REASONS)
+    why = "; ".join(f"{number} say {WORDS.get(reason, 'something newer')}" for reason, number in counted)
+    text = (
+        f"{len(reasons)} of {peers} other nodes leave out what this one contributes: {why}. "
+        "It goes on to get every result."
+    )
+    return text, (
+        "Check its text, its device's memory and its clock, and that it runs an unchanged release; they take "
+        "it in again by themselves after some rounds of good conduct."
+    )
 
 
 def _tickets(ending: Sequence[MadeTicket], now_s: float) -> tuple[str, str]:

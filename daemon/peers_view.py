@@ -11,6 +11,7 @@ from atoll.daemon.status import State
 from atoll.peers.identity import readable_name
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.signing import peer_text
+from atoll.protocol.standing import WORDS
 
 if TYPE_CHECKING:
     from atoll.daemon.node import Node
@@ -31,6 +32,7 @@ def peers_of(node: Node, doing: str) -> list[dict[str, Any]]:
         {
             **_said(node.keyring.peer_id, status, SOFTWARE, 0.0),
             "state": doing,
+            "quarantine": None,
             "direct": None,
             "lane": None,
             "rtt_ms": None,
@@ -41,6 +43,7 @@ def peers_of(node: Node, doing: str) -> list[dict[str, Any]]:
                 **_said(e.peer, e.status, e.software, now - e.last_seen),
                 **_way(node, e.peer),
                 "state": state_word(e.status),
+                "quarantine": WORDS.get(node.standings.quarantined(e.peer) or ""),
                 # Two digits are all that a person reads, and what keeps it from being news all the time.
                 "rtt_ms": float(f"{1000 * e.rtt_s:.2g}") if e.rtt_s is not None else None,
                 "self": False,

@@ -9,6 +9,7 @@ from atoll.daemon.alerts import Circumstances
 from atoll.daemon.config import where
 from atoll.daemon.rules import joined
 from atoll.daemon.status import Facts, State
+from atoll.daemon.trust import quarantined_by
 
 if TYPE_CHECKING:
     from atoll.daemon.node import Node
@@ -44,6 +45,7 @@ def circumstances(node: Node) -> Circumstances:
         skew_s=roster.skew_s,
         tickets=node.tickets.ending(),
         now_s=time.time(),
+        quarantined_by=quarantined_by(roster.entries.values(), node.keyring.peer_id),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from atoll.daemon.rounds.audit_log import AuditLog
 from atoll.daemon.rounds.surroundings import Surroundings
 from atoll.daemon.standing_file import StandingFile
 from atoll.peers.files import fetch
+from atoll.peers.roster import RosterEntry
 from atoll.protocol import messages_pb2 as pb
 
 if TYPE_CHECKING:
@@ -45,6 +47,12 @@ def surroundings_of(node: Node) -> Surroundings:
         lambda text: node.events.emit("trust", text),
         secrets.randbelow,
     )
+
+
+def quarantined_by(entries: Iterable[RosterEntry], me: bytes) -> list[str]:
+    """The coded reasons of those who leave this node's contributions out, as their statuses say."""
+    named = (next((q.reason for q in entry.status.quarantined if q.peer == me), None) for entry in entries)
+    return [reason for reason in named if reason is not None]
 
 
 def told_of(standings: StandingFile) -> list[pb.Quarantined]:

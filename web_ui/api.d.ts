@@ -135,6 +135,7 @@ export interface Peer {
   rtt_ms: number | null;
   tokens_per_s: number;
   accepted_tokens: number;
+  quarantine: string | null;
   last_seen: number;
   self: boolean;
 }

@@ -77,6 +77,8 @@ class Peer(TypedDict):
     """Mean over its last inner phase."""
     accepted_tokens: int
     """In accepted updates, since it joined."""
+    quarantine: str | None
+    """Why this node leaves out what it contributes, in words; null: it does not."""
     last_seen: float
     """When its last frame came: Unix seconds, to ten seconds; of this node the present."""
     self: bool

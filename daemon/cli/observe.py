@@ -162,7 +162,7 @@ def peers(arguments: argparse.Namespace) -> int:
         (
             p["name"] + (" (this node)" if p["self"] else ""),
             plain(p["label"] or ""),
-            p["state"],
+            p["state"] + (", quarantine" if p.get("quarantine") else ""),
             p["version"],
             f"{p['tokens_per_s']:.0f}",
             "" if p["rtt_ms"] is None else f"{p['rtt_ms']:.0f} ms",
@@ -171,6 +171,9 @@ def peers(arguments: argparse.Namespace) -> int:
         for p in found
     ]
     _table(("NAME", "LABEL", "STATE", "VERSION", "TOKENS/S", "RTT", "ID"), rows)
+    for p in found:
+        if p.get("quarantine"):
+            print(plain(f"{p['name']} is in quarantine here: {p['quarantine']}.", _LINE))
     return int(Exit.OK)
 
 

@@ -20,7 +20,9 @@ from atoll.daemon.alerts import (
 from atoll.daemon.events import Events
 from atoll.daemon.history import History
 from atoll.daemon.storage.files import TROUBLE_CODES
+from atoll.daemon.trust import quarantined_by
 from atoll.peers.links import Spoken
+from atoll.peers.roster import Roster
 from atoll.protocol import PROTOCOL_HIGHEST, PROTOCOL_LOWEST
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.round.types import SessionReport
@@ -143,3 +145,26 @@ def test_a_disk_is_low_until_there_is_more_than_enough(free: int | None, was: bo
 )
 def test_a_clock_is_off_until_it_is_well_set(skew: float | None, was: bool, off: bool) -> None:
     assert clock_is_off(skew, was) is off
+
+
+def test_a_node_that_others_leave_out_says_who_says_what(alerts: Alerts) -> None:
+    me, other = b"me", b"other"
+    ups = [
+        ("a", [(me, "disagrees"), (me, "lied")]),
+        ("b", [(other, "lied"), (me, "disagrees")]),
+        ("c", [(me, "of another release")]),
+        ("d", [(other, "lied")]),
+    ]
+    roster = Roster()
+    for name, told in ups:
+        status = pb.NodeStatus(quarantined=[pb.Quarantined(peer=peer, reason=why) for peer, why in told])
+        roster.up(name.encode(), pb.Hello(status=status), 0.0)
+    reasons = quarantined_by(roster.entries.values(), me)
+    assert reasons == ["disagrees", "disagrees", "of another release"]
+    alerts.check(Circumstances(peers=roster.entries.values(), quarantined_by=reasons))
+    (alert,) = alerts.all()
+    assert alert["code"] == "quarantined"
+    assert alert["text"].startswith("3 of 4 other nodes leave out what this one contributes: 2 say its contr")
+    assert "another release" not in alert["text"], "what others send is not shown"
+    alerts.check(Circumstances(peers=roster.entries.values()))
+    assert codes(alerts) == []

@@ -18,6 +18,7 @@ from atoll.web_ui.client import ApiError
 
 DEADLINE_S = 120.0
 POLL_S = 0.1
+ROOT = Path(__file__).parents[2]
 
 
 def atoll(*arguments: str, timeout_s: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -78,13 +79,14 @@ def descendants(pid: int) -> list[int]:
 class Daemon:
     """One `atoll run` or `join` in the background."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, module: str = "atoll") -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"log-{time.monotonic_ns()}.txt"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "atoll", *arguments, "--data-dir", str(folder), "--host", "127.0.0.1"],
+                [sys.executable, "-m", module, *arguments, "--data-dir", str(folder), "--host", "127.0.0.1"],
+                cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -126,6 +126,7 @@ def make_peer(index: int, version: int) -> Peer:
         "rtt_ms": (None, 12.4, 88.0)[index],
         "tokens_per_s": (21_400.0, 19_800.0, 8_300.0)[index],
         "accepted_tokens": TOKENS_PER_UPDATE * (version - index),
+        "quarantine": (None, None, "its contributions point elsewhere than most of the others'")[index],
         "last_seen": START + 14.2 * version // 10 * 10,
         "self": index == 0,
     }

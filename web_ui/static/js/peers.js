@@ -21,7 +21,7 @@ const path = (peer) => (peer.self ? "this node" : peer.direct === null ? NONE : 
 /** @type {Array<Column>} */
 const COLUMNS = [
   { title: "Name", value: (peer) => peer.name },
-  { title: "State", value: (peer) => peer.state, text: (peer) => peer.state },
+  { title: "State", value: (peer) => peer.state, text: (peer) => (peer.quarantine ? `${peer.state}; in quarantine here: ${peer.quarantine}` : peer.state) },
   { title: "Version", value: (peer) => peer.version, text: (peer) => `${peer.version} · ${short(peer.digest)}`, numeric: true },
   {
     title: "Lag",

@@ -1,0 +1,64 @@
+"""Real daemons of which one lies: it is left out, is told so, and the others go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atoll.daemon.cli.api import client_of
+from atoll.daemon.storage.data_dir import DataDir
+
+from .harness import Daemon, must
+
+pytestmark = pytest.mark.process
+
+LIARS = {
+    "updates": ("tests.process.lying_updates", "disagrees", "point elsewhere"),
+    "results": ("tests.process.lying_results", "lied", "an audit proved"),
+}
+
+
+def wrongs(node: Daemon) -> dict[str, float]:
+    """What members did wrong as this node saw it, by reason."""
+    found = {}
+    client = client_of(DataDir(node.folder))
+    assert client is not None
+    for line in client.metrics().splitlines():
+        if line.startswith("atoll_wrongs_total{"):
+            reason, count = line.removeprefix('atoll_wrongs_total{reason="').split('"} ')
+            found[reason] = float(count)
+    return found
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("module", "reason", "words"), LIARS.values(), ids=LIARS.keys())
+def test_a_liar_is_left_out_and_told(
+    start: Callable[..., Daemon], tmp_path: Path, module: str, reason: str, words: str
+) -> None:
+    small = ("--inner-steps", "15", "--batch", "4", "--min-peers", "3")
+    must("init", "lab", "--data-dir", str(tmp_path / "n0"), "--untrusted", *small)
+    first = start("n0", "run")
+    ticket = first.ticket()
+    honest = [first, *(start(f"n{k}", "join", ticket, "--yes") for k in (1, 2))]
+    liar = start("liar", "join", ticket, "--yes", module=module)
+    told = liar.wait_for(lambda s: any(a["code"] == "quarantined" for a in s["alerts"]), "it is told")
+    (alert,) = (a for a in told["alerts"] if a["code"] == "quarantined")
+    assert words in alert["text"]
+
+    def judged(node: Daemon) -> bool:
+        peers = json.loads(must("peers", "--json", "--data-dir", str(node.folder)))
+        left_out = {peer["id"]: peer["quarantine"] for peer in peers if peer["quarantine"]}
+        assert not left_out or list(left_out) == [told["node_id"]], "nobody but the liar"
+        return bool(left_out)
+
+    for node in honest:
+        node.wait_for(lambda _, node=node: judged(node), "the liar is left out")
+        assert wrongs(node)[reason] > 0
+    version = max(node.wait_for(lambda s: s["version"], "a version")["version"] for node in honest)
+    settled = liar.wait_for_version(version + 1)["accepted_tokens"]
+    ends = [node.wait_for_version(version + 3) for node in honest]
+    assert all(end["certified"] for end in ends), "the others go on"
+    assert liar.wait_for_version(version + 3)["accepted_tokens"] == settled, "it follows, with weight 0"
