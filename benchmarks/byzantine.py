@@ -47,7 +47,7 @@ ROUNDS = ("reducer", "leader")
 ROBUST = "filter"
 MERGES = ("trimmed", "median", "clip")
 """The other merges, which are shown with two liars and without audits."""
-BASE = Arm(workers=WORKERS, codec="int8", batch=4, rounds=25)
+BASE = Arm(workers=WORKERS, codec="int8", batch=4, rounds=20, steps=15)
 SAME = 0.05
 """Within so much of the honest run's perplexity the run is as good."""
 

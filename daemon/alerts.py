@@ -168,7 +168,7 @@ class Alerts:
 
 
 def _quarantined(reasons: Sequence[str], peers: int) -> tuple[str, str]:
-    """What those say who leave this node out, and what to do; reasons of newer releases have no words here."""
+    """What those say who leave this node out, and the fix; newer reasons have no words here."""
     counted = Counter(reasons).most_common(NAMED_REASONS)
     why = "; ".join(f"{number} say {WORDS.get(reason, 'something newer')}" for reason, number in counted)
     text = (
