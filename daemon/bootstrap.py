@@ -29,6 +29,7 @@ async def run_bootstrap(folder: DataDir, config: Config, stop: asyncio.Event) ->
         work = [
             asyncio.create_task(network.finder.run(swarm=False), name="finder"),
             asyncio.create_task(network.keep_up(time.monotonic), name="p2pd-watch"),
+            asyncio.create_task(network.reachability.keep(), name="reachability"),
         ]
         try:
             for address in network.addresses:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.finder import Finder
 from atoll.daemon.hosting import start_host, start_lanes
+from atoll.daemon.reachability import Reachability
 from atoll.daemon.status import duration
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.dht.discovery import Discovery
@@ -66,6 +67,7 @@ class Network:
         self.neighbours: Neighbours | None = None
         self.lanes: Lanes | None = None
         self._learned: list[str] = []
+        self._always: list[Callable[[], Awaitable[None]]] = []
         self._members: Members | None = None
         self.enrolments: EnrolServer | None = None
         """Answers newcomers, in a private swarm."""
@@ -103,6 +105,9 @@ class Network:
         self._discovery = await Discovery.create(self.host.p2p, self._swarm_id)
         undo.push_async_callback(self._close_discovery)
         self.addresses = await self.host.addresses()
+        self.reachability = Reachability(self, self._folder, self._events, self._alerts)
+        self._always = [self.reachability.server.listen]
+        await self.reachability.server.listen()
 
     def admit(self, members: Members) -> None:
         """Records in the DHT are kept, and believed, only of nodes that may take part; so may this one."""
@@ -114,6 +119,11 @@ class Network:
     def up(self) -> bool:
         """Whether the libp2p process runs."""
         return self.host.process.returncode is None
+
+    @property
+    def serves_all(self) -> bool:
+        """Whether it is of no swarm, and helps whoever comes."""
+        return self._swarm_id is None
 
     @property
     def port(self) -> int:
@@ -235,6 +245,8 @@ class Network:
             if self._members is not None:
                 self._discovery.admit(self._members.admits)
             self.finder.attach(self._discovery)
+            for listen in self._always:
+                await listen()
             if self.neighbours is not None:
                 await self._listen(self.neighbours)
             self.addresses = await self.host.addresses() or self.addresses

@@ -318,6 +318,7 @@ class Node:
         self._spawn(self.traffic.keep(), "traffic")
         self._spawn(network.keep_up(time.monotonic), "p2pd-watch")
         self._spawn(network.finder.run(swarm=self.swarm_id is not None), "finder")
+        self._spawn(network.reachability.keep(), "reachability")
 
     # ---- stage: links
 

@@ -34,6 +34,7 @@ def peers_of(node: Node, doing: str) -> list[dict[str, Any]]:
             "state": doing,
             "quarantine": None,
             "direct": None,
+            "way": None,
             "lane": None,
             "rtt_ms": None,
             "self": True,
@@ -71,7 +72,9 @@ def _said(peer: bytes, status: pb.NodeStatus, software: str, last_seen_s: float)
 def _way(node: Node, peer: bytes) -> dict[str, Any]:
     """How this node reaches it."""
     link = node.neighbours.links.get(peer) if node.neighbours else None
-    return {"direct": None, "lane": None} if link is None else {"direct": not link.relayed, "lane": link.lane}
+    if link is None:  # frames go through somebody who has a link to it
+        return {"direct": None, "way": "relay", "lane": None}
+    return {"direct": not link.relayed, "way": "relay" if link.relayed else "direct", "lane": link.lane}
 
 
 def state_word(status: pb.NodeStatus) -> str:

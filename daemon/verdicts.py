@@ -5,8 +5,61 @@ Pure: facts in, verdicts out. `unknown` is said where nobody has tried yet; noth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from atoll.peers import reach
+
+NAMED = 2
+"""Addresses that one sentence names."""
+
+
+@dataclass(frozen=True)
+class Reachable:
+    """What others found when they dialled this node: `verdict` as in peers/reach.py, `tried` of them, of whom
+    `reached` could; `failures`: where it was not found, and why. `port`: of this node, 0: not known.
+    """
+
+    verdict: str = reach.UNKNOWN
+    addresses: tuple[str, ...] = ()
+    tried: int = 0
+    reached: int = 0
+    failures: tuple[str, ...] = ()
+    port: int = 0
+
+    def as_verdict(self) -> dict[str, Any]:
+        """In words, with what to do."""
+        check, counted = "reachable by others", f"{self.reached}/{self.tried} that tried"
+        where = _some(self.addresses)
+        match self.verdict:
+            case reach.PUBLIC:
+                return _verdict(check, "ok", f"{counted} can dial it at {where}")
+            case reach.MACHINE:
+                return _verdict(check, "ok", f"by nodes of this machine: {counted} can dial it at {where}")
+            case reach.LAN if self.reached == self.tried:
+                return _verdict(check, "ok", f"in this network: {counted} can dial it at {where}")
+            case reach.LAN:
+                text = (
+                    f"in this network only: {counted} can dial it at {where}, not at {_some(self.failures)}"
+                )
+                return _verdict(check, "degraded", text, self._fix())
+            case reach.HIDDEN:
+                text = f"none of {self.tried} that tried can dial it: {_some(self.failures)}"
+                return _verdict(check, "degraded", text, self._fix())
+        return _verdict(check, "unknown", "nobody has tried yet")
+
+    def _fix(self) -> str:
+        port = self.port or "of this node"
+        return (
+            f"Forward TCP port {port} on your router to port {port} of this machine, and open it in the "
+            f"firewall; where it is another one outside, name it: --announce /ip4/ADDRESS/tcp/PORT."
+        )
+
+
+def _some(items: Sequence[str]) -> str:
+    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    return ", ".join(items[:NAMED]) + more
 
 
 @dataclass(frozen=True)
@@ -18,16 +71,16 @@ class Connection:
     failed: tuple[str, ...]
     links: int
     relayed: int
-    dialled_by_others: int
     lanes: int
     refused: int
     port: int
     process_up: bool
+    reachable: Reachable = Reachable()
 
 
 def verdicts(c: Connection) -> list[dict[str, Any]]:
     """One verdict for each part of the way, in the order in which a person would look."""
-    return [_process(c), _addresses(c), _peers(c), _reachable(c), _direct(c), _lanes(c)]
+    return [_process(c), _addresses(c), _peers(c), c.reachable.as_verdict(), _direct(c), _lanes(c)]
 
 
 def _verdict(check: str, verdict: str, text: str, fix: str = "") -> dict[str, Any]:
@@ -61,20 +114,6 @@ def _peers(c: Connection) -> dict[str, Any]:
     if c.refused:
         return _verdict("peers", "blocked", f"{c.refused} refused this node", "See the alert for why.")
     return _verdict("peers", "unknown", "no other node is there yet")
-
-
-def _reachable(c: Connection) -> dict[str, Any]:
-    check = "reachable by others"
-    if c.dialled_by_others:
-        return _verdict(check, "ok", f"{c.dialled_by_others} of {c.links} came to this node")
-    if not c.links:
-        return _verdict(check, "unknown", "nobody has tried yet")
-    return _verdict(
-        check,
-        "unknown",
-        "all links were opened from here",
-        f"Where two such nodes can't reach each other, others relay: forward TCP port {c.port} to be safe.",
-    )
 
 
 def _direct(c: Connection) -> dict[str, Any]:

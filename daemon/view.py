@@ -19,11 +19,12 @@ from atoll.daemon.figures import Figures
 from atoll.daemon.machine import resident_bytes
 from atoll.daemon.metrics import metrics_of
 from atoll.daemon.peers_view import SOFTWARE, peers_of
+from atoll.daemon.reachability import NOTHING_KNOWN
 from atoll.daemon.sampler import Sampler
 from atoll.daemon.situation import facts_of
 from atoll.daemon.status import Sentence, State, describe, since_when
 from atoll.daemon.swarm_facts import description
-from atoll.daemon.verdicts import Connection, verdicts
+from atoll.daemon.verdicts import Connection, Reachable, verdicts
 from atoll.peers.roster import RosterEntry
 from atoll.protocol.accounts import TokenAccount
 from atoll.protocol.manifest import SwarmManifest
@@ -167,6 +168,7 @@ class View:
                 for a in (node.finder.addresses.values() if node.finder else ())
             ],
             "connection": verdicts(self._connection()),
+            "reachability": node.network.reachability.view() if node.network else NOTHING_KNOWN,
             "checklist": self._checklist(),
         }
 
@@ -195,11 +197,11 @@ class View:
             failed=tuple(a.cause or "no answer" for a in addresses if a.state == "failed"),
             links=len(found),
             relayed=sum(link.relayed for link in found),
-            dialled_by_others=sum(not link.dialled and not link.relayed for link in found),
             lanes=sum(link.lane.startswith("lane") for link in found),
             refused=len(finder.refused) if finder else 0,
             port=network.port if network else 0,
             process_up=network is not None and network.up,
+            reachable=network.reachability.facts if network else Reachable(),
         )
 
     def _inner_steps(self, rounds: Sequence[dict[str, Any]]) -> str:

@@ -230,7 +230,7 @@ class Manifest(_message.Message):
     def __init__(self, format: _Optional[int] = ..., name: _Optional[str] = ..., organiser: _Optional[bytes] = ..., sequence: _Optional[int] = ..., created_unix_s: _Optional[int] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., seed: _Optional[int] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., inner: _Optional[_Union[Inner, _Mapping]] = ..., outer: _Optional[_Union[Outer, _Mapping]] = ..., rounds: _Optional[_Union[Rounds, _Mapping]] = ..., admission: _Optional[str] = ..., schema_digest: _Optional[bytes] = ..., total_values: _Optional[int] = ..., parameters: _Optional[int] = ..., genesis_parameters: _Optional[bytes] = ..., genesis_node: _Optional[bytes] = ..., bootstrap: _Optional[_Iterable[str]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ...) -> None: ...
 
 class Ticket(_message.Message):
-    __slots__ = ("version", "swarm_id", "organiser", "addresses", "expires_unix_s", "uses", "swarm_name", "label", "capability", "delegation")
+    __slots__ = ("version", "swarm_id", "organiser", "addresses", "expires_unix_s", "uses", "swarm_name", "label", "capability", "delegation", "untried")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     ORGANISER_FIELD_NUMBER: _ClassVar[int]
@@ -241,6 +241,7 @@ class Ticket(_message.Message):
     LABEL_FIELD_NUMBER: _ClassVar[int]
     CAPABILITY_FIELD_NUMBER: _ClassVar[int]
     DELEGATION_FIELD_NUMBER: _ClassVar[int]
+    UNTRIED_FIELD_NUMBER: _ClassVar[int]
     version: int
     swarm_id: bytes
     organiser: bytes
@@ -251,7 +252,8 @@ class Ticket(_message.Message):
     label: str
     capability: bytes
     delegation: bytes
-    def __init__(self, version: _Optional[int] = ..., swarm_id: _Optional[bytes] = ..., organiser: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., expires_unix_s: _Optional[int] = ..., uses: _Optional[int] = ..., swarm_name: _Optional[str] = ..., label: _Optional[str] = ..., capability: _Optional[bytes] = ..., delegation: _Optional[bytes] = ...) -> None: ...
+    untried: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, version: _Optional[int] = ..., swarm_id: _Optional[bytes] = ..., organiser: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., expires_unix_s: _Optional[int] = ..., uses: _Optional[int] = ..., swarm_name: _Optional[str] = ..., label: _Optional[str] = ..., capability: _Optional[bytes] = ..., delegation: _Optional[bytes] = ..., untried: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Grant(_message.Message):
     __slots__ = ("swarm_id", "key", "role", "uses", "issued_unix_s", "expires_unix_s", "label")
@@ -862,6 +864,34 @@ class Frame(_message.Message):
     number: int
     unpacked_size: int
     def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., bulk_ack: _Optional[_Union[BulkAck, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., roll: _Optional[_Union[Roll, _Mapping]] = ..., pledge: _Optional[_Union[Signed, _Mapping]] = ..., accusation: _Optional[_Union[Accusation, _Mapping]] = ..., number: _Optional[int] = ..., unpacked_size: _Optional[int] = ...) -> None: ...
+
+class DialBackRequest(_message.Message):
+    __slots__ = ("addresses", "port")
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    port: int
+    def __init__(self, addresses: _Optional[_Iterable[str]] = ..., port: _Optional[int] = ...) -> None: ...
+
+class DialBackResult(_message.Message):
+    __slots__ = ("address", "cause")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    cause: str
+    def __init__(self, address: _Optional[str] = ..., cause: _Optional[str] = ...) -> None: ...
+
+class DialBackReply(_message.Message):
+    __slots__ = ("code", "reason", "seen", "results")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    reason: str
+    seen: str
+    results: _containers.RepeatedCompositeFieldContainer[DialBackResult]
+    def __init__(self, code: _Optional[str] = ..., reason: _Optional[str] = ..., seen: _Optional[str] = ..., results: _Optional[_Iterable[_Union[DialBackResult, _Mapping]]] = ...) -> None: ...
 
 class FileRequest(_message.Message):
     __slots__ = ("swarm_id", "kind", "version", "offset", "pieces", "content", "header_only", "chunk")

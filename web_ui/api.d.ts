@@ -131,6 +131,7 @@ export interface Peer {
   digest: string;
   software: string;
   direct: boolean | null;
+  way: string | null;
   lane: string | null;
   rtt_ms: number | null;
   tokens_per_s: number;
@@ -181,6 +182,21 @@ export interface Verdict {
   verdict: string;
   text: string;
   fix: string;
+}
+
+export interface ProvenAddress {
+  address: string;
+  scope: string;
+  at: number;
+}
+
+export interface Reachability {
+  verdict: string;
+  text: string;
+  fix: string;
+  tried: number;
+  reached: number;
+  proven: Array<ProvenAddress>;
 }
 
 export interface Swarm {
@@ -254,6 +270,7 @@ export interface State {
   alerts: Array<Alert>;
   bootstrap: Array<BootstrapAddress>;
   connection: Array<Verdict>;
+  reachability: Reachability;
   checklist: Array<ChecklistStep>;
   number?: number;
   public?: boolean;

@@ -69,6 +69,9 @@ class Peer(TypedDict):
     """Name and version, as it says; empty where it is known through others only."""
     direct: bool | None
     """False when relayed, null when unknown or self."""
+    way: str | None
+    """How it is reached: `direct`, `hole-punched`, or `relay` (of libp2p, or a node that passes frames on);
+    null of this node."""
     lane: str | None
     """How the bulk of a round travels to it (`lane` or `libp2p`), and why; null where there is no link."""
     rtt_ms: float | None
@@ -146,6 +149,30 @@ class Verdict(TypedDict):
     text: str
     fix: str
     """What to do; empty where nothing has to be done."""
+
+
+class ProvenAddress(TypedDict):
+    """An address at which another node has dialled this one."""
+
+    address: str
+    scope: str
+    """public, lan or machine: who can dial it."""
+    at: float
+    """Unix seconds: the last time."""
+
+
+class Reachability(TypedDict):
+    """Whether others can dial this node: by what they found, not by what it believes."""
+
+    verdict: str
+    """public, lan (its network), machine, hidden (none of those who tried) or unknown (nobody has tried)."""
+    text: str
+    fix: str
+    tried: int
+    """Nodes that tried, of late."""
+    reached: int
+    """Those of them that could."""
+    proven: list[ProvenAddress]
 
 
 class Swarm(TypedDict):
@@ -251,6 +278,7 @@ class State(TypedDict):
     alerts: list[Alert]
     bootstrap: list[BootstrapAddress]
     connection: list[Verdict]
+    reachability: Reachability
     checklist: list[ChecklistStep]
     """While joining; empty afterwards."""
     number: NotRequired[int]

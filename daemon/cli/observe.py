@@ -98,6 +98,8 @@ def status(arguments: argparse.Namespace) -> int:
         print(f"Version {known['version']} ({known['digest'][:12]}){_validation(known)}.")
         print(f"{known['tokens_per_s']:.0f} tokens/s; {known['accepted_tokens']} tokens accepted.")
         print(_traffic(known["traffic"]))
+        if reachable := known.get("reachability"):
+            print(plain(f"Reachable by others: {reachable['text']}. {reachable['fix']}".rstrip(), _LINE))
         for reason in ("codec_reason", "inner_steps_reason"):
             if known[reason]:
                 print(known[reason])
@@ -166,11 +168,12 @@ def peers(arguments: argparse.Namespace) -> int:
             p["version"],
             f"{p['tokens_per_s']:.0f}",
             "" if p["rtt_ms"] is None else f"{p['rtt_ms']:.0f} ms",
+            p.get("way") or "",  # a daemon of another release has none
             p["id"],
         )
         for p in found
     ]
-    _table(("NAME", "LABEL", "STATE", "VERSION", "TOKENS/S", "RTT", "ID"), rows)
+    _table(("NAME", "LABEL", "STATE", "VERSION", "TOKENS/S", "RTT", "WAY", "ID"), rows)
     for p in found:
         if p.get("quarantine"):
             print(plain(f"{p['name']} is in quarantine here: {p['quarantine']}.", _LINE))

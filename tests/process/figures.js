@@ -88,7 +88,7 @@ async function expected({ status, peers, rounds, events, history }) {
 
   // The four tiles.
   const level = peers.filter((peer) => peer.version === status.version).length;
-  const relayed = peers.filter((peer) => peer.direct === false).length;
+  const relayed = peers.filter((peer) => peer.way === "relay").length;
   const [mine, all] = [status.accepted_tokens, status.swarm_accepted_tokens];
   const older = status.val_loss_version === status.version ? "" : `of round ${status.val_loss_version}; `;
   put("tile-loss", f.loss(status.val_loss));

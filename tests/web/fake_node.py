@@ -122,6 +122,7 @@ def make_peer(index: int, version: int) -> Peer:
         "digest": digest_of(version - (index == 2)),
         "software": "atoll 0.1.0",
         "direct": (None, True, False)[index],
+        "way": (None, "direct", "relay")[index],
         "lane": (None, "lane: 2 direct connections", "libp2p: the link runs over a relay")[index],
         "rtt_ms": (None, 12.4, 88.0)[index],
         "tokens_per_s": (21_400.0, 19_800.0, 8_300.0)[index],
@@ -291,6 +292,14 @@ def make_state(version: int, *, seed: int = 7) -> State:
                 "fix": "Forward TCP port 31337 on your router, or open it in the firewall.",
             },
         ],
+        "reachability": {
+            "verdict": "hidden",
+            "text": "none of 2 that tried can dial it: /ip4/192.0.2.7/tcp/31337 (no answer in 5 s)",
+            "fix": "Forward TCP port 31337 on your router to port 31337 of this machine.",
+            "tried": 2,
+            "reached": 0,
+            "proven": [],
+        },
         "checklist": [],
     }
 
@@ -471,6 +480,7 @@ def make_big_node(peers: int, rounds: int, *, seed: int = 3) -> FakeNode:
     for number in range(3, peers):
         peer = make_peer(1, rounds)
         peer.update(id=ids[number], name=f"peer-{number:03d}", label=None, direct=number % 7 > 0)
+        peer["way"] = "direct" if peer["direct"] else "relay"
         node.snapshot["peers"].append(peer)
     for entry in node.reports:
         crowd_in(entry, peers, rng)

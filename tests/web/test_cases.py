@@ -56,7 +56,8 @@ def alone(node: FakeNode) -> None:
 
 def relay_only(node: FakeNode) -> None:
     for peer in node.snapshot["peers"][1:]:
-        peer["direct"], peer["lane"] = False, "libp2p: the link runs over a relay"
+        peer["direct"], peer["way"] = False, "relay"
+        peer["lane"] = "libp2p: the link runs over a relay"
     node.snapshot["alerts"] = [
         {
             "code": "relay_only",

@@ -114,7 +114,7 @@ def test_what_is_the_owners_does_not() -> None:
         assert not known[name]
     assert known["traffic"] == {**known["traffic"], "sent_bytes": 0, "classes": {}}
     for peer in known["peers"]:
-        assert peer["label"] is peer["rtt_ms"] is peer["direct"] is peer["lane"] is None
+        assert peer["label"] is peer["rtt_ms"] is peer["direct"] is peer["way"] is peer["lane"] is None
 
 
 def test_reports_survive_without_reasons() -> None:

@@ -17,7 +17,7 @@ import { ago, count, millis, NONE, percent, short } from "./format.js";
  */
 
 /** @param {Peer} peer */
-const path = (peer) => (peer.self ? "this node" : peer.direct === null ? NONE : peer.direct ? "direct" : "relay");
+const path = (peer) => (peer.self ? "this node" : (peer.way ?? NONE));
 /** @type {Array<Column>} */
 const COLUMNS = [
   { title: "Name", value: (peer) => peer.name },

@@ -15,7 +15,7 @@ export function drawTiles({ state }) {
   tile("speed", count(state.swarm_tokens_per_s), `at this moment, each node over its last inner phase; this one ${count(state.tokens_per_s)}`);
   const known = state.peers.length;
   const level = state.peers.filter((peer) => peer.version === state.version).length;
-  const relayed = state.peers.filter((peer) => peer.direct === false).length;
+  const relayed = state.peers.filter((peer) => peer.way === "relay").length;
   const alone = known <= 1 ? "only this node so far" : `at version ${state.version}`;
   tile("peers", `${level}/${known}`, alone + (relayed ? `, ${relayed} over a relay` : ""));
   tile(
