@@ -160,4 +160,4 @@ class Reachability:
         except AtollError as error:
             self._alerts.raise_(error.code, error.message, error.fix)
             return
-        self._kept = {**facts, "proven": dict(facts["proven"])}
+        self._kept = facts

@@ -48,12 +48,12 @@ class Reach:
         for address, at in found.items() if isinstance(found, Mapping) else ():
             if isinstance(address, str) and a.parts(address) and isinstance(at, int | float):
                 self.proven[address] = float(at)
-        self.tried = isinstance(kept, Mapping) and kept.get("tried") is True
-        """Whether anybody has ever tried."""
 
     def facts(self) -> dict[str, Any]:
         """What is worth keeping."""
-        return {"proven": self.proven, "tried": self.tried, "verdict": self.verdict}
+        tried = (address for answer in self._answers.values() for address, _ in answer.failed)
+        failed = sorted({address for address in tried if address not in self.proven})
+        return {"proven": dict(self.proven), "failed": failed, "verdict": self.verdict}
 
     def heard(self, peer: bytes, reply: pb.DialBackReply, now_s: float) -> None:
         """A peer has dialled."""
@@ -65,7 +65,6 @@ class Reach:
         }
         if not told:
             return
-        self.tried = True
         reached = tuple(address for address, cause in told.items() if not cause)
         failed = tuple((address, cause) for address, cause in told.items() if cause)
         self._answers.pop(peer, None)

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atoll.daemon.cli.members import grant_for_ticket
 from atoll.daemon.cli.progress import steps
@@ -17,6 +17,7 @@ from atoll.daemon.errors import AtollError, Exit, check_range
 from atoll.daemon.status import duration, size
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.ticket_book import MadeTicket, TicketBook
+from atoll.protocol.text import plain
 
 if TYPE_CHECKING:
     from atoll.daemon.genesis import NewSwarm
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_S = 3_652_500 * 86_400
+MAX_NOTE = 2000
 
 
 def seconds_of(text: str, option: str, most_s: float = _LONGEST_S) -> float:
@@ -216,6 +218,7 @@ def _copy_shards(files: ShardFiles, folder: Path) -> int:
 
 def ticket(arguments: argparse.Namespace) -> int:
     """`atoll ticket` and `atoll ticket show T`"""
+    from atoll.daemon.ticket_addresses import carried, note, open_port
     from atoll.protocol import messages_pb2 as pb
     from atoll.protocol import ticket as tickets
 
@@ -225,8 +228,9 @@ def ticket(arguments: argparse.Namespace) -> int:
         check_range("--uses", arguments.uses, 0, 2**32 - 1)
     folder = DataDir(data_dir_of(arguments.data_dir))
     manifest = folder.load_manifest()
-    own = folder.node_facts().get("addresses", [])
-    addresses = list(dict.fromkeys([*own, *manifest.body.bootstrap]))[: tickets.MAX_ADDRESSES]
+    facts = folder.node_facts()
+    found = carried(facts, manifest.body.bootstrap)
+    addresses, port = list(found.addresses), int(facts.get("port") or 0)
     expires = int(time.time() + seconds_of(arguments.expires, "--expires")) if arguments.expires else 0
     # Whoever has a ticket of a private swarm gets in with it: it is for one node unless more are asked for.
     uses = (0 if manifest.is_open else 1) if arguments.uses is None else arguments.uses
@@ -244,20 +248,27 @@ def ticket(arguments: argparse.Namespace) -> int:
         label=arguments.label,
         capability=capability,
         delegation=delegation,
+        untried=[addresses.index(address) for address in found.untried],
     )
     try:
         text = tickets.encode(made)
     except tickets.TicketError as error:
-        fix = f"Start the node first: `atoll run{where(folder.root)}`."
-        raise AtollError(Exit.USAGE, "no_address", f"No ticket can be made: {error}.", fix) from error
+        why, fix = str(error), f"Start the node first: `atoll run{where(folder.root)}`."
+        if found.left_out:
+            tried = ", ".join(found.left_out)
+            why, fix = f"others tried to dial this node at {tried}, and could not", open_port(port)
+        raise AtollError(Exit.USAGE, "no_address", f"No ticket can be made: {why}.", fix) from error
     made_ticket = MadeTicket(arguments.label, int(time.time()), expires, uses, public.hex())
     TicketBook(folder.tickets).note(made_ticket)
     if arguments.json:
-        print(json.dumps({"ticket": text, "addresses": addresses, "expires_unix_s": expires}))
+        told = {"labels": found.labels, "left_out": found.left_out, "note": note(found, port)}
+        print(json.dumps({"ticket": text, "addresses": addresses, "expires_unix_s": expires, **told}))
     else:
         if arguments.qr:
             _print_qr(text)
         print(text)
+        if remark := note(found, port):
+            print(plain(remark, MAX_NOTE), file=sys.stderr)
     return int(Exit.OK)
 
 
@@ -270,6 +281,7 @@ def _print_qr(text: str) -> None:
 
 
 def _show_ticket(arguments: argparse.Namespace) -> int:
+    from atoll.daemon.ticket_addresses import label
     from atoll.protocol import ticket as tickets
     from atoll.protocol.manifest import fingerprint
 
@@ -281,12 +293,13 @@ def _show_ticket(arguments: argparse.Namespace) -> int:
         raise AtollError(Exit.USAGE, "ticket_invalid", f"The ticket can't be read: {error}.") from error
     left = shown.expires_unix_s - time.time()
     expiry = "never" if not shown.expires_unix_s else f"in {duration(left)}" if left > 0 else "expired"
-    facts = {
+    facts: dict[str, Any] = {
         "organiser": fingerprint(shown.organiser),
         "swarm": shown.swarm_name,
         "swarm_id": shown.swarm_id.hex(),
         "organiser_key": shown.organiser.hex(),
         "addresses": list(shown.addresses),
+        "labels": [label(address, place in shown.untried) for place, address in enumerate(shown.addresses)],
         "expires": expiry,
         "uses": shown.uses or "any number",
         "label": shown.label,
@@ -295,8 +308,12 @@ def _show_ticket(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(facts))
     else:
+        labels = facts.pop("labels")
+        facts["addresses"] = [f"{x}  ({word})" for x, word in zip(shown.addresses, labels, strict=True)]
         for name, value in facts.items():
-            print(f"{name:14} {', '.join(value) if isinstance(value, list) else value}")
+            for line in value if isinstance(value, list) else [value]:
+                print(f"{name:14} {line}")
+                name = ""
     return int(Exit.OK)
 
 

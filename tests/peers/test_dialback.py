@@ -203,9 +203,9 @@ def told(seen: str, **results: str) -> pb.DialBackReply:
 
 def test_the_verdict_follows_from_the_answers() -> None:
     reach = Reach()
-    assert reach.verdict == UNKNOWN and not reach.tried
+    assert reach.verdict == UNKNOWN
     reach.heard(FIRST, told("44.0.0.1", _31337="no answer in 5 s"), 100.0)
-    assert reach.verdict == HIDDEN and reach.hidden_from == [FIRST] and reach.tried
+    assert reach.verdict == HIDDEN and reach.hidden_from == [FIRST]
     assert reach.failures() == ["/ip4/44.0.0.1/tcp/31337 (no answer in 5 s)"]
     reach.heard(SECOND, told("127.0.0.1", _31337=""), 101.0)
     assert reach.verdict == MACHINE
@@ -229,11 +229,12 @@ def test_what_was_proven_is_kept_for_days_and_forgotten_when_it_fails() -> None:
     reach = Reach()
     reach.heard(FIRST, told("44.0.0.1", _31337=""), 100.0)
     again = Reach(reach.facts())
-    assert again.proven == {"/ip4/44.0.0.1/tcp/31337": 100.0} and again.tried and again.verdict == UNKNOWN
+    assert again.proven == {"/ip4/44.0.0.1/tcp/31337": 100.0} and again.verdict == UNKNOWN
     again.forget(100.0 + VALID_S)
     assert again.proven
     again.heard(SECOND, told("44.0.0.1", _31337="no answer in 5 s"), 200.0)
     assert not again.proven and again.verdict == HIDDEN
+    assert again.facts()["failed"] == ["/ip4/44.0.0.1/tcp/31337"]
     old = Reach(reach.facts())
     old.forget(100.0 + KEPT_S)
     assert not old.proven
@@ -242,7 +243,7 @@ def test_what_was_proven_is_kept_for_days_and_forgotten_when_it_fails() -> None:
 @pytest.mark.parametrize("kept", [None, [], {"proven": []}, {"proven": {"nonsense": 1}}, {"proven": {1: 2}}])
 def test_a_file_that_somebody_has_written_in_is_no_proof(kept: object) -> None:
     reach = Reach(kept)
-    assert not reach.proven and not reach.tried
+    assert not reach.proven
 
 
 @pytest.mark.parametrize(
