@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 
 from atoll.daemon.alerts import Alerts
 from atoll.daemon.config import Config
+from atoll.daemon.container import tell_of_loss
 from atoll.daemon.events import Events
 from atoll.daemon.network import Network
 from atoll.daemon.storage.data_dir import DataDir
@@ -23,7 +24,9 @@ async def run_bootstrap(folder: DataDir, config: Config, stop: asyncio.Event) ->
     keyring = folder.keyring(folder.identity)
     folder.remember(role="bootstrap")
     events = Events(folder.events, time.time)
-    network = Network(folder, events, Alerts(events), None)
+    alerts = Alerts(events)
+    tell_of_loss(folder.root, alerts)
+    network = Network(folder, events, alerts, None)
     async with AsyncExitStack() as undo:
         await network.open(undo, settings, keyring, settings.bootstrap, lambda: None)
         work = [

@@ -21,6 +21,7 @@ from atoll import __version__
 from atoll.daemon.account_book import AccountBook
 from atoll.daemon.alerts import Alerts
 from atoll.daemon.config import Config, size_of
+from atoll.daemon.container import tell_of_loss
 from atoll.daemon.controls import Controls
 from atoll.daemon.enrolling import Invitation
 from atoll.daemon.entry import Entry
@@ -197,6 +198,7 @@ class Node:
         self.name = identity.readable_name(self.keyring.peer_id)
         self.folder.remember(node_id=peer_text(self.keyring.peer_id), role="node")
         self.events.emit("start", f"{SOFTWARE}: node {self.name} starts in {self.folder.root}.")
+        tell_of_loss(self.folder.root, self.alerts)
         if self.folder.manifest.exists():
             self.manifest = self.folder.load_manifest()
             self.swarm_id = self.manifest.swarm_id

@@ -14,10 +14,13 @@ from importlib import import_module
 
 from atoll import __version__
 from atoll.daemon.errors import AtollError, Exit
+from atoll.dht.without_torch import lighten_hivemind
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    if argv is None:
+        lighten_hivemind()  # this process is the command's own, and no command asks for more of it
     arguments = build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
     module, _, function = arguments.handler.partition(":")
     handler: Callable[[argparse.Namespace], int] = getattr(import_module(module), function)

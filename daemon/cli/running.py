@@ -312,9 +312,6 @@ def bootstrap(arguments: argparse.Namespace) -> int:
     folder, config = open_data_dir(arguments)
 
     async def body() -> int:
-        from atoll.dht.without_torch import load_hivemind
-
-        load_hivemind()  # before anything else imports it
         from atoll.daemon.bootstrap import run_bootstrap
 
         stop = asyncio.Event()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .engine import PIP_IMAGE, Engine
+from .engine import BASE_IMAGE, PIP_IMAGE, Engine
 
 IMAGE = "atoll:test"
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,7 @@ def engine() -> Iterator[Engine]:
 def image(engine: Engine) -> str:
     """The project's image."""
     engine.make_base()
-    options = ["--network=host", "--build-arg", f"BASE_IMAGE={PIP_IMAGE}", "--tag", IMAGE]
+    images = ["--build-arg", f"BASE_IMAGE={BASE_IMAGE}", "--build-arg", f"BUILD_IMAGE={PIP_IMAGE}"]
+    options = ["--network=host", *images, "--tag", IMAGE]
     engine.docker("build", *options, "--file", str(ROOT / "docker/Dockerfile"), str(ROOT), timeout_s=1500)
     return IMAGE

@@ -67,7 +67,9 @@ def test_says_how_to_use_it(engine: Engine, image: str) -> None:
 
 def test_runs_as_nobody_special(engine: Engine, image: str) -> None:
     config = json.loads(engine.docker("inspect", "--format", "{{json .Config}}", image))
-    assert config["User"] == "atoll"
+    assert config["User"] == "10001:10001"
+    assert config["Entrypoint"][0] == "tini"
+    assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert set(config["ExposedPorts"]) == {"31337/tcp", "8787/tcp"}
     assert set(config["Volumes"]) == {"/data"}
 

@@ -20,9 +20,9 @@ class NotHere(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{{name}} is imported", name=name)
 
 sys.meta_path.insert(0, NotHere())
-from atoll.dht.without_torch import load_hivemind
-load_hivemind()
-load_hivemind()
+from atoll.dht.without_torch import lighten_hivemind
+lighten_hivemind()
+lighten_hivemind()
 from hivemind.dht.node import DHTNode
 from hivemind.utils.timed_storage import get_dht_time
 
@@ -50,6 +50,6 @@ def test_two_nodes_of_the_dht_without_torch() -> None:
 
 def test_a_hivemind_that_is_there_stays() -> None:
     before = hivemind.DHT
-    without_torch.load_hivemind()
+    without_torch.lighten_hivemind()
     assert sys.modules["hivemind"] is hivemind
     assert hivemind.DHT is before
