@@ -78,7 +78,7 @@ def _count_wrongs(node: Node, registry: CollectorRegistry) -> None:
 
 
 def _count_strangers(node: Node, registry: CollectorRegistry) -> None:
-    """Who was not let in, where the swarm is private."""
+    """Who was not let in, and what was not taken of strangers."""
     refused = Counter(
         "atoll_refused", "Strangers and what they showed, by reason", ["reason"], registry=registry
     )
@@ -86,9 +86,14 @@ def _count_strangers(node: Node, registry: CollectorRegistry) -> None:
         for reason, count in node.members.admission.refused.items():
             refused.labels(reason).inc(count)
     if node.neighbours is not None:
-        refused.labels("handshakes").inc(node.neighbours.links.turned_away)
+        links = node.neighbours.links
+        refused.labels("handshakes").inc(links.turned_away)
+        for reason, count in links.refused.items():
+            refused.labels(f"handshake_{reason}").inc(count)
         refused.labels("file_request").inc(node.neighbours.files.turned_away)
         for kind, count in node.neighbours.unwanted.items():
             refused.labels(f"observer_{kind}").inc(count)
+    if node.network is not None:
+        refused.labels("dht_record").inc(node.network.refused_records)
     if node.network is not None and node.network.enrolments is not None:
         refused.labels("enrolment_dropped").inc(node.network.enrolments.dropped)

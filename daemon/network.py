@@ -116,6 +116,11 @@ class Network:
         self.finder.membership = lambda: members.own
 
     @property
+    def refused_records(self) -> int:
+        """Records for the DHT that were not taken since the libp2p process runs."""
+        return self._discovery.refused_records
+
+    @property
     def up(self) -> bool:
         """Whether the libp2p process runs."""
         return self.host.process.returncode is None

@@ -23,6 +23,7 @@ from atoll.dht.records import (
     make_record,
     swarm_key,
 )
+from atoll.dht.storage import BoundedStorage, bound
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.signing import Keyring
 
@@ -35,8 +36,15 @@ log = logging.getLogger(__name__)
 class Discovery:
     """One swarm's presence on the DHT. `swarm_id` None: a node that only helps others to find each other."""
 
-    def __init__(self, node: DHTNode, swarm_id: bytes | None, validator: SwarmRecordValidator | None) -> None:
+    def __init__(
+        self,
+        node: DHTNode,
+        swarm_id: bytes | None,
+        validator: SwarmRecordValidator | None,
+        storage: BoundedStorage,
+    ) -> None:
         self._node = node
+        self._storage = storage
         self._swarm_id = swarm_id
         self._validator = validator
 
@@ -56,7 +64,8 @@ class Discovery:
             cache_locally=False,
             cache_nearest=0,
         )
-        return cls(node, swarm_id, validator)
+        own = validator.key if validator is not None else None
+        return cls(node, swarm_id, validator, bound(node, own, clock))
 
     async def greet(self, peer_id: bytes) -> bool:
         """Adds a connected peer to the routing table, if it runs a DHT node. Whether it does."""
@@ -97,8 +106,8 @@ class Discovery:
 
     @property
     def refused_records(self) -> int:
-        """Records that other nodes offered and the validator refused."""
-        return self._validator.refused if self._validator else 0
+        """Records that other nodes offered and the validator refused, or for which there was no room."""
+        return self._storage.refused + (self._validator.refused if self._validator else 0)
 
     @property
     def known_nodes(self) -> int:

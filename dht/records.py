@@ -100,7 +100,8 @@ class SwarmRecordValidator(RecordValidatorBase):  # type: ignore[misc]
         self.admits: Admits = lambda record: True
         self._swarm_id = swarm_id
         self._clock = clock
-        self._key = DHTID.generate(source=swarm_key(swarm_id)).to_bytes()
+        self.key = DHTID.generate(source=swarm_key(swarm_id))
+        self._key = self.key.to_bytes()
         self.refused = 0
 
     def validate(self, record: DHTRecord) -> bool:

@@ -70,6 +70,10 @@ class Spoken:
     software: str = ""
 
 
+class LinksFull(LinkRefused):
+    """This node takes no more links."""
+
+
 class VersionsDiffer(LinkRefused):
     """The peer and this node have no protocol version in common."""
 
@@ -121,6 +125,8 @@ class Links:
         self._shaking = Counter[bytes]()
         self.turned_away = 0
         """Streams that were closed at once, because too many handshakes were under way."""
+        self.refused = Counter[str]()
+        """Handshakes of others that failed, by reason; why a Hello is not welcome is the owner's to count."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._past = [0, 0]
         self._closing = False
@@ -213,11 +219,12 @@ class Links:
             return
         try:
             if self.is_full and peer not in self._links:
-                raise LinkRefused(f"this node has {self._most} links already")
+                raise LinksFull(f"this node has {self._most} links already")
             with counted(self._shaking, peer):
                 await self._shake(peer, info, reader, writer, dialled=False)
         except (LinkRefused, wire.WireError, OSError, EOFError, TimeoutError) as error:
             log.info("refused a link: %s", error)
+            self.refused[_reason(error)] += 1
             writer.close()
 
     async def _shake(
@@ -380,3 +387,19 @@ def _farewell(reason: str) -> LinkRefused:
     """Why a peer did not want this node, in its own words."""
     found = _NO_COMMON_VERSION.fullmatch(reason)
     return VersionsDiffer(reason, Spoken(int(found[1]), int(found[2]))) if found else LinkRefused(reason)
+
+
+def _reason(error: Exception) -> str:
+    """By which a handshake that failed is counted."""
+    match error:
+        case VersionsDiffer():
+            return "incompatible"
+        case LinksFull():
+            return "full"
+        case LinkRefused():
+            return "hello"
+        case wire.WireError():
+            return "malformed"
+        case TimeoutError():
+            return "silent"
+    return "broken_off"
