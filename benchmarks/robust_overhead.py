@@ -46,7 +46,8 @@ def measure(setting: tuple[str, ...], inner_steps: int) -> tuple[float, float]:
             begin = nodes[0].wait_for_version(FIRST)
             pids = [pid for node in nodes for pid in (node.process.pid, *descendants(node.process.pid))]
             used = cpu_s(pids)
-            end = nodes[0].wait_for_version(begin["version"] + ROUNDS)
+            for version in range(begin["version"], begin["version"] + ROUNDS):
+                end = nodes[0].wait_for_version(version + 1)
             used = cpu_s(pids) - used
             done = end["version"] - begin["version"]
             return (end["time"] - begin["time"]) / done, used / done
