@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -30,6 +30,33 @@ def resident_bytes(pids: list[str]) -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+MEMINFO = Path("/proc/meminfo")
+CGROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+"""Limit and use of a container's memory, in versions 2 and 1."""
+
+
+def available_bytes(meminfo: Path = MEMINFO, cgroups: Sequence[tuple[Path, Path]] = CGROUPS) -> int | None:
+    """Memory that new processes can have, a container's limit regarded; None where nothing tells."""
+    found = []
+    try:
+        lines = meminfo.read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError, IndexError):
+        pass
+    for limit, used in cgroups:
+        try:
+            found.append(max(0, int(limit.read_text()) - int(used.read_text())))
+        except (OSError, ValueError):  # there is no such limit, or it is "max"
+            continue
+    return min(found, default=None)
 
 
 def temperature_c(folder: Path = THERMAL) -> float | None:

@@ -7,6 +7,22 @@ from typing import Any
 from atoll.protocol.manifest import SwarmManifest
 
 
+def update_bytes(manifest: SwarmManifest) -> int:
+    """Most bytes of one node's contribution to a round; its mean comes back about as large."""
+    from atoll.protocol.codecs import CODECS
+    from atoll.protocol.round.codec_choice import allowed
+
+    rounds = manifest.body.rounds
+    names = (allowed(rounds.codec)[0], rounds.result_codec)
+    return sum(CODECS[name].bound(manifest.body.total_values) for name in names) // 2
+
+
+def disk_bytes(manifest: SwarmManifest, data_cap: int = 0) -> int:
+    """What state and text of the swarm take on disk, with the checkpoints that are kept."""
+    text = manifest.body.data.size_bytes
+    return 3 * 8 * manifest.body.total_values + (min(text, data_cap) if data_cap else text)
+
+
 def description(manifest: SwarmManifest, organiser_here: bool) -> dict[str, Any]:
     """The run for people: `Swarm` of the web room. `organiser_here`: its key is on this machine."""
     body, model = manifest.body, manifest.body.model

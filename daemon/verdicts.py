@@ -11,6 +11,21 @@ from typing import Any
 
 from atoll.peers import reach
 
+CHECKS = (
+    "device",
+    "memory",
+    "disk",
+    "clock",
+    "port",
+    "reachable by others",
+    "upload speed",
+    "libp2p",
+    "known addresses",
+    "peers",
+    "direct links",
+    "direct lanes",
+)
+"""What there is a verdict on: of the machine (preflight.py), and of the way to others."""
 NAMED = 2
 """Addresses that one sentence names."""
 
@@ -34,20 +49,20 @@ class Reachable:
         where = _some(self.addresses)
         match self.verdict:
             case reach.PUBLIC:
-                return _verdict(check, "ok", f"{counted} can dial it at {where}")
+                return verdict(check, "ok", f"{counted} can dial it at {where}")
             case reach.MACHINE:
-                return _verdict(check, "ok", f"by nodes of this machine: {counted} can dial it at {where}")
+                return verdict(check, "ok", f"by nodes of this machine: {counted} can dial it at {where}")
             case reach.LAN if self.reached == self.tried:
-                return _verdict(check, "ok", f"in this network: {counted} can dial it at {where}")
+                return verdict(check, "ok", f"in this network: {counted} can dial it at {where}")
             case reach.LAN:
                 text = (
                     f"in this network only: {counted} can dial it at {where}, not at {_some(self.failures)}"
                 )
-                return _verdict(check, "degraded", text, self._fix())
+                return verdict(check, "degraded", text, self._fix())
             case reach.HIDDEN:
                 text = f"none of {self.tried} that tried can dial it: {_some(self.failures)}"
-                return _verdict(check, "degraded", text, self._fix())
-        return _verdict(check, "unknown", "nobody has tried yet")
+                return verdict(check, "degraded", text, self._fix())
+        return verdict(check, "unknown", "nobody has tried yet")
 
     def _fix(self) -> str:
         port = self.port or "of this node"
@@ -83,14 +98,14 @@ def verdicts(c: Connection) -> list[dict[str, Any]]:
     return [_process(c), _addresses(c), _peers(c), c.reachable.as_verdict(), _direct(c), _lanes(c)]
 
 
-def _verdict(check: str, verdict: str, text: str, fix: str = "") -> dict[str, Any]:
+def verdict(check: str, verdict: str, text: str, fix: str = "") -> dict[str, Any]:
     return {"check": check, "verdict": verdict, "text": text, "fix": fix}
 
 
 def _process(c: Connection) -> dict[str, Any]:
     if c.process_up:
-        return _verdict("libp2p", "ok", f"listens on port {c.port}")
-    return _verdict(
+        return verdict("libp2p", "ok", f"listens on port {c.port}")
+    return verdict(
         "libp2p", "blocked", "its process does not run", "It starts again by itself; see the events."
     )
 
@@ -98,36 +113,36 @@ def _process(c: Connection) -> dict[str, Any]:
 def _addresses(c: Connection) -> dict[str, Any]:
     check = "known addresses"
     if c.addresses == 0:
-        return _verdict(check, "ok", "none is needed: this node began the swarm, or was found by others")
+        return verdict(check, "ok", "none is needed: this node began the swarm, or was found by others")
     text = f"{c.reached}/{c.addresses} answer"
     if c.reached:
-        return _verdict(check, "ok", text)
+        return verdict(check, "ok", text)
     causes = ", ".join(sorted(set(c.failed))[:3])
     fix = "Check this machine's network, or ask for a fresh ticket; it goes on trying."
     state = "degraded" if c.links else "blocked" if c.failed else "unknown"
-    return _verdict(check, state, f"{text}: {causes}" if causes else text, fix if c.failed else "")
+    return verdict(check, state, f"{text}: {causes}" if causes else text, fix if c.failed else "")
 
 
 def _peers(c: Connection) -> dict[str, Any]:
     if c.links:
-        return _verdict("peers", "ok", f"links to {c.links}")
+        return verdict("peers", "ok", f"links to {c.links}")
     if c.refused:
-        return _verdict("peers", "blocked", f"{c.refused} refused this node", "See the alert for why.")
-    return _verdict("peers", "unknown", "no other node is there yet")
+        return verdict("peers", "blocked", f"{c.refused} refused this node", "See the alert for why.")
+    return verdict("peers", "unknown", "no other node is there yet")
 
 
 def _direct(c: Connection) -> dict[str, Any]:
     if not c.links:
-        return _verdict("direct links", "unknown", "no link yet")
+        return verdict("direct links", "unknown", "no link yet")
     text = f"{c.links - c.relayed}/{c.links} without a relay"
     if c.relayed == 0:
-        return _verdict("direct links", "ok", text)
+        return verdict("direct links", "ok", text)
     fix = f"Forward TCP port {c.port} on your router, or open it in the firewall."
-    return _verdict("direct links", "degraded", text, fix)
+    return verdict("direct links", "degraded", text, fix)
 
 
 def _lanes(c: Connection) -> dict[str, Any]:
     if not c.links:
-        return _verdict("direct lanes", "unknown", "no link yet")
+        return verdict("direct lanes", "unknown", "no link yet")
     text = f"{c.lanes}/{c.links} carry rounds beside libp2p"
-    return _verdict("direct lanes", "ok", text if c.lanes else f"{text}; libp2p carries them, more slowly")
+    return verdict("direct lanes", "ok", text if c.lanes else f"{text}; libp2p carries them, more slowly")

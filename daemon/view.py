@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from atoll.daemon.choosing import for_running
 from atoll.daemon.config import rate_of
+from atoll.daemon.doctor import examined
 from atoll.daemon.errors import AtollError
 from atoll.daemon.events import Events
 from atoll.daemon.figures import Figures
@@ -285,13 +286,15 @@ class View:
         return ready, "ready" if ready else sentence.state.value
 
     async def command(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """pause, resume, finish, leave, set, sample. Raises CommandError."""
+        """pause, resume, finish, leave, set, sample, doctor. Raises CommandError."""
         node = self._node
         if name == "leave":
             node.stop("it was asked to leave")
             return {"done": "leave"}
         if name == "sample":
             return await self._sample(arguments)
+        if name == "doctor":
+            return await examined(node)
         if name == "set":
             return await node.controls.change(arguments)
         if name not in ("pause", "resume", "finish"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from atoll.daemon.config import Settings
 from atoll.daemon.storage.data_dir import DataDir
@@ -63,19 +64,16 @@ def threads_of(manifest: SwarmManifest, wanted: int) -> int:
     return wanted or (1 if manifest.body.parameters < SMALL_MODEL else 0)
 
 
-def welcome(
-    manifest: SwarmManifest,
-    settings: Settings,
-    folder: DataDir,
-    memory: SharedMemory,
-    validation: Path | None,
-    me: bytes,
-) -> channel.Welcome:
-    """What the built-in trainer, or a script of one's own, is to train."""
-    body, model, inner = manifest.body, manifest.body.model, manifest.body.inner
-    built_in = model.kind == "gpt"
-    shape = {"layers": model.layers, "width": model.width, "heads": model.heads, "context": model.context}
-    steps = {
+def shape_of(manifest: SwarmManifest) -> dict[str, int]:
+    """The built-in model, as its config wants it."""
+    model = manifest.body.model
+    return {"layers": model.layers, "width": model.width, "heads": model.heads, "context": model.context}
+
+
+def steps_of(manifest: SwarmManifest) -> dict[str, Any]:
+    """The inner steps, as their config wants them."""
+    inner = manifest.body.inner
+    return {
         "lr": inner.lr,
         "warmup_steps": inner.warmup_steps,
         "total_steps": inner.total_steps,
@@ -87,15 +85,28 @@ def welcome(
         "betas": [inner.beta1, inner.beta2],
         "optimizer": inner.optimizer or "adamw",
     }
+
+
+def welcome(
+    manifest: SwarmManifest,
+    settings: Settings,
+    folder: DataDir,
+    memory: SharedMemory,
+    validation: Path | None,
+    me: bytes,
+) -> channel.Welcome:
+    """What the built-in trainer, or a script of one's own, is to train."""
+    body = manifest.body
+    built_in = body.model.kind == "gpt"
     return channel.Welcome(
         version=channel.VERSION,
         memory=memory.path,
         total=body.total_values,
         block=manifest.block,
         schema_digest=body.schema_digest.hex(),
-        model=shape if built_in else None,
+        model=shape_of(manifest) if built_in else None,
         data={"validation": str(validation)} if built_in else {},
-        inner=steps if built_in else {},
+        inner=steps_of(manifest) if built_in else {},
         node_id=me.hex(),
         seed=body.seed,
         threads=threads_of(manifest, settings.threads),

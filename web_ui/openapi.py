@@ -107,7 +107,7 @@ _COMMAND: Mapping[str, Any] = {
             "type": "object",
             "properties": _SETTINGS,
         },
-        {"title": "resume, finish, leave", "description": "Nothing.", "type": "object"},
+        {"title": "resume, finish, leave, doctor", "description": "Nothing.", "type": "object"},
     ]
 }
 
@@ -161,8 +161,8 @@ OPERATIONS: Mapping[str, Operation] = {
         ),
     ),
     "/api/v1/commands/{name}": Operation(
-        "Carries out a command: pause (`for_s`), resume, finish, leave, sample (`prompt`, `temperature`) "
-        "or set (settings by name).",
+        "Carries out a command: pause (`for_s`), resume, finish, leave, doctor, sample (`prompt`, "
+        "`temperature`) or set (settings by name).",
         {"type": "object"},
         parameters=(
             Parameter("name", "path", {"type": "string", "pattern": "^[a-z][a-z0-9-]{0,39}$"}, "Which one."),

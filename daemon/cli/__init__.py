@@ -313,11 +313,15 @@ def _add_observing(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     plot.add_argument("--for", dest="for_time", default="24h", metavar="TIME", help="such as 2h or 30d (24h)")
     plot.add_argument("--points", type=int, default=300, metavar="N", help="stretches at the most (300)")
     plot.add_argument("--out", metavar="FILE", help="write a picture (SVG)")
+    doctor = _command(
+        commands, "doctor", "doctor:doctor", "is this machine, and its way to others, fit for a swarm?"
+    )
+    doctor.epilog = "Verdicts: ok, degraded, blocked (exit status 12), unknown; each with what to do."
     bundle = _command(
         commands, "support-bundle", "bundle:support_bundle", "what to attach to a bug report, without secrets"
     )
     bundle.add_argument("--out", metavar="FILE", help="a zip file (atoll-support-TIME.zip)")
-    for name in ("status", "peers", "rounds", "events", "top", "replay", "plot", "support-bundle"):
+    for name in ("status", "peers", "rounds", "events", "top", "replay", "plot", "doctor", "support-bundle"):
         commands.choices[name].add_argument("--json", action="store_true")
 
 

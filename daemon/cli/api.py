@@ -27,12 +27,12 @@ def program() -> str:
     return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
 
 
-def client_of(folder: DataDir) -> ApiClient | None:
-    """A client of the running daemon; None where none is running."""
+def client_of(folder: DataDir, timeout_s: float = TIMEOUT_S) -> ApiClient | None:
+    """A client of the running daemon; None where none is running. `timeout_s`: for its answers."""
     where = files.read_json(folder.api)
     if not folder.is_locked() or not isinstance(where, dict) or "url" not in where:
         return None
-    return ApiClient(str(where["url"]), folder.token(), TIMEOUT_S)
+    return ApiClient(str(where["url"]), folder.token(), timeout_s)
 
 
 def running(folder: DataDir) -> ApiClient:

@@ -174,13 +174,10 @@ def ticket_from(environ: MutableMapping[str, str]) -> str:
 def consent_card(manifest: SwarmManifest) -> str:
     """What a volunteer accepts, in words."""
     from atoll.daemon.status import size
-    from atoll.protocol.codecs import CODECS
-    from atoll.protocol.round.codec_choice import allowed
+    from atoll.daemon.swarm_facts import update_bytes
 
     body = manifest.body
-    widest = allowed(body.rounds.codec)[0]
-    names = (widest, body.rounds.result_codec)
-    payload = sum(CODECS[name].bound(body.total_values) for name in names) / 2
+    payload = update_bytes(manifest)
     memory = 4 * body.total_values * 8
     text = f", and up to {size(body.data.size_bytes)} for text (data_cap)" if body.data.shards else ""
     source = f", fetched from peers or {', '.join(body.data.urls)}" if body.data.urls else ""

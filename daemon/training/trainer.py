@@ -15,11 +15,11 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from atoll.daemon.training.channel import FD_VARIABLE, MAX_TEXT, Endpoint, Failed, Welcome
+from atoll.daemon.training.channel import FD_VARIABLE, MAX_TEXT, Endpoint, Failed
 from atoll.daemon.training.data import Windows
 from atoll.daemon.training.errors import (
     ChannelClosedError,
@@ -148,7 +148,16 @@ def _named(path: object) -> Path:
     return Path(path)
 
 
-def pick_device(welcome: Welcome) -> torch.device:
+class Asked(Protocol):
+    """Which device, and how many threads (0: as torch likes)."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+
+def pick_device(welcome: Asked) -> torch.device:
     """ "auto" is CUDA where there is one. Sets the thread count. Raises DeviceError, ConfigError."""
     if welcome.threads:
         torch.set_num_threads(welcome.threads)
