@@ -228,6 +228,8 @@ def _authority(signer: bytes, message: pb.Membership | pb.Revocations, swarm: Sw
     """Who signed, if that is the organiser or an admin that it appointed. Raises MembershipError."""
     if signer == swarm.authority:
         return bytes(signer)
+    if not message.appointment.signer:
+        raise MembershipError("forged", "who signed it is no authority of the swarm")
     appointed = _body(message.appointment, CERTIFICATE, pb.Certificate, swarm)
     if (
         message.appointment.signer != swarm.authority
