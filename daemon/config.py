@@ -99,6 +99,14 @@ class Settings:
     pause_on_gpu: bool = setting(
         False, "pause while another program computes on the GPU that trains (asks nvidia-smi)"
     )
+    privacy_clip: float = setting(
+        0.0, "most length of a contribution (Euclidean norm); 0: no bound. See `atoll audit leak`"
+    )
+    privacy_noise: float = setting(
+        0.0,
+        "noise on contributions, standard deviation in units of privacy_clip; 0: none; needs atoll[privacy]",
+    )
+    privacy_delta: float = setting(1e-6, "δ for which the accountant counts ε")
     log_format: str = setting("text", "text or json")
     log_level: str = setting("info", "debug, info, warning or error")
     tensorboard: str = setting("", "folder for TensorBoard's event files; needs atoll[tensorboard]")
@@ -257,6 +265,10 @@ def _check(s: Settings) -> None:
         (not _no_hours(s.train_hours), "train_hours", f"{HOURS} ({_no_hours(s.train_hours)})"),
         (not _no_hours(s.network_hours), "network_hours", f"{HOURS} ({_no_hours(s.network_hours)})"),
         (0 <= s.pause_on_load <= 100, "pause_on_load", "0 to 100"),
+        (_is_least(s.privacy_clip, 0.0), "privacy_clip", "0 or more"),
+        (_is_least(s.privacy_noise, 0.0), "privacy_noise", "0 or more"),
+        (not s.privacy_noise or s.privacy_clip > 0, "privacy_noise", "0 where there is no privacy_clip"),
+        (0 < s.privacy_delta < 1, "privacy_delta", "between 0 and 1"),
         (len(s.label.encode()) <= 64, "label", "at most 64 bytes"),
         (s.log_format in ("text", "json"), "log_format", "text or json"),
         (s.log_level in ("debug", "info", "warning", "error"), "log_level", "debug, info, warning or error"),
@@ -298,6 +310,10 @@ def size_of(text: str) -> int | None:
 
 def _in_range(gigabytes: float) -> bool:
     return math.isfinite(gigabytes) and 0 <= gigabytes <= MAX_GB_PER_WEEK
+
+
+def _is_least(value: float, least: float) -> bool:
+    return math.isfinite(value) and value >= least
 
 
 def _no_hours(text: str) -> str:

@@ -37,12 +37,14 @@ from atoll.daemon.machine import MachineFacts
 from atoll.daemon.members import Members
 from atoll.daemon.neighbours import Hooks, Neighbours
 from atoll.daemon.network import Network
+from atoll.daemon.privacy_book import PrivacyBook, open_privacy
 from atoll.daemon.pulse import Pulse
 from atoll.daemon.reading import Reader, reader_of
 from atoll.daemon.recovery import Recovery
 from atoll.daemon.rhythm import rhythm_of
 from atoll.daemon.rounds.config import round_config
 from atoll.daemon.rounds.driver import RoundDriver
+from atoll.daemon.rounds.noise import Noise
 from atoll.daemon.rounds.outer_state import OuterState, served_file
 from atoll.daemon.saying import status_message
 from atoll.daemon.service_manager import ServiceManager
@@ -132,6 +134,8 @@ class Node:
         self._round_traffic = (0, 0)
         self.events = Events(folder.events, time.time)
         self.standings = standing_file_of(self)
+        self.privacy: PrivacyBook | None = None
+        self.noise: Noise | None = None
         self.alerts = Alerts(self.events)
         self.machine = MachineFacts(folder.root, lambda: self.island is not None and self.island.on_gpu)
         self.controls = Controls(self)
@@ -414,6 +418,8 @@ class Node:
     async def _start_rounds(self, undo: contextlib.AsyncExitStack, memory: SharedMemory) -> None:
         assert self.manifest and self.outer and self.neighbours and self.reader
         manifest, body = self.manifest, self.manifest.body
+        opened = asyncio.to_thread(open_privacy, self.settings, self.folder.privacy)
+        self.privacy, self.noise = await opened
         book = AccountBook(self.folder, len(manifest.chunks), self.events, self.alerts)
         book.catch_up(self.outer, self.keyring.peer_id)
         reader, me = self.reader, self.keyring.peer_id

@@ -46,6 +46,7 @@ def surroundings_of(node: Node) -> Surroundings:
         neighbours.send,
         lambda text: node.events.emit("trust", text),
         secrets.randbelow,
+        node.noise,
     )
 
 

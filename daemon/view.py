@@ -20,6 +20,7 @@ from atoll.daemon.figures import Figures
 from atoll.daemon.machine import resident_bytes
 from atoll.daemon.metrics import metrics_of
 from atoll.daemon.peers_view import SOFTWARE, peers_of
+from atoll.daemon.privacy_book import privacy_of
 from atoll.daemon.reachability import NOTHING_KNOWN
 from atoll.daemon.sampler import Sampler
 from atoll.daemon.situation import facts_of
@@ -146,6 +147,7 @@ class View:
             "parameters": manifest.body.parameters if manifest else 0,
             "memory_bytes": self._memory(),
             "disk": node.machine.disk.look(),
+            "privacy": privacy_of(node.settings, node.privacy),
             "temperature_c": node.machine.temperature_c.look(),
             "api": node.front.page.url,
             "paused": self._paused(),

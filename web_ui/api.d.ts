@@ -219,6 +219,14 @@ export interface Swarm {
   organiser_here: boolean;
 }
 
+export interface Privacy {
+  clip: number | null;
+  noise: number;
+  contributions: number;
+  epsilon: number | null;
+  delta: number;
+}
+
 export interface State {
   sequence: number;
   time: number;
@@ -259,6 +267,7 @@ export interface State {
   memory_bytes: number | null;
   disk: Disk;
   temperature_c: number | null;
+  privacy: Privacy | null;
   loop_lag_s: number;
   api: string;
   paused: boolean;

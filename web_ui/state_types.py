@@ -202,6 +202,20 @@ class Swarm(TypedDict):
     """The organiser's key is on this machine."""
 
 
+class Privacy(TypedDict):
+    """What this node's owner lets its contributions tell."""
+
+    clip: float | None
+    """Their most length, Euclidean; None: no bound."""
+    noise: float
+    """Standard deviation of the noise on each value, in units of `clip`; 0: none."""
+    contributions: int
+    """Counted by the accountant since its books were begun."""
+    epsilon: float | None
+    """Of all of them, for `delta`; None: there were none, or one without noise."""
+    delta: float
+
+
 class State(TypedDict):
     """The whole snapshot, `GET /api/v1/state`; the web room adds its `number` (changes.py)."""
 
@@ -264,6 +278,8 @@ class State(TypedDict):
     disk: Disk
     temperature_c: float | None
     """The hottest sensor of processor or accelerator, where the system tells."""
+    privacy: Privacy | None
+    """None where nothing was asked for."""
     loop_lag_s: float
     """How late the event loop came back at its worst, of late."""
     api: str

@@ -103,6 +103,8 @@ def status(arguments: argparse.Namespace) -> int:
         for reason in ("codec_reason", "inner_steps_reason"):
             if known[reason]:
                 print(known[reason])
+        if known["privacy"]:
+            print(_privacy(known["privacy"]))
         for line in rule_lines(known["controls"]):
             print(plain(line, _LINE))
         for alert in known["alerts"]:
@@ -128,6 +130,17 @@ def _validation(known: dict[str, Any]) -> str:
     loss = f"validation loss {known['val_loss']:.4f}"
     of = known["val_loss_version"]
     return f", {loss}" if of == known["version"] else f"; {loss} of version {of}"
+
+
+def _privacy(told: dict[str, Any]) -> str:
+    bound = "without a bound" if told["clip"] is None else f"no longer than {told['clip']:g}"
+    if not told["noise"]:
+        return f"Contributions are {bound}, and without noise."
+    spent = "nothing yet" if told["epsilon"] is None else f"ε = {told['epsilon']:.3g}"
+    return (
+        f"Contributions are {bound}, with noise of {told['noise']:g} times that; "
+        f"{told['contributions']} of them told {spent} at δ = {told['delta']:g}."
+    )
 
 
 def _traffic(traffic: dict[str, Any]) -> str:

@@ -181,6 +181,8 @@ def consent_card(manifest: SwarmManifest) -> str:
     memory = 4 * body.total_values * 8
     text = f", and up to {size(body.data.size_bytes)} for text (data_cap)" if body.data.shards else ""
     source = f", fetched from peers or {', '.join(body.data.urls)}" if body.data.urls else ""
+    tokens = "bytes" if body.model.kind == "gpt" else "tokens"
+    kept = "" if body.data.shards or body.data.name else ", and the data that your own script trains on"
     per_round = f"per round of {body.inner.steps} inner steps"
     return f"""
   Swarm      {body.name}  ({manifest.swarm_id.hex()[:16]})
@@ -189,7 +191,10 @@ def consent_card(manifest: SwarmManifest) -> str:
   Memory     about {size(LIBRARIES_BYTES + memory)}, of it {size(memory)} for parameters and optimizer
   Disk       about {size(3 * 8 * body.total_values)}{text}
   Traffic    up to {size(2 * payload)} each way {per_round}
-  Others see your node's id, address, speed and averaged updates; not your files
+  Others see this node's id, label, address, speed and loss, and its update of each round
+  They may   infer from an update which {tokens} the text holds that it was trained on, and with effort
+             more: `atoll audit leak` shows it, the settings privacy_clip and privacy_noise bound it
+  Not sent   your files{kept}
 """
 
 

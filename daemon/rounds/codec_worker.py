@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from atoll.daemon.rounds.noise import Noise
 from atoll.daemon.storage.spill import loaded
 from atoll.protocol import wire
 from atoll.protocol.codecs import CODECS, Codec, aggregate, result_codec
@@ -45,7 +46,8 @@ class CodecWorker:
     `codec`: of contributions, "auto" where plans choose it. `feedback`: the decay of what was lost; 0: it is
     forgotten. `seed`: contributions are rounded at random, one that is encoded again to the same bytes; None:
     to the nearest. `measured`: what is called `local` are pseudo-gradients already, and no anchor matters.
-    `merge`: what a chunk's owner makes of its contributions, `bucket` of them at a time.
+    `merge`: what a chunk's owner makes of its contributions, `bucket` of them at a time. `noise`: on what
+    this node contributes.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class CodecWorker:
         measured: bool = False,
         merge: str = MEAN,
         bucket: int = 1,
+        noise: Noise | None = None,
     ) -> None:
         self._names = allowed(codec)
         self._outs = {name: CODECS[name]() for name in self._names}
@@ -65,7 +68,8 @@ class CodecWorker:
         self._result = result_codec(codec, results, merge)
         self._chunks = chunks
         self._delta = np.empty(chunks.values, dtype=np.float32)
-        self._noise = None if seed is None else torch.Generator()
+        self._rounding = None if seed is None else torch.Generator()
+        self._noise = noise
         self._seed = seed or b""
         self._feedback = feedback
         self._measured = measured
@@ -87,17 +91,23 @@ class CodecWorker:
         `codec`: the plan's; None: the only one, or the widest.
         """
         encoder = self._outs[codec or self._names[0]]
-        delta = torch.from_numpy(self._measure(anchor, local, chunk))
+        delta = torch.from_numpy(self._given(anchor, local, chunk, offer))
         out = torch.empty(encoder.bound(delta.numel()), dtype=torch.uint8)
-        if self._noise is not None:
+        if self._rounding is not None:
             drawn = hashlib.sha256(self._seed + struct.pack(">QI", offer, chunk)).digest()
-            self._noise.manual_seed(int.from_bytes(drawn[:8], "big"))
-        payload = encoder.encode(delta, out, self._noise).numpy().tobytes()
+            self._rounding.manual_seed(int.from_bytes(drawn[:8], "big"))
+        payload = encoder.encode(delta, out, self._rounding).numpy().tobytes()
         if self._feedback:
             if offer != self._offer:
                 self._offer, self._sent = offer, {}
             self._sent[chunk] = payload
         return payload
+
+    def _given(self, anchor: Float32, local: Float32, chunk: int, offer: int) -> Float32:
+        """What is to be encoded: with the bound and noise of this node's owner, if it has any."""
+        if self._noise is None:
+            return self._measure(anchor, local, chunk)
+        return self._noise.apply(self._chunks, chunk, offer, lambda each: self._measure(anchor, local, each))
 
     def _measure(self, anchor: Float32, local: Float32, chunk: int) -> Float32:
         delta = self._difference(anchor, local, chunk)
@@ -121,7 +131,7 @@ class CodecWorker:
             payload = self._sent.pop(chunk, None)
             if payload is None:
                 continue  # sent by another life of this process
-            delta = torch.from_numpy(self._measure(anchor, local, chunk))
+            delta = torch.from_numpy(self._given(anchor, local, chunk, offer))
             self._one_of(self._outs, payload, delta.numel()).decode_add(_tensor(payload), -1.0, delta)
             self._lost[self._chunks.span(chunk)] = delta.numpy()
 

@@ -98,6 +98,7 @@ class RoundDriver:
             measured=state.manifest.ahead is not None,
             merge=rounds.merge or MEAN,
             bucket=rounds.bucket or 1,
+            noise=around.noise,
         )
         self._codec_thread = ThreadPoolExecutor(1, "codec")
         self.disk_thread = ThreadPoolExecutor(1, "disk")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atoll.daemon.rounds.audit_log import AuditLog
+from atoll.daemon.rounds.noise import Noise
 from atoll.daemon.standing_file import StandingFile
 from atoll.protocol import messages_pb2 as pb
 
@@ -28,6 +29,8 @@ class Surroundings:
     say: Callable[[str], None]
     draw: Callable[[int], int]
     """A number from 0 to below the one given, which nobody can foresee."""
+    noise: Noise | None = None
+    """On what this node contributes, where its owner wants it."""
 
 
 def alone(folder: Path, send: Callable[[bytes, pb.Frame], None] = lambda peer, frame: None) -> Surroundings:

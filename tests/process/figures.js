@@ -111,6 +111,12 @@ async function expected({ status, peers, rounds, events, history }) {
     `${f.loss(known.at(-1)[1])} at round ${known.at(-1)[0]}; the lowest was ${f.loss(best[1])} at round ${best[0]}. Nats per byte.`);
 
   // This node.
+  const privacy = (told) => {
+    if (told === null) return "";
+    const bound = told.clip === null ? "no bound" : `length at most ${told.clip}`;
+    const spent = told.epsilon === null ? "no ε" : `ε ${told.epsilon.toPrecision(3)} at δ ${told.delta} after ${told.contributions}`;
+    return told.noise > 0 ? `${bound}, noise ${told.noise}; ${spent}` : bound;
+  };
   const { name, step, of } = status.phase;
   const phases = { inner: "Training locally", averaging: "Averaging with the others", waiting: "Waiting", paused: "Paused", joining: "Joining" };
   put("phase-text", of > 0 ? `${phases[name]}: step ${step} of ${of}` : phases[name]);
@@ -133,6 +139,7 @@ async function expected({ status, peers, rounds, events, history }) {
     ]),
     `${status.version} · ${f.short(status.digest)}${status.certified ? "" : " (provisional)"}`,
     [`${f.count(tokens.accepted)} of ${f.count(tokens.produced)} accepted`, ...rest.map((kind) => `${f.count(tokens[kind])} ${kind}`)].join(", "),
+    privacy(status.privacy),
     f.shortId(status.node_id),
   ]);
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,3 +51,19 @@ def test_a_mode_trains_and_certifies(
             assert wrongs and all(line.endswith(" 0.0") for line in wrongs)
             (audits,) = (line for line in lines if line.startswith("atoll_audits_total "))
             assert float(audits.split()[1]) >= 1
+
+
+@pytest.mark.timeout(300)
+def test_what_an_owner_bounds_and_blurs_is_counted(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    small = ("--inner-steps", "6", "--batch", "2", "--min-peers", "2")
+    must("init", "lab", "--data-dir", str(tmp_path / "n0"), *small)
+    (tmp_path / "n1").mkdir()
+    (tmp_path / "n1" / "config.toml").write_text("privacy_clip = 0.5\nprivacy_noise = 0.01\n")
+    first = start("n0", "run", "--rounds", str(ROUNDS))
+    blurred = start("n1", "join", first.ticket(), "--yes", "--rounds", str(ROUNDS))
+    told = blurred.wait_for_version(ROUNDS)["privacy"]
+    assert (told["clip"], told["noise"]) == (0.5, 0.01) and told["contributions"] >= 1 and told["epsilon"] > 0
+    assert first.wait_for_version(ROUNDS)["privacy"] is None
+    assert blurred.stop() == 0
+    kept = json.loads((blurred.folder / "privacy.json").read_text())
+    assert kept["contributions"][0][0] == 0.01 and kept["contributions"][0][1] >= told["contributions"]

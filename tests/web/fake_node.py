@@ -255,6 +255,7 @@ def make_state(version: int, *, seed: int = 7) -> State:
         "parameters": 1_065_472,
         "memory_bytes": 612_000_000,
         "disk": {"used_bytes": 48_000_000, "free_bytes": 91_000_000_000},
+        "privacy": {"clip": 2.0, "noise": 8.0, "contributions": version, "epsilon": 3.14159, "delta": 1e-6},
         "temperature_c": 61.5,
         "loop_lag_s": 0.004,
         "api": "http://127.0.0.1:8787",

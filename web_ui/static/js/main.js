@@ -33,7 +33,7 @@ const DRAWS = [
   [drawConnection, ["connection"]],
   [drawTiles, ["val_loss", "val_loss_version", "val_loss_before", "loss", "swarm_tokens_per_s", "tokens_per_s", "version", "peers", "accepted_tokens", "swarm_accepted_tokens"]],
   [drawLoss, ["rounds", "val_loss_before"]],
-  [drawNode, ["phase", "traffic", "device", "parameters", "memory_bytes", "disk", "temperature_c", "version", "digest", "certified", "token_account"]],
+  [drawNode, ["phase", "traffic", "device", "parameters", "memory_bytes", "disk", "temperature_c", "version", "digest", "certified", "token_account", "privacy"]],
   [drawOwner, ["controls", "traffic"]],
   [followHistory, ["time", "traffic"]],
   [drawSwarm, ["swarm", "swarm_id", "organiser"]],

@@ -44,6 +44,7 @@ export function drawNode({ state }) {
     ...week(state.traffic.classes),
     ["Version", `${state.version} · ${short(state.digest)}${state.certified ? "" : " (provisional)"}`, state.digest],
     ["Tokens", account(state.token_account), "trained on by this node, and what became of them"],
+    state.privacy === null ? null : ["Privacy", privacy(state.privacy), "a bound on what each contribution may tell, and what all of them told"],
     ["Node id", shortId(state.node_id), state.node_id],
   ];
   facts(byId("node-facts"), /** @type {Array<Fact>} */ (rows.filter((row) => row !== null)));
@@ -68,6 +69,13 @@ function account(tokens) {
   const rest = kinds.filter((kind) => tokens[kind] > 0);
   const parts = [`${count(tokens.accepted)} of ${count(tokens.produced)} accepted`];
   return parts.concat(rest.map((kind) => `${count(tokens[kind])} ${kind}`)).join(", ");
+}
+
+/** @param {NonNullable<State["privacy"]>} told */
+function privacy({ clip, noise, contributions, epsilon, delta }) {
+  const bound = clip === null ? "no bound" : `length at most ${clip}`;
+  const spent = epsilon === null ? "no ε" : `ε ${epsilon.toPrecision(3)} at δ ${delta} after ${contributions}`;
+  return noise > 0 ? `${bound}, noise ${noise}; ${spent}` : bound;
 }
 
 /** @param {import("./store.js").Store} store */
