@@ -31,7 +31,7 @@ PIP_INSTALL = if [ -t 1 ]; then quiet=; else quiet=-q; fi; $(BIN)/pip install $$
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit sim container chaos kill-nine fuzz bench bench-training papers overlap typescript proto proto-check clean
+.PHONY: help demo test lint types unit sim docker-test container chaos kill-nine fuzz bench bench-training papers overlap typescript proto proto-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -39,7 +39,7 @@ help:  ## this list
 demo: $(READY)  ## three nodes train on this machine (ARGS="--rounds 5 --no-browser --keep DIR" and so on)
 	@$(BIN)/atoll demo $(ARGS)
 
-test: lint types unit  ## lint, types, all tests but the container's; branch coverage of the round machine
+test: lint types unit  ## lint, types, all tests but those of docker-test; branch coverage of the round machine
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -63,8 +63,10 @@ sim: $(READY)  ## 10,000 simulated swarms on all cores (SEEDS=…); stop it at a
 	@mkdir -p build
 	@$(BIN)/atoll simulate chaos --seed 1 --seeds $(SEEDS) --resume build/sim-$(SEEDS).json
 
-container: $(READY)  ## build the image and run it; needs root and Docker's engine (docker.io, debootstrap)
-	$(BIN)/python -m pytest -m container --timeout=1800 tests/container $(AGAIN) $(ARGS)
+docker-test: $(READY)  ## build the images, run swarms of them; needs root and an engine (docker.io, debootstrap)
+	$(BIN)/python -m pytest -m container --timeout=1800 --durations=10 tests/container $(AGAIN) $(ARGS)
+
+container: docker-test
 
 bench: $(READY)  ## codecs, averaging beside hivemind, torchft and gloo, and as root shaped lines (ARGS="--peers 2 4 8 --values 25 100")
 	$(BIN)/python -m benchmarks.codecs

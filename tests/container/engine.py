@@ -19,13 +19,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .tools import compose
+
 TOOLS = ("dockerd", "docker", "debootstrap")
 # Debian's own client first: it comes with the engine and knows BuildKit.
 SEARCH = "/usr/bin:/usr/sbin:/usr/local/bin:/bin:/sbin"
 RELEASE = "bookworm"
 BASE_IMAGE = "atoll-test-debian"
 PIP_IMAGE = "atoll-test-base"
+SLIMMED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
 PLUGINS = Path("/run/docker")
+POOL = "172.30.0.0/16"
+"""Subnets of networks that ask for none."""
 STOP_TIMEOUT_S = 60.0
 
 
@@ -53,10 +58,21 @@ class Engine:
                 "--iptables=false",
                 "--ip6tables=false",
                 "--ip-forward=false",
+                f"--default-address-pool=base={POOL},size=24",
             ],
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of a client of this engine."""
+        own = {
+            "DOCKER_HOST": self._socket,
+            "DOCKER_CONFIG": f"{self.folder}/client",
+            "DOCKER_BUILDKIT": "1",
+        }
+        return {**os.environ, **own}
 
     @staticmethod
     def missing() -> str | None:
@@ -80,15 +96,38 @@ class Engine:
         return done.stdout
 
     def _client(self, arguments: Sequence[str], timeout_s: float | None) -> subprocess.CompletedProcess[str]:
-        environment = {
-            **os.environ,
-            "DOCKER_HOST": self._socket,
-            "DOCKER_CONFIG": f"{self.folder}/client",
-            "DOCKER_BUILDKIT": "1",
-        }
+        command = [tool("docker"), *arguments]
         return subprocess.run(
-            [tool("docker"), *arguments], env=environment, capture_output=True, text=True, timeout=timeout_s
+            command, env=self.environment, capture_output=True, text=True, timeout=timeout_s
         )
+
+    def logs(self, name: str) -> str:
+        """What a container said last, on stdout and stderr."""
+        done = self._client(["logs", "--tail", "60", name], 60.0)
+        return f"{done.stdout}{done.stderr}"
+
+    def clear(self) -> None:
+        """Removes all containers, their volumes and networks; images stay."""
+        names = self.docker("ps", "--all", "--quiet").split()
+        if names:
+            self.docker("rm", "--force", "--volumes", *names)
+        self.docker("network", "prune", "--force")
+        volumes = self.docker("volume", "ls", "--quiet").split()
+        if volumes:
+            self.docker("volume", "rm", *volumes)
+
+    def compose(self, *arguments: str, timeout_s: float = 300.0, **variables: str) -> str:
+        """stdout of a command of Docker Compose. Raises EngineError."""
+        done = subprocess.run(
+            [compose(), *arguments],
+            env=self.environment | variables,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+        if done.returncode:
+            raise EngineError(f"compose {' '.join(arguments)}: {done.stdout[-4000:]}{done.stderr[-4000:]}")
+        return done.stdout
 
     def make_base(self) -> None:
         """BASE_IMAGE from debootstrap, PIP_IMAGE with this machine's pip settings on top."""
@@ -96,7 +135,9 @@ class Engine:
         packages = "--include=ca-certificates,python3,python3-venv"
         run([tool("debootstrap"), "--variant=minbase", packages, RELEASE, str(root)])
         (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
-        shutil.rmtree(root / "var/cache/apt/archives")
+        # The official slim images have none of these either.
+        for path in SLIMMED:
+            shutil.rmtree(root / path)
         archive = self.folder / "rootfs.tar"
         run(["tar", "-C", str(root), "-cf", str(archive), "."])
         shutil.rmtree(root)
@@ -110,6 +151,8 @@ class Engine:
 
     def close(self) -> None:
         """Ends the engine with whatever still runs in it, and removes everything it kept."""
+        if self._process.poll() is None and self.answers():
+            self.clear()  # bridges outlive the engine that made them
         self._process.terminate()
         try:
             self._process.wait(STOP_TIMEOUT_S)

@@ -1,112 +1,57 @@
-"""The image on a real engine: help, the demo without a network, and two nodes that join by ticket."""
+"""The images by themselves: what they are, help, and the demo without a network."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from .conftest import IMAGE, until
+from .containers import HARDENED
 from .engine import Engine, EngineError
 
 pytestmark = pytest.mark.container
 
-NETWORK = "atoll-test"
-SUBNET = "172.29.250.0/24"  # a private range, and not one that engines take by themselves
-HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
-VERSION = 3
+BOOTSTRAP_BYTES = 250e6
 
 
-@dataclass
-class Container:
-    """A running node."""
-
-    engine: Engine
-    name: str
-
-    def atoll(self, *arguments: str) -> str:
-        return self.engine.docker("exec", self.name, "atoll", *arguments)
-
-    def status(self) -> dict[str, Any]:
-        known: dict[str, Any] = json.loads(self.atoll("status", "--json"))
-        return known
-
-    def running(self) -> bool:
-        return self.inspect("{{.State.Running}}") == "true"
-
-    def inspect(self, template: str) -> str:
-        return self.engine.docker("inspect", "--format", template, self.name).strip()
-
-    def at(self, version: int) -> bool:
-        if not self.running():
-            pytest.fail(f"{self.name} ended:\n{self.engine.docker('logs', '--tail', '40', self.name)}")
-        return self.status()["version"] == version
-
-
-@pytest.fixture
-def network(engine: Engine) -> Iterator[str]:
-    """A network with nothing behind it, and none of its containers left afterwards."""
-    engine.docker("network", "create", "--internal", "--subnet", SUBNET, NETWORK)
-    yield NETWORK
-    for name in engine.docker("ps", "--all", "--quiet").split():
-        engine.docker("rm", "--force", "--volumes", name)
-    engine.docker("network", "rm", NETWORK)
-
-
-def start(engine: Engine, network: str, name: str, *command: str) -> Container:
-    options = ("--detach", "--name", name, "--network", network, "--volume", f"{name}:/data")
-    engine.docker("run", *options, "--health-interval=2s", *HARDENED, IMAGE, *command)
-    return Container(engine, name)
-
-
-def test_says_how_to_use_it(engine: Engine, image: str) -> None:
+def test_says_how_to_use_it(engine: Engine, image: str, bootstrap_image: str) -> None:
     assert "usage: atoll" in engine.docker("run", "--rm", "--network=none", image)
     assert "--yes" in engine.docker("run", "--rm", "--network=none", image, "join", "--help")
+    helped = engine.docker("run", "--rm", "--network=none", bootstrap_image, "--help")
+    assert "usage: atoll bootstrap" in helped
 
 
-def test_runs_as_nobody_special(engine: Engine, image: str) -> None:
-    config = json.loads(engine.docker("inspect", "--format", "{{json .Config}}", image))
-    assert config["User"] == "10001:10001"
-    assert config["Entrypoint"][0] == "tini"
-    assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
-    assert set(config["ExposedPorts"]) == {"31337/tcp", "8787/tcp"}
-    assert set(config["Volumes"]) == {"/data"}
+def test_runs_as_nobody_special_below_an_init(engine: Engine, images: tuple[str, str]) -> None:
+    for image, ports in zip(images, ({"31337/tcp", "8787/tcp"}, {"31337/tcp"}), strict=True):
+        config = json.loads(engine.docker("inspect", "--format", "{{json .Config}}", image))
+        assert config["User"] == "10001:10001"
+        assert config["Entrypoint"][:3] == ["tini", "--", "atoll"]
+        assert config["Healthcheck"]["Test"][0] == "CMD"
+        assert set(config["ExposedPorts"]) == ports
+        assert set(config["Volumes"]) == {"/data"}
+        labels = {f"org.opencontainers.image.{name}" for name in ("title", "version", "revision", "source")}
+        assert labels <= config["Labels"].keys()
+        assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+def test_a_helper_needs_no_torch_and_little_room(engine: Engine, bootstrap_image: str) -> None:
+    assert int(engine.docker("inspect", "--format", "{{.Size}}", bootstrap_image)) < BOOTSTRAP_BYTES
+    script = (
+        "from importlib.util import find_spec; print([n for n in ('torch', 'numpy', 'pip') if find_spec(n)])"
+    )
+    options = ("--rm", "--network=none", "--entrypoint=python")
+    assert engine.docker("run", *options, bootstrap_image, "-c", script).strip() == "[]"
 
 
 def test_shows_the_demo_without_a_network(engine: Engine, image: str) -> None:
-    demo = ("demo", "--peers=2", "--rounds=2", "--no-browser", "--json")
+    demo = ("demo", "--peers=2", "--rounds=1", "--no-browser", "--json")
     said = engine.docker("run", "--rm", "--network=none", *HARDENED, image, *demo, timeout_s=240)
     summary = json.loads(said.splitlines()[-1])
-    assert summary["versions"] == [2, 2]
+    assert summary["versions"] == [1, 1]
     assert len(set(summary["digests"])) == 1
     assert summary["val_loss"][-1] < summary["val_loss_before"]
 
 
-def test_joins_by_ticket_and_ends_in_order(engine: Engine, image: str, network: str) -> None:
-    volume = ("--volume", "founder:/data")
-    made = ("init", "lab", "--inner-steps=10", "--batch=2", "--min-peers=2")
-    engine.docker("run", "--rm", "--network=none", *volume, *HARDENED, image, *made)
-    pause_at = f"--rounds={VERSION}"
-    founder = start(engine, network, "founder", "run", pause_at)
-    until(lambda: ticket_of(founder) is not None, "the first node has an address")
-    ticket = ticket_of(founder)
-    assert ticket is not None
-    guest = start(engine, network, "guest", "join", ticket, "--yes", pause_at)
-    for node in (founder, guest):
-        until(lambda node=node: node.at(VERSION), f"{node.name} reaches version {VERSION}")
-    assert founder.status()["digest"] == guest.status()["digest"]
-    assert founder.status()["swarm_id"] == guest.status()["swarm_id"]
-    until(lambda: guest.inspect("{{.State.Health.Status}}") == "healthy", "the health check passes", 60)
-    for node in (guest, founder):
-        engine.docker("stop", "--time=20", node.name)
-        # A node that needs longer is killed, which is 137.
-        assert node.inspect("{{.State.ExitCode}}") == "0"
-
-
-def ticket_of(node: Container) -> str | None:
-    """The node's ticket, or None while it has no address."""
-    try:
-        return node.atoll("ticket").splitlines()[-1]
-    except EngineError:
-        return None
+def test_a_ticket_that_is_none_is_not_worth_a_restart(engine: Engine, image: str) -> None:
+    with pytest.raises(EngineError, match="The ticket can't be used"):
+        engine.docker("run", "--name=hopeless", "--network=none", image, "join", "atoll1nonsense", "--yes")
+    assert engine.docker("inspect", "--format", "{{.State.ExitCode}}", "hopeless").strip() == "2"
+    engine.docker("rm", "--volumes", "hopeless")
