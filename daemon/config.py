@@ -114,6 +114,7 @@ class Settings:
     lane: bool = setting(True, "direct TLS connections for the bulk of a round, beside libp2p")
     lane_port: int = setting(0, "TCP port for them; 0: any")
     pack: bool = setting(True, "pack what goes over slow lines (zstd), which saves 7 to 25 % of it")
+    punch: bool = setting(True, "QUIC on the same port (UDP), by which routers are passed by hole punching")
     nat_port_map: bool = setting(False, "ask the router to forward the port (UPnP)")
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from atoll.dht.discovery import Discovery
+from atoll.peers.addresses import direct
 from atoll.peers.links import LinkRefused, Links, Spoken, VersionsDiffer
 from atoll.peers.p2pd import GONE, Host
 from atoll.protocol import messages_pb2 as pb
@@ -179,7 +180,10 @@ class Finder:
         new = [r for r in records if r.peer not in linked and r.peer != self._keyring.peer_id]
         await asyncio.gather(*(self._meet(bytes(r.peer), list(r.addresses)) for r in new))
 
-    async def _meet(self, peer: bytes, addresses: list[str]) -> None:
+    async def _meet(self, peer: bytes, found: list[str]) -> None:
+        # A relay carries little, so that is for who reaches nobody else: links pass on what there is to say.
+        alone = self.links is None or not self.links.peers
+        addresses = found if alone else direct(found)
         try:
             async with asyncio.timeout(DIAL_TIMEOUT_S):
                 await self._host.connect(peer, addresses)
@@ -193,6 +197,8 @@ class Finder:
         if self.links is None or self.links.is_full:
             return  # that this node takes no more is no refusal that anybody has to mend
         try:
+            if self.links.peers and not await self._host.is_direct(peer):
+                return
             await self.links.dial(peer)
             self._refused.pop(peer, None)
         except LinkRefused as error:

@@ -8,6 +8,7 @@ import os
 from atoll.daemon.config import Settings, rate_of
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage.data_dir import DataDir
+from atoll.peers import addresses as a
 from atoll.peers.lanes import Lanes
 from atoll.peers.line import Caps, Line
 from atoll.peers.p2pd import Host, HostError
@@ -19,12 +20,11 @@ async def start_host(folder: DataDir, settings: Settings) -> Host:
     """The host, its port remembered for the next start. Raises AtollError, or a transient HostError."""
     remembered = int(folder.node_facts().get("port", DEFAULT_PORT))
     ports = [settings.port] if settings.port else [remembered, 0]
-    family = "ip6" if ":" in settings.host else "ip4"
     for port in ports:
         try:
             host = await Host.start(
                 folder.identity,
-                [f"/{family}/{settings.host}/tcp/{port}"],
+                _listen(settings, port),
                 folder.run,
                 announce=settings.announce,
                 nat_port_map=settings.nat_port_map,
@@ -51,6 +51,14 @@ async def start_host(folder: DataDir, settings: Settings) -> Host:
         host.line = Line(caps_of(settings))
         return host
     raise AssertionError("the last port either works or raises")
+
+
+def _listen(settings: Settings, port: int) -> list[str]:
+    """Multiaddrs: TCP, and for holes in routers QUIC on the same port where that is known beforehand."""
+    found = [a.tcp(settings.host, port)]
+    if settings.punch and port and a.scope(found[0]) != a.MACHINE:
+        found.append(a.quic(settings.host, port))
+    return found
 
 
 def caps_of(settings: Settings) -> Caps:

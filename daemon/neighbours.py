@@ -84,6 +84,8 @@ class Neighbours:
         self._forwarding: dict[asyncio.Task[None], bytes] = {}
         self.unwanted = Counter[str]()
         """Frames of rounds that observers sent, by kind; they are dropped."""
+        self.punch: Callable[[bytes, pb.Punch], None] = lambda peer, said: None
+        """Told what peers say of punching a hole."""
         self.forwarded = Counter[str]()
         """Envelopes of others: passed on, or why not."""
         self.roster = Roster()
@@ -169,6 +171,11 @@ class Neighbours:
     def _doubted(self, peer: bytes, reason: str) -> None:
         self._events.emit("transfer", f"{readable_name(peer)} is not believed for now: {reason}.")
 
+    def apart(self) -> list[bytes]:
+        """Live peers that are reached through others, or over a relay."""
+        found = ((peer, self.links.get(peer)) for peer in self.roster.entries)
+        return [peer for peer, link in found if link is None or link.relayed]
+
     def views(self) -> dict[bytes, t.PeerView]:
         """The roster as the round machine wants it."""
         ahead = self.following.ahead(self._hooks.chain(), time.monotonic())
@@ -199,6 +206,8 @@ class Neighbours:
                 await self._forward(peer, frame.forward, payload, now)
             case "roll":
                 self._heard_of_members(peer, frame.roll)
+            case "punch":
+                self.punch(peer, frame.punch)
             case "hello":
                 self._events.emit("protocol", f"{readable_name(peer)} said hello twice.")
             case _:
@@ -300,6 +309,9 @@ class Neighbours:
             self._heartbeat(origin, frame.heartbeat, now)
         elif origin in self.roster.entries:
             self.roster.seen(origin, now)
+            if frame.HasField("punch"):
+                self.punch(origin, frame.punch)
+                return
             await self._hand_on(origin, frame, payload)
 
     def _heartbeat(self, peer: bytes, beat: pb.Heartbeat, now: float) -> None:

@@ -64,6 +64,8 @@ class Network:
         self._alerts = alerts
         self._swarm_id = swarm_id
         self.addresses: list[str] = []
+        self.circuits: list[str] = []
+        """Addresses of this node through relays, where others can't dial it."""
         self.neighbours: Neighbours | None = None
         self.lanes: Lanes | None = None
         self._learned: list[str] = []
@@ -96,7 +98,11 @@ class Network:
                 await asyncio.sleep(FIRST_PAUSE_S)
         self._tell_of_another_port(before, settings)
         rng = random.Random(secrets.randbits(64))
-        self.finder = Finder(self.host, self._discovery, keyring, known, lambda: self.addresses, changed, rng)
+        self.finder = Finder(self.host, self._discovery, keyring, known, self._announced, changed, rng)
+
+    def _announced(self) -> list[str]:
+        """Where others may try to dial this node."""
+        return [*self.addresses, *self.circuits]
 
     async def _start(self, undo: AsyncExitStack, settings: Settings) -> None:
         """Raises AtollError, or GONE where p2pd ends meanwhile."""

@@ -34,6 +34,7 @@ from atoll.daemon.history import History, Said
 from atoll.daemon.island import Island
 from atoll.daemon.left_out import Seen
 from atoll.daemon.machine import MachineFacts
+from atoll.daemon.meeting import Meeting
 from atoll.daemon.members import Members
 from atoll.daemon.neighbours import Hooks, Neighbours
 from atoll.daemon.network import Network
@@ -377,6 +378,7 @@ class Node:
         await self.network.serve(self.neighbours)
         finder.look_now()
         self._spawn(self.neighbours.heartbeats(), "heartbeats")
+        self._spawn(Meeting(self.network, self.neighbours, self.events).keep(), "meeting")
 
     def _served(self, kind: str, version: int, chunk: int) -> ServedFile | None:
         """A file for a peer; nothing large while the owner does not let this node use the network."""

@@ -74,7 +74,8 @@ def _way(node: Node, peer: bytes) -> dict[str, Any]:
     link = node.neighbours.links.get(peer) if node.neighbours else None
     if link is None:  # frames go through somebody who has a link to it
         return {"direct": None, "way": "relay", "lane": None}
-    return {"direct": not link.relayed, "way": "relay" if link.relayed else "direct", "lane": link.lane}
+    way = "relay" if link.relayed else "hole-punched" if link.punched else "direct"
+    return {"direct": not link.relayed, "way": way, "lane": link.lane}
 
 
 def state_word(status: pb.NodeStatus) -> str:

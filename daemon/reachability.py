@@ -41,6 +41,7 @@ NOTHING_KNOWN: dict[str, Any] = {
     "tried": 0,
     "reached": 0,
     "proven": [],
+    "relays": [],
 }
 """What there is to see while there is no network yet."""
 
@@ -59,6 +60,8 @@ class Reachability:
         self._kept: dict[str, Any] = {}
         self._asked: dict[bytes, float] = {}
         self._said = self.reach.verdict
+        self.relays: list[str] = []
+        """Addresses of nodes through which this one is met."""
         self.server = DialBackServer(network.host, self._refuses)
 
     def _refuses(self, peer: bytes) -> str | None:
@@ -96,6 +99,7 @@ class Reachability:
                 {"address": address, "scope": a.scope(address), "at": float(round(at))}
                 for address, at in self.reach.proven.items()
             ],
+            "relays": self.relays,
         }
 
     def whom(self) -> list[bytes]:
@@ -152,7 +156,7 @@ class Reachability:
             self._said = self.reach.verdict
             told = self.facts.as_verdict()
             self._events.emit("reach", f"Reachable by others: {told['text']}. {told['fix']}".rstrip())
-        facts = self.reach.facts()
+        facts = {**self.reach.facts(), "relays": list(self.relays)}
         if facts == self._kept:
             return
         try:

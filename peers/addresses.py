@@ -28,6 +28,20 @@ def parts(address: str) -> tuple[str, str, int] | None:
     return words[1], words[2], int(words[4])
 
 
+def quic(ip: str, port: int) -> str:
+    """Multiaddr of a UDP port where libp2p speaks QUIC."""
+    return f"/ip{6 if ':' in ip else 4}/{ip}/udp/{port}/quic-v1"
+
+
+def quic_port(address: str) -> int:
+    """The UDP port of such an address, by IP and without anything after it; 0 for anything else."""
+    words = address.split("/")
+    if len(words) != 6 or words[3] != "udp" or words[5] != "quic-v1" or ip_of(address) is None:
+        return 0
+    known = words[4].isascii() and words[4].isdecimal() and 0 < int(words[4]) < 65536
+    return int(words[4]) if known else 0
+
+
 def ip_of(address: str) -> IPAddress | None:
     """The IP address at its beginning; None where there is a name, or nothing that can be read."""
     words = address.split("/")

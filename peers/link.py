@@ -60,6 +60,8 @@ class Link:
         self.hello = hello
         self.dialled = dialled
         self.relayed = relayed
+        self.punched = False
+        """It runs through a hole in both sides' routers."""
         self.use = LinkUse(line or Line(), self._report)
         self.sent = 0
         self.received = 0

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import math
 import re
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ MAX_LINKS = 96
 MAX_SHAKING, MAX_SHAKING_OF_ONE = 32, 2
 """Handshakes that others have begun and not ended, of all and of one peer."""
 MAX_SOFTWARE = 64
+PUNCHED_S = 60.0
 _NO_COMMON_VERSION = re.compile(r"the peer speaks protocol \d+ to \d+, this node (\d{1,9}) to (\d{1,9})")
 """The goodbye of a peer that refused this node's version: to it, "this node" is itself (wire.py)."""
 
@@ -129,6 +131,7 @@ class Links:
         """Handshakes of others that failed, by reason; why a Hello is not welcome is the owner's to count."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._past = [0, 0]
+        self._punched: dict[bytes, float] = {}
         self._closing = False
 
     async def listen(self) -> None:
@@ -143,6 +146,12 @@ class Links:
     def is_full(self) -> bool:
         """Whether it takes no more links."""
         return len(self._links) >= self._most
+
+    def punched(self, peer: bytes) -> None:
+        """A hole was punched for a connection to a peer; a link that comes up soon runs through it."""
+        now = time.monotonic()
+        self._punched = {p: at for p, at in self._punched.items() if now - at < PUNCHED_S}
+        self._punched[peer] = now
 
     def get(self, peer: bytes) -> Link | None:
         return self._links.get(peer)
@@ -262,6 +271,7 @@ class Links:
         packs = self._packs and packing.NAME in frame.hello.packing
         relayed = "/p2p-circuit" in address
         link = Link(peer, frame.hello, reader, writer, dialled, relayed, numbered, packs, self.line)
+        link.punched = not relayed and time.monotonic() - self._punched.get(peer, -math.inf) < PUNCHED_S
         if self._establish(link) and self._lanes is not None and numbered:
             self._lanes.keep(link, mine.lane, address)
 

@@ -121,9 +121,11 @@ class Host:
         return bytes(self.p2p.peer_id.to_bytes())
 
     async def addresses(self) -> list[str]:
-        """Multiaddrs, with peer id, at which p2pd believes it can be reached."""
+        """Multiaddrs, with peer id, at which p2pd believes it can be reached by TCP."""
         try:
-            return [str(a) for a in await self.p2p.get_visible_maddrs(latest=True)]
+            found = [str(a) for a in await self.p2p.get_visible_maddrs(latest=True)]
+            # QUIC is there for holes in routers (punching.py), which nobody finds by an address alone.
+            return [address for address in found if "/udp/" not in address]
         except (ValueError, OSError):
             return []
 
@@ -144,6 +146,25 @@ class Host:
                 raise
             await asyncio.sleep(_BACKOFF_S if self.peer_id < peer_id else _BACKOFF_S + 1)
             await self.p2p._client.connect(PeerID(peer_id), stripped)
+
+    async def ways(self, peer_id: bytes) -> list[str]:
+        """Far ends of the connections to a peer; through a relay they have /p2p-circuit in them."""
+        found = await self.p2p.list_peers()
+        return [str(x) for info in found if bytes(info.peer_id.to_bytes()) == peer_id for x in info.addrs]
+
+    async def is_direct(self, peer_id: bytes) -> bool:
+        """Whether there is a connection to a peer without a relay."""
+        return any("/p2p-circuit" not in address for address in await self.ways(peer_id))
+
+    async def disconnect(self, peer_id: bytes) -> None:
+        """Ends all connections to a peer. Raises P2PDaemonError."""
+        await self.p2p._client.disconnect(PeerID(peer_id))
+
+    @property
+    def quic_port(self) -> int:
+        """UDP port where it speaks QUIC; 0 where it does not."""
+        ports = [x.split("/udp/")[1].split("/")[0] for x in self._launch.listen if "/udp/" in x]
+        return int(ports[0]) if ports else 0
 
     async def close(self) -> None:
         """Ends the client and p2pd and removes the sockets."""
@@ -168,6 +189,8 @@ async def _run(launch: _Launch) -> _Running:
     """Raises HostError."""
     with ExitStack() as claims:
         for address in launch.listen:
+            if "/tcp/" not in address:
+                continue  # of UDP p2pd shares no port; where it is taken, it does without
             claims.enter_context(_claim(address))
         return await _run_claimed(launch, claims)
 

@@ -99,6 +99,11 @@ class Reach:
         return list(dict.fromkeys(each.seen for each in self._answers.values()))
 
     @property
+    def outside(self) -> list[str]:
+        """IP addresses from which those see this node who could not dial it: of its router, mostly."""
+        return list(dict.fromkeys(self._answers[peer].seen for peer in self.hidden_from))
+
+    @property
     def hidden_from(self) -> list[bytes]:
         """Peers that tried and found this node nowhere."""
         return [peer for peer, each in self._answers.items() if not each.reached]

@@ -37,6 +37,7 @@ KINDS = {
     "abort",
     "inquiry",
     "holding",
+    "punch",
 }
 
 

@@ -818,7 +818,7 @@ class Received(_message.Message):
     def __init__(self, bytes: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding", "inquiry", "bulk_ack", "received", "roll", "pledge", "accusation", "number", "unpacked_size")
+    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding", "inquiry", "bulk_ack", "received", "roll", "pledge", "accusation", "punch", "number", "unpacked_size")
     PAYLOAD_SIZE_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
@@ -839,6 +839,7 @@ class Frame(_message.Message):
     ROLL_FIELD_NUMBER: _ClassVar[int]
     PLEDGE_FIELD_NUMBER: _ClassVar[int]
     ACCUSATION_FIELD_NUMBER: _ClassVar[int]
+    PUNCH_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     UNPACKED_SIZE_FIELD_NUMBER: _ClassVar[int]
     payload_size: int
@@ -861,9 +862,10 @@ class Frame(_message.Message):
     roll: Roll
     pledge: Signed
     accusation: Accusation
+    punch: Punch
     number: int
     unpacked_size: int
-    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., bulk_ack: _Optional[_Union[BulkAck, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., roll: _Optional[_Union[Roll, _Mapping]] = ..., pledge: _Optional[_Union[Signed, _Mapping]] = ..., accusation: _Optional[_Union[Accusation, _Mapping]] = ..., number: _Optional[int] = ..., unpacked_size: _Optional[int] = ...) -> None: ...
+    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., bulk_ack: _Optional[_Union[BulkAck, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., roll: _Optional[_Union[Roll, _Mapping]] = ..., pledge: _Optional[_Union[Signed, _Mapping]] = ..., accusation: _Optional[_Union[Accusation, _Mapping]] = ..., punch: _Optional[_Union[Punch, _Mapping]] = ..., number: _Optional[int] = ..., unpacked_size: _Optional[int] = ...) -> None: ...
 
 class DialBackRequest(_message.Message):
     __slots__ = ("addresses", "port")
@@ -892,6 +894,30 @@ class DialBackReply(_message.Message):
     seen: str
     results: _containers.RepeatedCompositeFieldContainer[DialBackResult]
     def __init__(self, code: _Optional[str] = ..., reason: _Optional[str] = ..., seen: _Optional[str] = ..., results: _Optional[_Iterable[_Union[DialBackResult, _Mapping]]] = ...) -> None: ...
+
+class Punch(_message.Message):
+    __slots__ = ("addresses", "answer")
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    answer: bool
+    def __init__(self, addresses: _Optional[_Iterable[str]] = ..., answer: bool = ...) -> None: ...
+
+class CircuitReservation(_message.Message):
+    __slots__ = ("expire",)
+    EXPIRE_FIELD_NUMBER: _ClassVar[int]
+    expire: int
+    def __init__(self, expire: _Optional[int] = ...) -> None: ...
+
+class CircuitHop(_message.Message):
+    __slots__ = ("type", "reservation", "status")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    type: int
+    reservation: CircuitReservation
+    status: int
+    def __init__(self, type: _Optional[int] = ..., reservation: _Optional[_Union[CircuitReservation, _Mapping]] = ..., status: _Optional[int] = ...) -> None: ...
 
 class FileRequest(_message.Message):
     __slots__ = ("swarm_id", "kind", "version", "offset", "pieces", "content", "header_only", "chunk")

@@ -197,6 +197,7 @@ export interface Reachability {
   tried: number;
   reached: number;
   proven: Array<ProvenAddress>;
+  relays: Array<string>;
 }
 
 export interface Swarm {

@@ -173,6 +173,8 @@ class Reachability(TypedDict):
     reached: int
     """Those of them that could."""
     proven: list[ProvenAddress]
+    relays: list[str]
+    """Addresses of nodes through which this one is met, where it can't be dialled."""
 
 
 class Swarm(TypedDict):

@@ -42,6 +42,7 @@ from atoll.protocol.round import types as t
 from ..daemon.swarm import keyring, make_manifest
 from ..protocol.bench import FIRST, HEAD, SECOND, THIRD, Bench, commit_event, result
 from .handlers import HANDLERS
+from .reaching import REACHING
 
 Target = Callable[[bytes], None]
 SWARM = b"s" * 32
@@ -314,4 +315,5 @@ TARGETS: dict[str, tuple[Target, list[bytes]]] = {
     "packed": (packed, [_packed()]),
     "payload": (payload, [_payload(name) for name in CODECS]),
     **HANDLERS,
+    **REACHING,
 }

@@ -15,6 +15,8 @@ from atoll.peers.p2pd import Host
 from atoll.peers.reach import HIDDEN, KEPT_S, LAN, MACHINE, PUBLIC, UNKNOWN, VALID_S, Reach
 from atoll.protocol import messages_pb2 as pb
 
+from ..daemon.swarm import keyring
+from ..fuzz.reaching import KEYS, made_certificate
 from .hosts import DEADLINE_S, Hosts, connect
 
 ME, FIRST, SECOND = b"m" * 38, b"a" * 38, b"b" * 38
@@ -185,6 +187,17 @@ async def test_a_node_that_knows_no_dial_back_says_so(hosts: Hosts) -> None:
 def test_bytes_that_are_no_certificate_prove_nothing() -> None:
     node = bytes.fromhex("002408011220") + bytes(32)
     assert not any(prober.proves(data, node) for data in (b"", b"\x30\x80", bytes(5000)))
+
+
+def test_a_certificate_proves_the_node_that_made_it_and_no_other() -> None:
+    made = made_certificate()
+    assert prober.proves(made, KEYS.peer_id)
+    assert not prober.proves(made, keyring(2).peer_id)
+    # With another signature, or of another key, it proves nothing.
+    at = made.index(KEYS.public_key)
+    assert not prober.proves(made[:at] + bytes(32) + made[at + 32 :], KEYS.peer_id)
+    after = at + 32 + 2
+    assert not prober.proves(made[:after] + bytes(64) + made[after + 64 :], KEYS.peer_id)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x30\x00", b"\x30\x02\x04\x05", b"\x30\x02\x04\x00", b"\x31\x00"])

@@ -13,8 +13,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     """Starts daemons in folders of this test; all are gone when it ends."""
     daemons: list[Daemon] = []
 
-    def begin(name: str, *arguments: str, module: str = "atoll") -> Daemon:
-        daemon = Daemon(tmp_path / name, *arguments, module=module)
+    def begin(name: str, *arguments: str, **more: str) -> Daemon:
+        daemon = Daemon(tmp_path / name, *arguments, **more)
         daemons.append(daemon)
         return daemon
 

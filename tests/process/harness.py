@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from atoll.daemon.cli.api import client_of
 from atoll.daemon.cli.observe import status_of
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.web_ui.client import ApiError
+
+from .netns import entered
 
 DEADLINE_S = 120.0
 POLL_S = 0.1
@@ -79,13 +82,28 @@ def descendants(pid: int) -> list[int]:
 class Daemon:
     """One `atoll run` or `join` in the background."""
 
-    def __init__(self, folder: Path, *arguments: str, module: str = "atoll") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        module: str = "atoll",
+        host: str = "127.0.0.1",
+        namespace: str | None = None,
+    ) -> None:
+        """`host`: that it listens on; `namespace`: of the network in which it runs, and is asked."""
         self.folder = folder
+        self.namespace = namespace
+        inside = ["ip", "netns", "exec", namespace] if namespace else []
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"log-{time.monotonic_ns()}.txt"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments, "--data-dir", str(folder), "--host", "127.0.0.1"],
+                [
+                    *inside,
+                    *(sys.executable, "-m", module),
+                    *arguments,
+                    *("--data-dir", str(folder), "--host", host),
+                ],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -97,10 +115,16 @@ class Daemon:
         if self.process.poll() is not None:
             raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log.read_text()}")
         try:
-            client = client_of(DataDir(self.folder))
-            return status_of(client.state()) if client else None
+            state = self.state()
+            return status_of(state) if state else None
         except ApiError:
             return None
+
+    def state(self) -> dict[str, Any] | None:
+        """The whole snapshot; None while nobody answers. Raises ApiError."""
+        client = client_of(DataDir(self.folder))
+        with entered(self.namespace) if self.namespace else contextlib.nullcontext():
+            return client.state() if client else None
 
     def wait_for(self, condition: Callable[[dict[str, Any]], Any], what: str) -> dict[str, Any]:
         """The first status that fulfils the condition."""

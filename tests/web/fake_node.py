@@ -300,6 +300,7 @@ def make_state(version: int, *, seed: int = 7) -> State:
             "tried": 2,
             "reached": 0,
             "proven": [],
+            "relays": [],
         },
         "checklist": [],
     }
