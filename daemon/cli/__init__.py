@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_observing(commands)
     _add_controls(commands)
     _add_model(commands)
+    _add_audit(commands)
     _add_simulation(commands)
     return parser
 
@@ -344,6 +345,18 @@ def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     generate.add_argument(
         "--json", action="store_true", help="a JSON object a line: the version, then each byte as hex"
     )
+
+
+def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    audit = commands.add_parser("audit", help="what this node gives away")
+    kinds = audit.add_subparsers(title="what to look at", metavar="WHAT", required=True)
+    leak = _command(kinds, "leak", "leak:audit", "what its updates tell of its text")
+    leak.add_argument("--text", metavar="FILE", help="to look for (a text on which this node trains)")
+    leak.add_argument("--inner-steps", type=int, metavar="H", help="of a round (as the swarm has it)")
+    leak.add_argument("--bytes", type=int, default=16, help="length of the example (16)")
+    leak.add_argument("--effort", type=int, default=100, metavar="N", help="tries to find it (100)")
+    leak.add_argument("--seed", type=int, default=1, help="of examples and guesses (1)")
+    leak.add_argument("--json", action="store_true")
 
 
 def _add_simulation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
