@@ -54,6 +54,7 @@ from atoll.daemon.status import State, duration
 from atoll.daemon.storage import files as disk
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.files import TROUBLE_CODES
+from atoll.daemon.storage.receipts import Receipts
 from atoll.daemon.ticket_book import TicketBook
 from atoll.daemon.traffic import TrafficBook
 from atoll.daemon.trainers import Trainer, WarmTrainer
@@ -235,6 +236,7 @@ class Node:
         memory = self.recovery.memory()
         undo.callback(memory.close)
         self.outer = await self.recovery.state(memory)
+        self.outer.receipts = Receipts(self.folder.receipts, self.keyring.peer_id)
         self.enter(State.PREPARING, "the trainer is starting")
         await self._start_rounds(undo, memory)
         self._pulse = Pulse(time.monotonic, time.time, self._stalled, self._clock_jumped, self._in_round)

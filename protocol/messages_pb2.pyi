@@ -960,3 +960,11 @@ class RoundRecord(_message.Message):
     commit: Signed
     votes: _containers.RepeatedCompositeFieldContainer[Signed]
     def __init__(self, commit: _Optional[_Union[Signed, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("record", "voters")
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    record: RoundRecord
+    voters: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, record: _Optional[_Union[RoundRecord, _Mapping]] = ..., voters: _Optional[_Iterable[bytes]] = ...) -> None: ...

@@ -298,6 +298,9 @@ def _add_observing(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "streaming that is one fragment, so a commit counts more or less than a phase; over a turn it is all."
     )
     rounds.add_argument("-n", type=int, default=20, help="how many (20)")
+    receipts = _command(commands, "receipts", "receipts:receipts", "what was accepted of this node, signed")
+    receipts.add_argument("files", nargs="*", metavar="FILE", help="check these instead")
+    receipts.add_argument("--node", metavar="ID", help="whose they are, where files are named")
     events = _command(commands, "events", "observe:events", "what happened")
     events.add_argument("--follow", action="store_true", help="go on as it happens")
     events.add_argument("-n", type=int, default=20, help="how many (20)")
@@ -322,7 +325,18 @@ def _add_observing(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         commands, "support-bundle", "bundle:support_bundle", "what to attach to a bug report, without secrets"
     )
     bundle.add_argument("--out", metavar="FILE", help="a zip file (atoll-support-TIME.zip)")
-    for name in ("status", "peers", "rounds", "events", "top", "replay", "plot", "doctor", "support-bundle"):
+    for name in (
+        "status",
+        "peers",
+        "rounds",
+        "receipts",
+        "events",
+        "top",
+        "replay",
+        "plot",
+        "doctor",
+        "support-bundle",
+    ):
         commands.choices[name].add_argument("--json", action="store_true")
 
 

@@ -22,6 +22,7 @@ from atoll.daemon.storage import checkpoint as checkpoints
 from atoll.daemon.storage.checkpoint import Checkpoint, CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.files import disk_error, sync_folder
+from atoll.daemon.storage.receipts import Receipts
 from atoll.daemon.storage.round_log import RoundLog, RoundLogError
 from atoll.peers.files import ServedFile
 from atoll.protocol import chain, forks, shards
@@ -30,6 +31,7 @@ from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.modes.asynchronous import ROUND, shared_nesterov_step
 from atoll.protocol.outer import Float32, outer_step
+from atoll.protocol.receipt import is_certified
 from atoll.protocol.round.commit import CommitError, check_content, electorate
 from atoll.protocol.schema import ParameterSchema
 from atoll.protocol.signing import verify
@@ -140,6 +142,8 @@ class OuterState:
         self._whole = False  # whether the vectors are what the position says: not before `restore`
         self.held: tuple[tuple[int, bytes], ...] = ()
         self.rounds = rounds
+        self.receipts: Receipts | None = None
+        """Where what is accepted of this node is kept, signed; None: nowhere."""
         self._folder = folder
         self._mean = np.empty(manifest.body.rounds.chunk_values, dtype=np.float32)
         self._scratch = np.empty_like(self._mean)
@@ -412,8 +416,11 @@ class OuterState:
                 self.decide(version, record.commit, tuple(record.votes))
 
     def decide(self, version: int, commit: pb.Signed, votes: tuple[pb.Signed, ...]) -> None:
-        """Makes a commit durable as this node's next version. Raises AtollError."""
+        """Makes a commit durable as this node's next version, or with more votes. Raises AtollError."""
         self.rounds.decide(version, commit, votes, self.saved.head.version if self.saved else 0)
+        if self.receipts is not None:
+            voters = self.head.electorate if version == self.head.version + 1 else self.voters(version)
+            self.receipts.keep(pb.RoundRecord(commit=commit, votes=votes), voters or ())
 
     def replay(self, record: pb.RoundRecord, certified: bool) -> Head:
         """Applies a checked commit that this node missed; its results are kept already.
@@ -489,17 +496,6 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
     except CommitError as error:
         raise RoundLogError(str(error)) from error
     return commit, is_certified(head.electorate, record)
-
-
-def is_certified(voters: tuple[bytes, ...], record: pb.RoundRecord) -> bool:
-    """Whether the votes in a record are a majority of `voters`. Signatures are checked."""
-    digest = chain.commit_digest(record.commit.body)
-    said = {
-        bytes(vote.signer)
-        for vote in record.votes
-        if verify("vote", vote) and pb.Vote.FromString(vote.body).commit == digest
-    }
-    return chain.is_majority(len(said & set(voters)), len(voters))
 
 
 class Shards(Protocol):

@@ -9,7 +9,8 @@ config.toml    settings by hand                    node.json      ports, cached 
 checkpoints/   outer state of some versions        rounds/        commits since then, with payloads
 account.json   token account                       events.jsonl   what happened, and events.1.jsonl
 snapshots.jsonl  what the state was now and then, and snapshots.1.jsonl: for replays
-privacy.json    how much this node's contributions have told, where noise was asked for
+receipts/      signed by voters: what the swarm accepted of this node
+privacy.json   how much this node's contributions have told, where noise was asked for
 standings.json  whom this node has found to be wrong, and how often
 audits/        what came for chunks of this node, for those who check
 account.damaged.json  one that could not be read, kept aside
@@ -61,6 +62,7 @@ class DataDir:
         self.standings = root / "standings.json"
         self.privacy = root / "privacy.json"
         self.audits = root / "audits"
+        self.receipts = root / "receipts"
         self.traffic = root / "traffic.json"
         self.events = root / "events.jsonl"
         self.history = root / "history.sqlite"

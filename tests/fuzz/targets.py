@@ -32,8 +32,10 @@ from atoll.peers.routing import PATIENCE_S, Router, RoutingError
 from atoll.protocol import forks, stripes, wire
 from atoll.protocol import manifest as manifests
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol import receipt as receipts
 from atoll.protocol import ticket as tickets
 from atoll.protocol.accounts import AccountError
+from atoll.protocol.chain import commit_digest
 from atoll.protocol.codecs import CODECS, CodecError
 from atoll.protocol.ledger import Ledger
 from atoll.protocol.round import inbox
@@ -94,6 +96,22 @@ def certificate(data: bytes) -> None:
     """The certificate in an offer of a lane."""
     with contextlib.suppress(NotTheirs):
         check_certificate(data, KEYS.peer_id)
+
+
+def receipt(data: bytes) -> None:
+    """A receipt that somebody shows."""
+    with contextlib.suppress(receipts.ReceiptError):
+        receipts.check(data, KEYS.peer_id)
+
+
+def _receipt() -> bytes:
+    session = pb.SessionId(parent=bytes(32), leader=KEYS.peer_id)
+    mine = pb.Contributor(peer=KEYS.peer_id, tokens=5, weight=1)
+    chunk = pb.CommittedChunk(contributors=[0], payload_digest=bytes(32))
+    commit = pb.Commit(swarm_id=SWARM, session=session, version=1, contributors=[mine], chunks=[chunk])
+    signed = KEYS.sign("commit", commit.SerializeToString())
+    vote = pb.Vote(session=session, commit=commit_digest(signed.body)).SerializeToString()
+    return receipts.make(pb.RoundRecord(commit=signed, votes=[KEYS.sign("vote", vote)]), (KEYS.peer_id,))
 
 
 # ---- the round machine, in the middle of a session
@@ -306,6 +324,7 @@ TARGETS: dict[str, tuple[Target, list[bytes]]] = {
     "ticket": (ticket, [tickets.encode(TICKET).encode()]),
     "manifest": (manifest, [make_manifest(KEYS, 1).signed.SerializeToString()]),
     "record": (record, [pb.RoundRecord(commit=KEYS.sign("commit", b"x")).SerializeToString()]),
+    "receipt": (receipt, [_receipt()]),
     "checkpoint_file": (checkpoint_file, [b"\x02\0\0\0\0\0\0\0{}"]),
     "books": (books, [json.dumps(Ledger(3).to_json()).encode()]),
     "trainer_line": (

@@ -42,6 +42,13 @@ def test_a_mode_trains_and_certifies(
     for status in statuses:
         account = status["token_account"]
         assert account["accepted"] > 0 and not account["orphaned"]
+    for node, status in zip(nodes, statuses, strict=True):
+        told = must("receipts", "--json", "--data-dir", str(node.folder)).splitlines()
+        receipts = [json.loads(line) for line in told]
+        assert {r["node"] for r in receipts} == {status["node_id"]}
+        # Rounded down for each commit here, and once in the account.
+        total = sum(r["tokens"] for r in receipts)
+        assert 0 <= status["token_account"]["accepted"] - total <= len(receipts)
     if swarm == SWARMS["untrusted"]:
         for node in nodes:
             client = client_of(DataDir(node.folder))
