@@ -115,6 +115,9 @@ class Settings:
     lane_port: int = setting(0, "TCP port for them; 0: any")
     pack: bool = setting(True, "pack what goes over slow lines (zstd), which saves 7 to 25 % of it")
     punch: bool = setting(True, "QUIC on the same port (UDP), by which routers are passed by hole punching")
+    mdns: bool = setting(
+        False, "find the swarm's nodes in this network, and be found there (multicast DNS); needs atoll[mdns]"
+    )
     nat_port_map: bool = setting(False, "ask the router to forward the port (UPnP)")
 
 

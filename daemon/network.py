@@ -21,6 +21,7 @@ from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.finder import Finder
 from atoll.daemon.hosting import start_host, start_lanes
+from atoll.daemon.lan import LanSearch
 from atoll.daemon.reachability import Reachability
 from atoll.daemon.status import duration
 from atoll.daemon.storage.data_dir import DataDir
@@ -99,6 +100,24 @@ class Network:
         self._tell_of_another_port(before, settings)
         rng = random.Random(secrets.randbits(64))
         self.finder = Finder(self.host, self._discovery, keyring, known, self._announced, changed, rng)
+
+    async def search_lan(self, undo: AsyncExitStack, keyring: Keyring) -> None:
+        """Tells this network of the node, and tries whom it tells of. Without multicast it does without."""
+        assert self._swarm_id is not None
+
+        def found(address: str) -> None:
+            self._events.emit(
+                "found", f"A node of the swarm is in this network, at {address.split('/p2p/')[0]}."
+            )
+            self.finder.add(address)
+            self.finder.look_now()
+
+        search = LanSearch(found)
+        undo.push_async_callback(search.close)
+        try:
+            await search.start(self._swarm_id, keyring.peer_id, self.addresses, self.port)
+        except OSError as error:
+            self._events.emit("found", f"Nobody can be found in this network by multicast: {error}.")
 
     def _announced(self) -> list[str]:
         """Where others may try to dial this node."""

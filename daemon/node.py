@@ -328,6 +328,8 @@ class Node:
         self._spawn(network.keep_up(time.monotonic), "p2pd-watch")
         self._spawn(network.finder.run(swarm=self.swarm_id is not None), "finder")
         self._spawn(network.reachability.keep(), "reachability")
+        if self.settings.mdns and self.swarm_id is not None:
+            await network.search_lan(undo, self.keyring)
 
     # ---- stage: links
 

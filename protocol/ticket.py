@@ -62,8 +62,6 @@ def _check(ticket: Ticket) -> None:
         raise TicketError(f"the ticket is of version {ticket.version}, this software knows 1: upgrade atoll")
     if len(ticket.swarm_id) != 32 or len(ticket.organiser) != 32:
         raise TicketError("the ticket names no swarm")
-    if not ticket.addresses:
-        raise TicketError("the ticket has no address to dial: ask for one made while a node was running")
     if not (ticket.swarm_name + ticket.label).isprintable():
         raise TicketError("the ticket has a name that can't be shown: ask for a new one")
     if len(ticket.addresses) > MAX_ADDRESSES or any(len(a) > MAX_ADDRESS_BYTES for a in ticket.addresses):

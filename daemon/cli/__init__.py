@@ -88,6 +88,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--bootstrap", action="append", metavar="MULTIADDR", help="find the swarm by this address"
     )
+    group.add_argument(
+        "--mdns", action="store_const", const=True, help="find the swarm in this network, and be found there"
+    )
     group.add_argument("--api-host", help="address of the dashboard")
     group.add_argument("--api-port", type=int, help="port of the dashboard")
     group.add_argument("--public-host", help="address of the page for everybody")
@@ -257,6 +260,9 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     ticket.add_argument("--label", default="", help="for whom it is")
     ticket.add_argument(
         "--role", choices=("member", "observer"), default="member", help="in a private swarm (member)"
+    )
+    ticket.add_argument(
+        "--lan", action="store_true", help="without addresses: `join --mdns` finds the swarm in its network"
     )
     ticket.add_argument("--qr", action="store_true", help="show it as a QR code, too")
     members = _command(commands, "members", "members:members", "who may take part in a private swarm")

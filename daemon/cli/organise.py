@@ -22,6 +22,7 @@ from atoll.protocol.text import plain
 if TYPE_CHECKING:
     from atoll.daemon.genesis import NewSwarm
     from atoll.daemon.storage.shard_files import ShardFiles
+    from atoll.daemon.ticket_addresses import Carried
     from atoll.protocol import messages_pb2 as pb
     from atoll.protocol.manifest import SwarmManifest
 
@@ -218,7 +219,7 @@ def _copy_shards(files: ShardFiles, folder: Path) -> int:
 
 def ticket(arguments: argparse.Namespace) -> int:
     """`atoll ticket` and `atoll ticket show T`"""
-    from atoll.daemon.ticket_addresses import carried, note, open_port
+    from atoll.daemon.ticket_addresses import Carried, carried, note
     from atoll.protocol import messages_pb2 as pb
     from atoll.protocol import ticket as tickets
 
@@ -230,7 +231,11 @@ def ticket(arguments: argparse.Namespace) -> int:
     manifest = folder.load_manifest()
     facts = folder.node_facts()
     found = carried(facts, manifest.body.bootstrap)
+    if arguments.lan:
+        found = Carried(())
     addresses, port = list(found.addresses), int(facts.get("port") or 0)
+    if not (addresses or arguments.lan):
+        raise _no_address(folder, found, port)
     expires = int(time.time() + seconds_of(arguments.expires, "--expires")) if arguments.expires else 0
     # Whoever has a ticket of a private swarm gets in with it: it is for one node unless more are asked for.
     uses = (0 if manifest.is_open else 1) if arguments.uses is None else arguments.uses
@@ -253,23 +258,31 @@ def ticket(arguments: argparse.Namespace) -> int:
     try:
         text = tickets.encode(made)
     except tickets.TicketError as error:
-        why, fix = str(error), f"Start the node first: `atoll run{where(folder.root)}`."
-        if found.left_out:
-            tried = ", ".join(found.left_out)
-            why, fix = f"others tried to dial this node at {tried}, and could not", open_port(port)
-        raise AtollError(Exit.USAGE, "no_address", f"No ticket can be made: {why}.", fix) from error
+        raise AtollError(Exit.USAGE, "ticket_invalid", f"No ticket can be made: {error}.") from error
     made_ticket = MadeTicket(arguments.label, int(time.time()), expires, uses, public.hex())
     TicketBook(folder.tickets).note(made_ticket)
+    remark = "" if arguments.lan else note(found, port)
     if arguments.json:
-        told = {"labels": found.labels, "left_out": found.left_out, "note": note(found, port)}
+        told = {"labels": found.labels, "left_out": found.left_out, "note": remark}
         print(json.dumps({"ticket": text, "addresses": addresses, "expires_unix_s": expires, **told}))
     else:
         if arguments.qr:
             _print_qr(text)
         print(text)
-        if remark := note(found, port):
+        if remark:
             print(plain(remark, MAX_NOTE), file=sys.stderr)
     return int(Exit.OK)
+
+
+def _no_address(folder: DataDir, found: Carried, port: int) -> AtollError:
+    """Why a ticket would have nothing to dial."""
+    from atoll.daemon.ticket_addresses import open_port
+
+    why, fix = "it would have no address to dial", f"Start the node first: `atoll run{where(folder.root)}`."
+    if found.left_out:
+        tried = ", ".join(found.left_out)
+        why, fix = f"others tried to dial this node at {tried}, and could not", open_port(port)
+    return AtollError(Exit.USAGE, "no_address", f"No ticket can be made: {why}.", fix)
 
 
 def _print_qr(text: str) -> None:

@@ -49,6 +49,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _open(folder: DataDir, config: Config) -> None:
     exports.check(config.settings)
+    exports.check_mdns(config.settings)
     folder.create()
     folder.lock()
     # PyTorch makes a cache folder as soon as it is imported; it belongs into the data dir.
@@ -91,6 +92,13 @@ def join(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _dry_run(arguments, ticket)
     folder, config = open_data_dir(arguments)
+    if not (ticket.addresses or config.settings.mdns or is_in):
+        raise AtollError(
+            Exit.USAGE,
+            "no_address",
+            "The ticket has no address to dial.",
+            "Add --mdns to find the swarm in this network, or ask for a ticket with addresses.",
+        )
     if folder.manifest.exists() and folder.load_manifest().swarm_id != ticket.swarm_id:
         raise AtollError(
             Exit.USAGE,

@@ -28,6 +28,17 @@ def check(settings: Settings) -> None:
             )
 
 
+def check_mdns(settings: Settings) -> None:
+    """The same of what finds nodes in one's own network. Raises AtollError (usage)."""
+    if settings.mdns and not _installed("zeroconf"):
+        raise AtollError(
+            Exit.USAGE,
+            "extra_missing",
+            "The setting mdns needs the package zeroconf, which is not installed.",
+            "Install it with `pip install 'atoll[mdns]'`, or leave the setting off.",
+        )
+
+
 def _installed(package: str) -> bool:
     # A folder of that name where the daemon was started (wandb makes one) is no package.
     spec = importlib.util.find_spec(package)

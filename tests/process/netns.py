@@ -96,6 +96,14 @@ class Lines:
             if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), f"the namespace of node {k} can't be entered")
 
+    def name(self, k: int) -> str:
+        """Of node k's namespace."""
+        return self._names[k]
+
+    def route(self, k: int, target: str) -> None:
+        """Node k sends what is for `target` out on its line."""
+        _ip("-n", self._names[k], "route", "add", target, "dev", "line")
+
     def cut(self, k: int) -> None:
         """Pulls node k's plug."""
         _ip("-n", self._switch, "link", "set", f"port{k}", "down")

@@ -84,7 +84,6 @@ def test_what_is_no_ticket_is_refused(text: str, reason: str):
         ("version", 0, "version 0"),
         ("swarm_id", b"short", "names no swarm"),
         ("organiser", b"", "names no swarm"),
-        ("addresses", [], "no address"),
         ("addresses", ["/a"] * (MAX_ADDRESSES + 1), "more or longer"),
         ("addresses", ["/" * 257], "more or longer"),
         ("swarm_name", "\x1b[2J", "can't be shown"),
