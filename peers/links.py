@@ -148,8 +148,11 @@ class Links:
         return len(self._links) >= self._most
 
     def punched(self, peer: bytes) -> None:
-        """A hole was punched for a connection to a peer; a link that comes up soon runs through it."""
+        """A hole was punched to a peer: its link, or one that comes up soon, runs through it."""
         now = time.monotonic()
+        link = self._links.get(peer)
+        if link is not None and not link.relayed:
+            link.punched = True  # the other side was faster
         self._punched = {p: at for p, at in self._punched.items() if now - at < PUNCHED_S}
         self._punched[peer] = now
 

@@ -335,3 +335,18 @@ async def test_a_link_whose_frames_make_its_node_fail_does_not_stay_half_open(ho
     b.links.send(a.id, ready(1))
     await a.when(lambda: a.downs)
     assert not a.links.peers
+
+
+async def test_a_link_through_a_hole_is_told_from_others(hosts: Hosts):
+    """Whichever comes first, the link or the news that there is a hole for it."""
+    a, b = await pair(hosts)
+    for node, other in ((a, b), (b, a)):
+        link = node.links.get(other.id)
+        assert link is not None and not link.punched
+        node.links.punched(other.id)
+        assert link.punched
+    a.links.cut(b.id, "the test wants another one")
+    await b.when(lambda: b.downs)
+    await dial(a, b)
+    await b.when(lambda: len(b.ups) == 2)
+    assert all(link is not None and link.punched for link in (a.links.get(b.id), b.links.get(a.id)))
