@@ -43,6 +43,8 @@ from atoll.protocol.schema import ParameterSchema
 
 AGREEMENT_S = 3.0
 """A state that only one peer names is taken after so long, where there are others."""
+DIRECT_S = 20.0
+"""So long a hole is waited for, where only relays lead to who has the state."""
 REPLAY_LIMIT = 3
 """More steps behind than this, local progress is dropped (ROUND: local progress)."""
 RETRY_S = 2.0
@@ -191,10 +193,15 @@ class Recovery:
 
     async def _fetch_checkpoint(self) -> None:
         """Puts a checkpoint that peers agree on into this data dir, once the network may be used."""
+        since = time.monotonic()
         while True:
             if self._network is not None:
                 await self._network()
             choice = await self._agreed_state()
+            if self._behind_relays(choice) and time.monotonic() - since < DIRECT_S:
+                self._enter(State.CONNECTING, "a direct way to who has the swarm's state is looked for")
+                await asyncio.sleep(0.25)
+                continue
             self._enter(State.FETCHING, "the swarm's state is on its way")
             try:
                 path = await self._fetched(choice)
@@ -209,6 +216,11 @@ class Recovery:
             self.fetched = None
             path.replace(checkpoints.path_of(self._folder.checkpoints, choice.version))
             return
+
+    def _behind_relays(self, choice: Choice) -> bool:
+        """Whether a relay is between this node and all who have a state: it would not carry that."""
+        found = [self._neighbours.links.get(peer) for peer in self._holding(choice)]
+        return any(found) and all(link is None or link.relayed for link in found)
 
     async def _fetched(self, choice: Choice) -> Path:
         """The chosen state in a file. Raises SyncFailed; who lied is not believed for a while."""

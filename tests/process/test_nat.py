@@ -50,17 +50,20 @@ def command(namespace: str, *arguments: str, status: int = 0) -> str:
 def a_swarm(net: Internet, start: Start, folder: Path) -> tuple[Daemon, list[Daemon]]:
     """The organiser's node, which is public, and the hidden ones, which joined with its ticket."""
     must("init", "lab", "--data-dir", str(folder / "organiser"), "--inner-steps", "10")
-    public, *_ = net.public
-    organiser = start("organiser", "run", host="0.0.0.0", namespace=public)
-    where = ["--data-dir", str(organiser.folder)]
-    ticket = wait_until(lambda: _ticket(public, where), "a ticket")
+    organiser = start("organiser", "run", host="0.0.0.0", namespace=net.public[0])
+    ticket = wait_until(lambda: ticket_of(organiser), "a ticket")
     others = [start(name, "join", ticket, "--yes", host="0.0.0.0", namespace=name) for name in net.hidden]
     return organiser, others
 
 
-def _ticket(namespace: str, where: list[str]) -> str:
+def ticket_of(node: Daemon) -> str:
+    """Empty while the node knows no address."""
+    assert node.namespace is not None
     done = subprocess.run(
-        ["ip", "netns", "exec", namespace, sys.executable, "-m", "atoll", "ticket", *where],
+        [
+            *("ip", "netns", "exec", node.namespace, sys.executable, "-m", "atoll"),
+            *("ticket", "--data-dir", str(node.folder)),
+        ],
         capture_output=True,
         text=True,
         timeout=60,
@@ -142,3 +145,26 @@ def test_where_no_hole_can_be_punched_a_third_node_passes_on(
     )
     wait_until(lambda: together(organiser), "a round of all three", LONG_S)
     assert way_to(one, other) == "relay"
+
+
+@pytest.mark.timeout(600)
+def test_where_only_a_bootstrap_node_can_be_dialled_hidden_nodes_meet_through_it(
+    internet: Internet, start: Start, tmp_path: Path
+) -> None:
+    """No member is public: the newcomer finds the organiser at its relay, then they punch a hole."""
+    bootstrap = start("bootstrap", "bootstrap", host="0.0.0.0", namespace=internet.public[0])
+    public = internet.address(internet.public[0])
+    address = wait_until(
+        lambda: next((x for x in bootstrap.log.read_text().split() if x.startswith(f"/ip4/{public}/")), None),
+        "the address of the bootstrap node",
+    )
+    organiser_dir = tmp_path / "organiser"
+    must("init", "lab", "--data-dir", str(organiser_dir), "--inner-steps", "10", "--bootstrap", address)
+    organiser = start("organiser", "run", host="0.0.0.0", namespace=internet.hidden[0])
+    organiser.wait_for(lambda s: s["reachability"]["relays"], "a place at the relay")
+    newcomer = start(
+        "newcomer", "join", ticket_of(organiser), "--yes", host="0.0.0.0", namespace=internet.hidden[1]
+    )
+    wait_until(lambda: way_to(newcomer, organiser) == "hole-punched", "a hole", LONG_S)
+    newcomer.wait_for(lambda s: s["accepted_tokens"] > 0, "a round of both")
+    assert way_to(newcomer, organiser) == "hole-punched" == way_to(organiser, newcomer)
