@@ -1,9 +1,11 @@
-"""docker/compose.yaml on a real engine: one command, and three nodes commit together and can be watched."""
+"""The Compose files on a real engine: three nodes commit and can be watched, and one from outside joins."""
 
 import json
 from collections.abc import Iterator
 
 import pytest
+
+from atoll.protocol import ticket as tickets
 
 from .conftest import ROOT
 from .containers import Container, until
@@ -11,8 +13,9 @@ from .engine import Engine
 
 pytestmark = pytest.mark.container
 
-PROJECT = "atoll-compose"
+PROJECT, GUEST_PROJECT = "atoll-compose", "atoll-compose-guest"
 FILE = ("--project-name", PROJECT, "--file", str(ROOT / "docker" / "compose.yaml"))
+GUEST_FILE = ("--project-name", GUEST_PROJECT, "--file", str(ROOT / "docker" / "compose.node.yaml"))
 NODES = ("organiser", "node-1", "node-2")
 SCRAPE = """
 import urllib.request
@@ -25,13 +28,28 @@ for node in ("organiser", "node-1", "node-2"):
 """
 
 
+def up(engine: Engine, image: str, file: tuple[str, ...], **variables: str) -> None:
+    """Everything in a file, on any free ports of this machine."""
+    given = {"ATOLL_IMAGE": image, "ATOLL_PORT": "0", "ATOLL_API_PORT": "0", **variables}
+    engine.compose(*file, "up", "--detach", "--no-build", **given)
+
+
+def outside_ticket(engine: Engine, organiser: Container) -> str:
+    """A ticket with nothing but the organiser's published port, at an address of this machine."""
+    gateway = "{{range .IPAM.Config}}{{.Gateway}}{{end}}"
+    host = engine.docker("network", "inspect", "--format", gateway, f"{PROJECT}_front").strip()
+    port = engine.docker("port", organiser.name, "31337/tcp").splitlines()[0].rpartition(":")[2]
+    ticket = tickets.decode(organiser.ticket("--label", "guest"))
+    peer = ticket.addresses[0].rpartition("/p2p/")[2]
+    del ticket.addresses[:]
+    ticket.addresses.append(f"/ip4/{host}/tcp/{port}/p2p/{peer}")
+    return tickets.encode(ticket)
+
+
 @pytest.fixture
 def swarm(engine: Engine, image: str) -> Iterator[dict[str, Container]]:
     """The three nodes, up."""
-    # Any free ports of this machine; a swarm whose rounds take seconds.
-    given = {"ATOLL_IMAGE": image, "ATOLL_PORT": "0", "ATOLL_API_PORT": "0"}
-    short = {"SWARM_OPTIONS": "--inner-steps=10 --batch=2"}
-    engine.compose(*FILE, "up", "--detach", "--no-build", **given, **short)
+    up(engine, image, FILE, SWARM_OPTIONS="--inner-steps=10 --batch=2")
     yield {name: Container(engine, f"{PROJECT}-{name}-1") for name in NODES}
     engine.clear()
 
@@ -50,6 +68,14 @@ def test_up_and_down(engine: Engine, image: str, swarm: dict[str, Container]) ->
     only = ("--volume", f"{PROJECT}_shared:/shared:ro", "--entrypoint=python")
     seen = engine.docker("run", *options, *only, image, "-c", SCRAPE).splitlines()
     assert [float(line.split()[1]) >= 1 for line in seen] == [True] * 3
+
+    engine.compose(*FILE, "stop", "node-1", "node-2")  # the guest and the organiser are enough
+    up(engine, image, GUEST_FILE, ATOLL_TICKET=outside_ticket(engine, swarm["organiser"]))
+    guest = Container(engine, f"{GUEST_PROJECT}-node-1")
+    guest.wait_for(lambda state: state.get("accepted_tokens", 0) > 0, "an accepted contribution")
+    engine.compose(*GUEST_FILE, "stop")
+    assert guest.inspect("{{.State.ExitCode}}") == "0"
+    engine.compose(*GUEST_FILE, "down", "--volumes")
 
     engine.compose(*FILE, "stop")
     assert [node.inspect("{{.State.ExitCode}}") for node in swarm.values()] == ["0"] * 3
