@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 WANTED = 3
 """So many others are asked, if there are as many."""
 RECHECK_S = 600.0
+AGAIN_S = 60.0
+"""Who did not dial back is asked again so often."""
 LOOK_S = 2.0
 NOTHING_KNOWN: dict[str, Any] = {
     "verdict": reach.UNKNOWN,
@@ -113,13 +115,18 @@ class Reachability:
     async def keep(self) -> None:
         """Asks and asks again. Runs until cancelled."""
         while True:
-            now = time.monotonic()
-            whom = self.whom()
-            fresh = {p for p, at in self._asked.items() if now - at < RECHECK_S and p in whom}
-            for peer in [p for p in whom if p not in fresh][: max(0, WANTED - len(fresh))]:
+            for peer in self.due(time.monotonic(), time.time()):
                 await self._ask(peer)
             await self._settle()
             await asyncio.sleep(LOOK_S)
+
+    def due(self, now: float, now_s: float) -> list[bytes]:
+        """Whom to ask, so that there are WANTED fresh answers. `now` monotonic, `now_s` Unix seconds."""
+        whom = self.whom()
+        answered = {peer for peer in whom if now_s - self.reach.asked_at(peer) < RECHECK_S}
+        self._asked = {peer: at for peer, at in self._asked.items() if now - at < AGAIN_S}
+        others = [peer for peer in whom if peer not in answered and peer not in self._asked]
+        return others[: max(0, WANTED - len(answered))]
 
     async def ask_now(self) -> None:
         """Asks some at once, whenever they were asked last: somebody wants to know."""
