@@ -34,6 +34,7 @@ from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.membership import MembershipError
 from atoll.protocol.roll import Roll
 from atoll.protocol.signing import Keyring, peer_text
+from atoll.web_ui.state_types import Applicant
 
 LOOK_S = 1.0
 RENEW_S = 60.0
@@ -237,8 +238,9 @@ class Members:
             self._dirty = True
             log.warning("%s", error)
 
-    def _save_pending(self) -> None:
-        waiting = []
+    def pending(self) -> list[Applicant]:
+        """Who asks to be approved."""
+        waiting: list[Applicant] = []
         for node, (shown, label, at) in list(self.admission.pending.items()):
             grant = pb.Grant.FromString(shown.grant.body)
             waiting.append(
@@ -250,5 +252,8 @@ class Members:
                     "asked_unix_s": at,
                 }
             )
+        return waiting
+
+    def _save_pending(self) -> None:
         with contextlib.suppress(AtollError):
-            files.write_json(self._folder.pending, waiting)
+            files.write_json(self._folder.pending, self.pending())

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from atoll.daemon.storage import files
+from atoll.web_ui.state_types import TicketView
 
 MAX_TICKETS = 256
 LOOK_S = 10.0
@@ -67,6 +68,21 @@ class TicketBook:
                 tickets.append(MadeTicket(**{name: each[name] for name in kinds}))
         return tickets
 
+    def all(self) -> list[TicketView]:
+        """All that have not ended, the next to end first."""
+        now = self._clock()
+        return [
+            {
+                "label": ticket.label,
+                "made_s": ticket.made_s,
+                "expires_s": ticket.expires_s,
+                "uses": ticket.uses,
+                "used": self._used(ticket),
+            }
+            for ticket in sorted(self._read(), key=lambda ticket: ticket.expires_s)
+            if now < ticket.expires_s
+        ]
+
     def ending(self) -> list[MadeTicket]:
         """Those that end soon and are not used up; looked up every LOOK_S."""
         now = self._clock()
@@ -76,8 +92,11 @@ class TicketBook:
         return [ticket for ticket in self._ending if now < ticket.expires_s]
 
     def _has_uses(self, ticket: MadeTicket) -> bool:
+        return not ticket.uses or self._used(ticket) < ticket.uses
+
+    def _used(self, ticket: MadeTicket) -> int:
         try:
             grant = bytes.fromhex(ticket.grant)
         except ValueError:
-            return False
-        return not ticket.uses or not grant or self.used(grant) < ticket.uses
+            return ticket.uses  # nobody can use what was spoilt by hand
+        return self.used(grant) if grant else 0

@@ -19,6 +19,7 @@ from atoll.daemon.events import Events
 from atoll.daemon.figures import Figures
 from atoll.daemon.machine import resident_bytes
 from atoll.daemon.metrics import metrics_of
+from atoll.daemon.organisation import COMMANDS, OrganisationView
 from atoll.daemon.peers_view import SOFTWARE, peers_of
 from atoll.daemon.privacy_book import privacy_of
 from atoll.daemon.reachability import NOTHING_KNOWN
@@ -49,6 +50,7 @@ class View:
         self._figures = Figures()
         self._described: tuple[SwarmManifest, dict[str, Any]] | None = None
         self._sampler = Sampler(node.folder.root)
+        self._organisation = OrganisationView(node)
 
     async def keep(self) -> None:
         """Notes when a state begins, whether anybody asks or not. Runs until cancelled."""
@@ -147,6 +149,7 @@ class View:
             "parameters": manifest.body.parameters if manifest else 0,
             "memory_bytes": self._memory(),
             "disk": node.machine.disk.look(),
+            "organisation": self._organisation.look(),
             "privacy": privacy_of(node.settings, node.privacy),
             "temperature_c": node.machine.temperature_c.look(),
             "api": node.front.page.url,
@@ -288,13 +291,15 @@ class View:
         return ready, "ready" if ready else sentence.state.value
 
     async def command(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """pause, resume, finish, leave, set, sample, doctor. Raises CommandError."""
+        """pause, resume, finish, leave, set, sample, doctor, approve, revoke, ban. Raises CommandError."""
         node = self._node
         if name == "leave":
             node.stop("it was asked to leave")
             return {"done": "leave"}
         if name == "sample":
             return await self._sample(arguments)
+        if name in COMMANDS:
+            return await self._organisation.command(name, arguments)
         if name == "doctor":
             return await examined(node)
         if name == "set":

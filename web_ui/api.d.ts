@@ -220,6 +220,43 @@ export interface Swarm {
   organiser_here: boolean;
 }
 
+export interface Member {
+  node: string;
+  name: string;
+  role: string;
+  code: string;
+  reason: string;
+  label: string;
+  since_unix_s: number;
+  ends_in_s: number;
+  admitted_by: string;
+}
+
+export interface Applicant {
+  node: string;
+  name: string;
+  label: string;
+  role: string;
+  asked_unix_s: number;
+}
+
+export interface TicketView {
+  label: string;
+  made_s: number;
+  expires_s: number;
+  uses: number;
+  used: number;
+}
+
+export interface Organisation {
+  admission: string;
+  may_admit: boolean;
+  count: number;
+  members: Array<Member>;
+  pending: Array<Applicant>;
+  tickets: Array<TicketView>;
+}
+
 export interface Privacy {
   clip: number | null;
   noise: number;
@@ -268,6 +305,7 @@ export interface State {
   memory_bytes: number | null;
   disk: Disk;
   temperature_c: number | null;
+  organisation: Organisation | null;
   privacy: Privacy | null;
   loop_lag_s: number;
   api: string;

@@ -107,6 +107,18 @@ _COMMAND: Mapping[str, Any] = {
             "type": "object",
             "properties": _SETTINGS,
         },
+        {
+            "title": "approve, revoke, ban",
+            "description": "`node`: peer id or the two words of its name; `label` for one that is approved, "
+            "`reason` for one that is cut off. Where the organiser's key, or an admin's role, is.",
+            "type": "object",
+            "required": ["node"],
+            "properties": {
+                "node": {"type": "string", "maxLength": 2000},
+                "label": {"type": "string", "maxLength": 64},
+                "reason": {"type": "string", "maxLength": 100},
+            },
+        },
         {"title": "resume, finish, leave, doctor", "description": "Nothing.", "type": "object"},
     ]
 }
@@ -162,7 +174,7 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "/api/v1/commands/{name}": Operation(
         "Carries out a command: pause (`for_s`), resume, finish, leave, doctor, sample (`prompt`, "
-        "`temperature`) or set (settings by name).",
+        "`temperature`), set (settings by name), and in a private swarm approve, revoke and ban (`node`).",
         {"type": "object"},
         parameters=(
             Parameter("name", "path", {"type": "string", "pattern": "^[a-z][a-z0-9-]{0,39}$"}, "Which one."),

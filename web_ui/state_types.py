@@ -204,6 +204,62 @@ class Swarm(TypedDict):
     """The organiser's key is on this machine."""
 
 
+class Member(TypedDict):
+    """One who is, or was, a member of a private swarm."""
+
+    node: str
+    """Peer id."""
+    name: str
+    role: str
+    """owner, admin, member or observer; empty for one who is out."""
+    code: str
+    """Why it is out, for machines; empty for a member."""
+    reason: str
+    label: str
+    since_unix_s: int
+    ends_in_s: int
+    """Seconds for which its certificate holds without renewal; 0: it does not end."""
+    admitted_by: str
+
+
+class Applicant(TypedDict):
+    """One who asks an organiser's node to be let in."""
+
+    node: str
+    name: str
+    label: str
+    role: str
+    """As its ticket says."""
+    asked_unix_s: float
+
+
+class TicketView(TypedDict):
+    """A ticket that was made in this data dir and ends; nothing of it admits."""
+
+    label: str
+    made_s: int
+    expires_s: int
+    uses: int
+    """0: any number."""
+    used: int
+    """As far as this node knows."""
+
+
+class Organisation(TypedDict):
+    """Members of a private swarm, for those who see to them."""
+
+    admission: str
+    """ticket or approve."""
+    may_admit: bool
+    """The organiser's key, or an admin's role, is on this machine."""
+    count: int
+    """Who is in."""
+    members: list[Member]
+    """256 at most, by name, those who are out last."""
+    pending: list[Applicant]
+    tickets: list[TicketView]
+
+
 class Privacy(TypedDict):
     """What this node's owner lets its contributions tell."""
 
@@ -280,6 +336,8 @@ class State(TypedDict):
     disk: Disk
     temperature_c: float | None
     """The hottest sensor of processor or accelerator, where the system tells."""
+    organisation: Organisation | None
+    """None in an open swarm, and until the manifest is known."""
     privacy: Privacy | None
     """None where nothing was asked for."""
     loop_lag_s: float

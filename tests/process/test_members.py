@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from atoll.daemon.cli.api import client_of
+from atoll.daemon.storage.data_dir import DataDir
+
 from .harness import Daemon, atoll, must, wait_until
 
 pytestmark = pytest.mark.process
@@ -109,7 +112,16 @@ def test_where_the_organiser_approves_a_node_waits_for_it(start: Start, tmp_path
 
     (waiting,) = wait_until(asks, "the organiser sees who asks")
     assert (waiting["label"], waiting["node"]) == ("bob", node_id(second))
-    must("approve", waiting["name"], "--label", "bob", "--data-dir", str(first.folder))
+    client = client_of(DataDir(first.folder))
+    assert client is not None
+    shown = client.state()["organisation"]
+    assert [one["node"] for one in shown["pending"]] == [node_id(second)] and shown["may_admit"]
+    said = client.command("approve", node=waiting["name"], label="bob")
+    assert "is a member of lab" in said["sentence"]
     second.wait_for(lambda s: s["version"] >= 1, "it takes part")
     wait_until(lambda: not asks(), "nobody waits any more")
     assert members_of(first)[node_id(second)]["role"] == "member"
+    shown = wait_until(lambda: (s := client.state()["organisation"])["count"] == 2 and s, "the page shows it")
+    assert {one["label"] for one in shown["members"]} == {"", "bob"} and not shown["pending"]
+    told = second.wait_for(lambda s: s["organisation"] and s["organisation"]["count"] == 2, "it sees both")
+    assert not told["organisation"]["may_admit"]

@@ -19,7 +19,7 @@ from atoll.web_ui.interface import CommandError
 from atoll.web_ui.owner_types import Controls, SettingView
 from atoll.web_ui.round_types import Round
 from atoll.web_ui.server import WebServer
-from atoll.web_ui.state_types import Peer, State
+from atoll.web_ui.state_types import Applicant, Member, Organisation, Peer, State, TicketView
 
 PEER_IDS = (
     "12D3KooWCoralHeronAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
@@ -139,6 +139,42 @@ def make_rounds(version: int, *, seed: int = 7) -> list[Round]:
     return [make_round(number, rng) for number in range(1, version + 1)]
 
 
+def make_organisation() -> Organisation:
+    """Two who are in, one who was, one who asks; a ticket used once of twice."""
+    roles = ("owner", "member", "")
+    members: list[Member] = [
+        {
+            "node": PEER_IDS[index],
+            "name": NAMES[index],
+            "role": roles[index],
+            "code": "" if roles[index] else "revoked",
+            "reason": "" if roles[index] else "it was revoked: it left the lab",
+            "label": ("", "anna", "<b>bob</b>")[index],
+            "since_unix_s": int(START),
+            "ends_in_s": (0, 80 * 86_400, 0)[index],
+            "admitted_by": ("", NAMES[0], NAMES[1])[index],
+        }
+        for index in range(3)
+    ]
+    asks: Applicant = {
+        "node": "12D3KooWAsks",
+        "name": "patient-otter",
+        "label": "<i>carl</i>",
+        "role": "member",
+        "asked_unix_s": START - 60,
+    }
+    start = int(START)
+    ticket: TicketView = {"label": "dora", "made_s": start, "expires_s": start + 90_000, "uses": 2, "used": 1}
+    return {
+        "admission": "approve",
+        "may_admit": True,
+        "count": 2,
+        "members": members,
+        "pending": [asks],
+        "tickets": [ticket],
+    }
+
+
 def make_setting(value: str | float, origin: str = "default") -> SettingView:
     return {
         "value": value,
@@ -255,6 +291,7 @@ def make_state(version: int, *, seed: int = 7) -> State:
         "parameters": 1_065_472,
         "memory_bytes": 612_000_000,
         "disk": {"used_bytes": 48_000_000, "free_bytes": 91_000_000_000},
+        "organisation": make_organisation(),
         "privacy": {"clip": 2.0, "noise": 8.0, "contributions": version, "epsilon": 3.14159, "delta": 1e-6},
         "temperature_c": 61.5,
         "loop_lag_s": 0.004,
@@ -435,6 +472,8 @@ class FakeNode:
                 return {"text": text, "version": self.snapshot["version"], "took_s": 4.2, "cut": False}
             case "leave":
                 pass
+            case "approve" | "revoke":
+                return {"done": name, "sentence": f"{name} of {arguments['node']} is done."}
             case "set":
                 controls = self.snapshot["controls"]
                 good = all(isinstance(value, str | int | float) for value in arguments.values())

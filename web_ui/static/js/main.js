@@ -10,6 +10,7 @@ import { bindControls, drawControls } from "./controls.js";
 import { addEvents, bindEvents, clearEvents } from "./events.js";
 import { bindHistory, followHistory } from "./history.js";
 import { drawLoss } from "./loss.js";
+import { drawMembers } from "./members.js";
 import { drawNode, drawFooter } from "./node.js";
 import { bindOwner, drawOwner } from "./owner.js";
 import { bindPeers, drawPeers } from "./peers.js";
@@ -38,6 +39,7 @@ const DRAWS = [
   [followHistory, ["time", "traffic"]],
   [drawSwarm, ["swarm", "swarm_id", "organiser"]],
   [drawSample, ["swarm", "version"]],
+  [drawMembers, ["organisation"]],
   [drawPeers, ["peers", "swarm_accepted_tokens"]],
   [drawRounds, ["rounds"]],
   [drawStrip, ["rounds"]],
