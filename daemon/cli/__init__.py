@@ -356,7 +356,7 @@ def _add_controls(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     export = _command(commands, "export", "model:export", "write the outer parameters of the last version")
-    export.add_argument("--out", required=True, metavar="FILE.safetensors")
+    export.add_argument("--out", required=True, metavar="FILE.safetensors", help="where to")
     generate = _command(commands, "generate", "model:generate", "let the outer parameters write")
     generate.add_argument("--prompt", default="ROMEO:\n", help="how the text begins (-: from stdin)")
     generate.add_argument("--bytes", type=int, default=400, help="how much to write (400)")
