@@ -52,9 +52,9 @@ def text() -> str:
     lines += [
         "## Settings",
         "",
-        "In `config.toml`, as `ATOLL_NAME` in the environment, by `atoll config set NAME=VALUE`; those with an option",
-        "also on the command line of `run`, `join` and `bootstrap`. Those with a mark take effect at once when they",
-        "are set, others at the next start.",
+        "In `config.toml`, as `ATOLL_NAME` in the environment, by `atoll config set NAME=VALUE`; those with an",
+        "option also on the command line of `run`, `join` and `bootstrap`. Those with a mark take effect at once",
+        "when they are set, others at the next start.",
         "",
         "| setting | default | | option | at once |",
         "|---|---|---|---|---|",
@@ -64,8 +64,8 @@ def text() -> str:
         default = field.default if field.default not in ("", ()) else "empty"
         mark = "✓" if field.name in LIVE else ""
         option = shown.get(field.name, "")
-        words = [f"`{field.name}`", _cell(str(default)), _cell(field.metadata["doc"]), option, mark]
-        lines.append(f"| {' | '.join(words)} |")
+        row = [f"`{field.name}`", _cell(str(default)), _cell(field.metadata["doc"]), option, mark]
+        lines.append(f"| {' | '.join(row)} |")
     lines += ["", "## Exit status", "", "| status | | start again? |", "|---|---|---|"]
     lines += [f"| {int(code)} | {_MEANT[code][0]} | {_MEANT[code][1]} |" for code in Exit]
     lines += ["", "## Verdicts of `atoll doctor`", ""]
