@@ -266,7 +266,9 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     ticket.add_argument("--qr", action="store_true", help="show it as a QR code, too")
     members = _command(commands, "members", "members:members", "who may take part in a private swarm")
-    members.add_argument("action", nargs="?", choices=["list", "revoke", "ban", "appoint"], default="list")
+    members.add_argument(
+        "action", nargs="?", choices=["list", "revoke", "ban", "appoint"], default="list", help="(list)"
+    )
     members.add_argument(
         "node", nargs="?", help="peer id, or the two words of its name; to revoke: or a ticket"
     )
@@ -281,9 +283,9 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     shards = _command(commands, "shards", "organise:shards", "list the shards of the text, or copy them")
     shards.add_argument("--out", metavar="FOLDER", help="copy them here, for a web server or another machine")
     manifest = _command(commands, "manifest", "organise:manifest", "show the swarm's signed description")
-    manifest.add_argument("action", nargs="?", choices=["show"], default="show")
+    manifest.add_argument("action", nargs="?", choices=["show"], default="show", help="(show)")
     config = _command(commands, "config", "observe:config", "show the settings, or change some")
-    config.add_argument("action", nargs="?", choices=["show", "set"], default="show")
+    config.add_argument("action", nargs="?", choices=["show", "set"], default="show", help="(show)")
     config.add_argument(
         "pairs",
         nargs="*",

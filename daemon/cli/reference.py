@@ -52,9 +52,9 @@ def text() -> str:
     lines += [
         "## Settings",
         "",
-        "In `config.toml`, as `ATOLL_NAME` in the environment, by `atoll config set NAME=VALUE`; those with an",
-        "option also on the command line of `run`, `join` and `bootstrap`. Those with a mark take effect at once",
-        "when they are set, others at the next start.",
+        "In `config.toml`, as `ATOLL_NAME` in the environment, by `atoll config set NAME=VALUE`; those with",
+        "an option also on the command line of `run`, `join` and `bootstrap`. Those with a mark take effect",
+        "at once when they are set, others at the next start.",
         "",
         "| setting | default | | option | at once |",
         "|---|---|---|---|---|",
