@@ -31,7 +31,7 @@ PIP_INSTALL = if [ -t 1 ]; then quiet=; else quiet=-q; fi; $(BIN)/pip install $$
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types unit sim docker-test container chaos kill-nine fuzz bench bench-training papers overlap typescript proto proto-check clean
+.PHONY: help demo test lint types unit sim docker-test container chaos kill-nine fuzz bench bench-training papers overlap docs typescript proto proto-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -72,6 +72,9 @@ bench: $(READY)  ## codecs, averaging beside hivemind, torchft and gloo, and as 
 	$(BIN)/python -m benchmarks.codecs
 	$(BIN)/python -m benchmarks.averaging $(ARGS)
 	if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m benchmarks.links; fi
+
+docs: $(READY)  ## the documentation as a site, in build/site
+	$(BIN)/mkdocs build --quiet --strict
 
 papers: $(READY)  ## each mode held against its paper's table (hours; QUICK=1: the main rows in minutes)
 	$(BIN)/python -m benchmarks.papers $(if $(QUICK),--quick) $(ARGS)
