@@ -20,10 +20,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.averaging.arms import Arm, Arms, python_of
-
 from atoll.daemon.plot import bars
 from atoll.protocol.codecs import CODECS
+from benchmarks.averaging.arms import Arm, Arms, python_of
 
 RESULTS = Path(__file__).parents[1] / "results"
 RESULT = {"fp32": "fp32", "bf16": "bf16"}

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import uvloop
-from benchmarks.averaging.worker import Channel, Meter, error_of, forget_peak, memory_bytes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from atoll.daemon.rounds.driver import RoundDriver
@@ -38,6 +37,7 @@ from atoll.protocol.round import RoundConfig, RoundMachine
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ParameterSchema, default_chunk_values
 from atoll.protocol.signing import Ed25519Keyring
+from benchmarks.averaging.worker import Channel, Meter, error_of, forget_peak, memory_bytes
 
 
 def organiser() -> Ed25519Keyring:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
 from benchmarks.averaging.worker import Channel, arguments, own_values, serve
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import hivemind
 import numpy as np
 import torch
-from benchmarks.averaging.worker import Channel, arguments, own_values, serve
 from hivemind.averaging import DecentralizedAverager
 from hivemind.compression import Float16Compression, Uniform8BitQuantization
+
+from benchmarks.averaging.worker import Channel, arguments, own_values, serve
 
 COMPRESSION = {"8bit": Uniform8BitQuantization, "fp16": Float16Compression}
 

@@ -11,10 +11,11 @@ import argparse
 from datetime import timedelta
 
 import torch
-from benchmarks.averaging.worker import Channel, arguments, own_values, serve
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torchft import Manager, ProcessGroupGloo
 from torchft.coordination import LighthouseServer
+
+from benchmarks.averaging.worker import Channel, arguments, own_values, serve
 
 HOST = "127.0.0.1"
 TIMEOUT = timedelta(seconds=300)

@@ -19,10 +19,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from atoll.daemon.plot import bars
 from benchmarks.averaging.arms import Arms
 from benchmarks.links import lines
-
-from atoll.daemon.plot import bars
 
 RESULTS = Path(__file__).parents[1] / "results"
 INT8_BITS = 8.0625

@@ -19,15 +19,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.averaging.arms import ROOT
-from benchmarks.links.lines import shaped
-
 from atoll.peers import identity
 from atoll.peers.line import Caps, Line
 from atoll.peers.links import Callbacks, Link, Links
 from atoll.peers.p2pd import Host
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
+from benchmarks.averaging.arms import ROOT
+from benchmarks.links.lines import shaped
 
 FAST_MBIT = 2000.0
 PEERS = 3

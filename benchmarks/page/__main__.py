@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page.streams import Cost, cost_of_clients
 from playwright.async_api import CDPSession, async_playwright
 from tests.web.fake_node import FakeNode, crowd_in, make_big_node
 from tests.web.test_page import CHROMIUM, FLAGS
 
 from atoll.web_ui.server import WebServer
+from benchmarks.page.streams import Cost, cost_of_clients
 
 RESULT = Path(__file__).parents[1] / "results" / "page.md"
 TOKEN = "a-token-of-some-length"

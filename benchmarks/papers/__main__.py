@@ -14,12 +14,11 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from atoll.daemon.plot import bars
 from benchmarks.papers.arms import Arm
 from benchmarks.papers.daemons import RealArm
 from benchmarks.papers.experiments import TABLES, AnyArm, Gain, Losses, Order, Row, Table, Trend
 from benchmarks.papers.runs import measure
-
-from atoll.daemon.plot import bars
 
 RESULTS = Path(__file__).parents[1] / "results" / "papers"
 CACHE = Path("build/papers")

@@ -13,8 +13,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from benchmarks.papers.alternatives import eager_estimate
-from benchmarks.papers.replicas import Replicas
 from torch import Tensor
 
 from atoll.daemon.rounds.codec_worker import CodecWorker
@@ -31,6 +29,8 @@ from atoll.protocol.outer import Float32, outer_step
 from atoll.protocol.round.plan import weights
 from atoll.protocol.round.types import Part
 from atoll.protocol.schema import BLOCK, ChunkTable
+from benchmarks.papers.alternatives import eager_estimate
+from benchmarks.papers.replicas import Replicas
 
 SMALL = GPTConfig(layers=2, width=64, heads=4, context=32)
 LARGE = GPTConfig(layers=5, width=128, heads=4, context=64)

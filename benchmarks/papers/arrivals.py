@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from benchmarks.papers.alternatives import delayed_nesterov_step
-from benchmarks.papers.arms import STRETCHES, WARM_UP, Arm, texts, warm
-from benchmarks.papers.replicas import Replicas
 
 from atoll.protocol.modes.asynchronous import (
     inner_steps_by_speed,
@@ -18,6 +15,9 @@ from atoll.protocol.modes.asynchronous import (
 )
 from atoll.protocol.modes.doors import WINDOW_PART
 from atoll.protocol.outer import Float32, outer_step
+from benchmarks.papers.alternatives import delayed_nesterov_step
+from benchmarks.papers.arms import STRETCHES, WARM_UP, Arm, texts, warm
+from benchmarks.papers.replicas import Replicas
 
 SPEEDS = {
     "none": (1.0, 1.0, 1.0, 1.0),

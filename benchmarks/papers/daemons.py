@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from benchmarks.papers.arms import STRETCHES, WARM_UP, Arm, texts, warm
 from torch import nn
 
 import atoll
 from atoll.daemon.training.flat import load_into, schema_of
 from atoll.daemon.training.inner import inner_step, make_optimizer
 from atoll.daemon.training.model import GPT
+from benchmarks.papers.arms import STRETCHES, WARM_UP, Arm, texts, warm
 
 NODES = 4
 START_S = 120.0

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+
 from benchmarks.papers.arms import Arm
 from benchmarks.papers.arrivals import AsyncArm
 from benchmarks.papers.daemons import RealArm

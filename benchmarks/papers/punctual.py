@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from benchmarks.papers.arms import STRETCHES, WARM_UP, Arm, texts, warm
-from benchmarks.papers.arrivals import SPEEDS
-from benchmarks.papers.replicas import Replicas
 
 from atoll.protocol.modes.doors import ALL, DBW, best_quorum
 from atoll.protocol.outer import outer_step
 from atoll.protocol.round.plan import weights
+from benchmarks.papers.arms import STRETCHES, WARM_UP, Arm, texts, warm
+from benchmarks.papers.arrivals import SPEEDS
+from benchmarks.papers.replicas import Replicas
 
 JITTER = 0.1
 """Of a phase's length, one standard deviation."""
