@@ -143,6 +143,21 @@ async function expected({ status, peers, rounds, events, history }) {
     f.shortId(status.node_id),
   ]);
 
+  // Members of a private swarm.
+  if (status.organisation !== null) {
+    const { members, pending, tickets, count } = status.organisation;
+    put("members-count", `${count} in`);
+    for (const one of members) {
+      const since = one.since_unix_s ? new Date(1000 * one.since_unix_s).toISOString().slice(0, 10) : "";
+      put("members", one.name, one.label, one.role || `out: ${one.reason}`, since, one.ends_in_s ? `in ${f.duration(one.ends_in_s)}` : "", one.admitted_by);
+    }
+    for (const one of pending) put("members-pending", one.name, one.label || one.role, `asked ${f.ago(status.time - one.asked_unix_s)} to be ${one.role === "observer" ? "an observer" : "a member"}`);
+    for (const one of tickets) {
+      const used = one.uses ? `${one.used}/${one.uses}` : `${one.used} times`;
+      put("members-tickets", one.label || "no label", `used ${used}, ends in ${f.duration(one.expires_s - status.time)}`);
+    }
+  }
+
   // The owner's settings and rules.
   const { caps, hours, conditions, rules } = status.controls;
   const units = { data_cap: 1e9, state_rate: 1e6 };
