@@ -75,6 +75,15 @@ def check(data: bytes, node: bytes) -> Receipt:
     try:
         receipt = pb.Receipt.FromString(data)
         commit = pb.Commit.FromString(receipt.record.commit.body)
+    except DecodeError as error:
+        raise ReceiptError("it is not readable") from error
+    if any(place >= len(commit.contributors) for chunk in commit.chunks for place in chunk.contributors):
+        raise ReceiptError("the commit names contributors that it does not have")
+    _, chunks = contribution_of(commit, node)
+    if not chunks:
+        raise ReceiptError("it accepts nothing of this node")
+    # Only now: a node looks at every commit, and signatures take time.
+    try:
         votes = votes_of(receipt.record)
     except DecodeError as error:
         raise ReceiptError("it is not readable") from error
@@ -83,11 +92,6 @@ def check(data: bytes, node: bytes) -> Receipt:
         raise ReceiptError("the commit is not signed by its leader")
     if len(voters) != len(receipt.voters) or not voters:
         raise ReceiptError("nobody had a vote, or somebody two")
-    if any(place >= len(commit.contributors) for chunk in commit.chunks for place in chunk.contributors):
-        raise ReceiptError("the commit names contributors that it does not have")
-    _, chunks = contribution_of(commit, node)
-    if not chunks:
-        raise ReceiptError("it accepts nothing of this node")
     (tokens,) = {int(c.tokens) for c in commit.contributors if c.peer == node}
     return Receipt(
         swarm_id=bytes(commit.swarm_id),

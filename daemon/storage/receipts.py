@@ -25,7 +25,8 @@ class Receipts:
     def __init__(self, folder: Path, me: bytes) -> None:
         self._folder = folder
         self._me = me
-        self._kept_bytes: int | None = None
+        self._sizes: dict[Path, int] = {}
+        """Of the files that are here, once one was written."""
 
     def keep(self, record: pb.RoundRecord, voters: tuple[bytes, ...]) -> Receipt | None:
         """Keeps the receipt in a commit that was decided; None: it accepts nothing of this node.
@@ -42,9 +43,12 @@ class Receipts:
             known = self._read(path)
             if known is not None and known.votes >= found.votes:
                 return known
-        self._folder.mkdir(exist_ok=True)
-        files.write_bytes(path, data)
-        self._make_room(len(data))
+        try:
+            self._folder.mkdir(exist_ok=True)
+            files.write_bytes(path, data)
+            self._make_room(path)
+        except OSError as error:
+            raise files.disk_error(self._folder, error) from error
         return found
 
     def all(self) -> Iterator[tuple[Path, Receipt | None]]:
@@ -61,18 +65,17 @@ class Receipts:
         except (ReceiptError, AtollError):
             return None
 
-    def _make_room(self, more_bytes: int) -> None:
-        if self._kept_bytes is None:
-            self._kept_bytes = sum(path.stat().st_size for path in self._paths())
-        else:
-            self._kept_bytes += more_bytes
-        if self._kept_bytes <= KEEP_BYTES:
-            return
-        for path in self._paths()[:-1]:
-            self._kept_bytes -= path.stat().st_size
-            path.unlink(missing_ok=True)
-            if self._kept_bytes <= KEEP_BYTES:
+    def _make_room(self, written: Path) -> None:
+        """The oldest go; never the one that was just written."""
+        if not self._sizes:
+            self._sizes = {path: path.stat().st_size for path in self._paths()}
+        self._sizes[written] = written.stat().st_size
+        for path in sorted(self._sizes):
+            if sum(self._sizes.values()) <= KEEP_BYTES:
                 return
+            if path != written:
+                path.unlink(missing_ok=True)
+                del self._sizes[path]
 
 
 def read(path: Path) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from atoll.daemon.errors import AtollError
 from atoll.daemon.storage import receipts as stored
 from atoll.daemon.storage.receipts import SUFFIX, Receipts
 from atoll.protocol import messages_pb2 as pb
@@ -136,3 +137,27 @@ async def test_the_oldest_make_room_and_damaged_ones_are_named(
     assert member.state.receipts is not None
     assert [each for at, each in member.state.receipts.all() if at == path] == [None]
     assert path.suffix == SUFFIX
+
+
+async def test_more_votes_for_one_take_no_more_room(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    await one_round(swarm, 1)
+    await one_round(swarm, 2)
+    member = swarm.members[0]
+    book = member.state.receipts
+    assert book is not None
+    good = pb.Receipt.FromString(files(member)[-1].read_bytes())
+    files(member)[-1].unlink()
+    monkeypatch.setattr(stored, "KEEP_BYTES", sum(path.stat().st_size for path in files(member)) + 100_000)
+    for many in range(1, len(good.record.votes) + 1):
+        record = pb.RoundRecord(commit=good.record.commit, votes=good.record.votes[:many])
+        book.keep(record, tuple(good.voters))
+    assert sum(book._sizes.values()) == sum(path.stat().st_size for path in files(member))
+    assert [r.version for r in kept(member)] == [1, 2]
+
+
+async def test_a_disk_that_refuses_is_said_in_its_own_words(swarm: Swarm, tmp_path: Path) -> None:
+    await one_round(swarm, 1)
+    good = pb.Receipt.FromString(files(swarm.members[0])[-1].read_bytes())
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(AtollError):
+        Receipts(tmp_path / "file", swarm.members[0].me).keep(good.record, tuple(good.voters))
