@@ -32,12 +32,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.papers.arms import Arm, Average, Run
 
 from atoll.protocol import audit
 from atoll.protocol.chain import leader_of
 from atoll.protocol.outer import Float32
 from atoll.protocol.schema import BLOCK, ChunkTable, default_chunk_values
+from benchmarks.papers.arms import Arm, Average, Run
 
 WORKERS = 8
 RESULTS = Path(__file__).parent / "results" / "byzantine.md"
@@ -184,7 +184,6 @@ class Attacked(Run):
     def outcome(self) -> Outcome:
         loss = self.whole()
         all_out = self._case.attack not in ROUNDS or not self._case.audits or self._out == self._liars
-        # Nothing above is printed as a number: a swarm that lost what it knew is lost, whatever the digits.
         return Outcome(math.exp(loss) if loss < 50 else math.inf, self.caught if all_out else -1)
 
 

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from atoll.daemon.errors import AtollError
-from atoll.daemon.organising import Organiser, member_of
+from atoll.daemon.organising import Organiser, may_organise, member_of
 from atoll.protocol import membership as m
-from atoll.protocol import messages_pb2 as pb
 from atoll.web_ui.interface import CommandError
 from atoll.web_ui.state_types import Organisation
 
@@ -47,7 +46,7 @@ class OrganisationView:
             me = members.admission.standing(self._node.keyring.peer_id)
             self._shown = {
                 "admission": roll.admission,
-                "may_admit": self._node.folder.organiser.exists() or me.role == pb.ADMIN,
+                "may_admit": may_organise(self._node.folder, me),
                 "count": sum(bool(member["role"]) for member in everyone),
                 "members": everyone[:MAX_SHOWN],
                 "pending": members.pending(),

@@ -25,6 +25,11 @@ from atoll.protocol.signing import Ed25519Keyring, peer_bytes, peer_text, public
 from atoll.web_ui.state_types import Member
 
 
+def may_organise(folder: DataDir, standing: Standing) -> bool:
+    """Whether members may be seen to from a data dir: `standing` is that of its node."""
+    return folder.organiser.exists() or standing.role == pb.ADMIN
+
+
 class Authority:
     """A key on this machine that may admit and revoke. Raises AtollError if there is none."""
 
@@ -35,9 +40,8 @@ class Authority:
             self.keyring = folder.keyring(folder.organiser)
             return
         self.keyring = folder.keyring(folder.identity)
-        standing = roll.standing(self.keyring.peer_id, time.time())
         shown = roll.membership(self.keyring.peer_id)
-        if standing.role != pb.ADMIN or shown is None:
+        if shown is None or not may_organise(folder, roll.standing(self.keyring.peer_id, time.time())):
             raise AtollError(
                 Exit.USAGE,
                 "no_authority",

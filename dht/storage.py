@@ -76,8 +76,7 @@ class BoundedStorage(DHTLocalStorage):  # type: ignore[misc]
         if known is not None and expiration_time < known.expiration_time + RENEWS_S:
             return False
         if key == self._own:
-            most = MAX_PEERS
-            full = isinstance(entries, DictionaryDHTValue) and len(entries.data) >= most
+            full = isinstance(entries, DictionaryDHTValue) and len(entries.data) >= MAX_PEERS
             return subkey is not None and not (full and known is None)
         if len(value) + len(MSGPackSerializer.dumps(subkey)) > MAX_FOREIGN_BYTES:
             return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 _NOT_OURS = re.compile(r"[a-z]+:|/")
 
 
+@cache
 def _added() -> dict[str, Path]:
     """By place in the site: the files that are not in docs/."""
     results = (ROOT / "benchmarks").rglob("*")

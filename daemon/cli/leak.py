@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import secrets
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atoll.daemon.cli.model import outer_state_of
+from atoll.daemon.cli.model import built_in, outer_state_of
 from atoll.daemon.config import Settings, data_dir_of, load
 from atoll.daemon.errors import AtollError, Exit, check_range
 from atoll.daemon.rounds.codec_worker import CodecWorker
@@ -28,31 +29,26 @@ from atoll.protocol.outer import Float32
 from atoll.protocol.round.codec_choice import allowed
 from atoll.protocol.text import plain
 
+if TYPE_CHECKING:
+    from atoll.daemon.training.model import GPTConfig
+
 MOST_STEPS, MOST_EFFORT, MOST_BYTES = 10_000, 100_000, 256
 _READ = 64 << 20
 
 
 def audit(arguments: argparse.Namespace) -> int:
     """`atoll audit leak`"""
-    import os
-
-    import torch
-
     check_range("--bytes", arguments.bytes, 4, MOST_BYTES)
     check_range("--effort", arguments.effort, 1, MOST_EFFORT)
     check_range("--seed", arguments.seed, 0, 2**63 - 1)
     folder = DataDir(data_dir_of(arguments.data_dir))
     state = outer_state_of(folder)
-    if state.manifest.body.model.kind != "gpt":
-        raise AtollError(
-            Exit.USAGE, "own_model", "This swarm trains a model of its own, which Atoll can't run."
-        )
+    config = built_in(state)
     steps = arguments.inner_steps or int(state.manifest.body.inner.steps)
     check_range("--inner-steps", steps, 1, MOST_STEPS)
-    torch.set_num_threads(1 if state.manifest.body.model.width <= 512 else os.cpu_count() or 1)
     settings = load(folder.config, os.environ, {}).settings
     text = _text(folder, state, arguments.text)
-    found = _looks(state, settings, text, steps, arguments)
+    found = _looks(state, config, settings, text, steps, arguments)
     print(json.dumps(found) if arguments.json else _words(found))
     return int(Exit.OK)
 
@@ -73,17 +69,20 @@ def _text(folder: DataDir, state: OuterState, given: str | None) -> bytes:
 
 
 def _looks(
-    state: OuterState, settings: Settings, text: bytes, steps: int, arguments: argparse.Namespace
+    state: OuterState,
+    config: GPTConfig,
+    settings: Settings,
+    text: bytes,
+    steps: int,
+    arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """All that was found, as `--json` prints it. Raises AtollError."""
     from atoll.daemon.training import leak
     from atoll.daemon.training.data import Windows
     from atoll.daemon.training.inner import InnerConfig
-    from atoll.daemon.training.model import GPTConfig
     from atoll.daemon.welcome import steps_of
 
     body = state.manifest.body
-    config = GPTConfig(body.model.layers, body.model.width, body.model.heads, body.model.context)
     try:
         windows = Windows.of(text, config.context)
     except CorpusError as error:

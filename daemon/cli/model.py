@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLog
 from atoll.daemon.storage.tensors import write_tensors
 from atoll.protocol.codecs import result_codec
+
+if TYPE_CHECKING:
+    from atoll.daemon.training.model import GPTConfig
 
 _TRIES = 5
 MOST_BYTES = 100_000_000
@@ -67,6 +71,24 @@ def _copy_of(rounds: Path, scratch: Path) -> Path:
     return scratch
 
 
+def built_in(state: OuterState) -> GPTConfig:
+    """The built-in model of a swarm; sets the threads that suit it. Raises AtollError for another one."""
+    import torch
+
+    from atoll.daemon.training.model import GPTConfig
+    from atoll.daemon.welcome import shape_of
+
+    if state.manifest.body.model.kind != "gpt":
+        raise AtollError(
+            Exit.USAGE, "own_model", "This swarm trains a model of its own, which Atoll can't run."
+        )
+    config = GPTConfig(**shape_of(state.manifest))
+    if config.width <= NARROW:
+        # Threads would wait for each other longer than they compute, and beside a trainer many times longer.
+        torch.set_num_threads(1)
+    return config
+
+
 def export(arguments: argparse.Namespace) -> int:
     """`atoll export --out F.safetensors`"""
     state = outer_state_of(DataDir(data_dir_of(arguments.data_dir)))
@@ -90,27 +112,16 @@ def export(arguments: argparse.Namespace) -> int:
 
 def generate(arguments: argparse.Namespace) -> int:
     """`atoll generate --prompt …`"""
-    import torch
-
     from atoll.daemon.training.generate import generate as write
-    from atoll.daemon.training.model import GPTConfig
 
     check_range("--bytes", arguments.bytes, 0, MOST_BYTES)
     check_range("--temperature", arguments.temperature, 0, HOTTEST)
     check_range("--seed", arguments.seed, 0, 2**63 - 1)
     state = outer_state_of(DataDir(data_dir_of(arguments.data_dir)))
-    model = state.manifest.body.model
-    if model.kind != "gpt":
-        raise AtollError(
-            Exit.USAGE, "own_model", "This swarm trains a model of its own, which Atoll can't run."
-        )
-    config = GPTConfig(model.layers, model.width, model.heads, model.context)
+    config = built_in(state)
     prompt = (
         sys.stdin.buffer.read(MOST_PROMPT_BYTES) if arguments.prompt == "-" else arguments.prompt.encode()
     )
-    if config.width <= NARROW:
-        # Threads would wait for each other longer than they compute, and beside a trainer many times longer.
-        torch.set_num_threads(1)
     if state.head.version == 0:
         print("This is version 0: nothing was learned yet, so what it writes is noise.", file=sys.stderr)
     pieces = write(

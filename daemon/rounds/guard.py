@@ -59,8 +59,7 @@ class Guard:
         """Of the payloads of chunks that this node averages now."""
         self._owners: tuple[int, Mapping[int, bytes]] = (0, {})
         chunks = manifest.chunks
-        fragments = chunks.fragments or (tuple(range(len(chunks))),)
-        held = Pledges(keyring, manifest.swarm_id, fragments)
+        held = Pledges(keyring, manifest.swarm_id, chunks.fragments)
         self.pledging = Pledging(keyring, held, around.send, present)
         self.auditor = Auditor(keyring, held, chunks, codec, on_codec, self.strike, around)
         if self.audits:

@@ -50,7 +50,7 @@ class Noise:
 
         What `measure` returns may be scratch that its next call overwrites; it is changed in place.
         """
-        due = next(each for each in chunks.fragments or (tuple(range(len(chunks))),) if chunk in each)
+        due = next(each for each in chunks.fragments if chunk in each)
         if self._known != (offer, due[0]):
             # NaN stays NaN: the codec refuses it.
             squares = sum(float(np.square(measure(each), dtype=np.float64).sum()) for each in due)
