@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from benchmarks.pseudo_gradient import STEPS, WORKERS, pseudo_gradients
 
 from atoll.protocol.codecs import CODECS, aggregate
 from atoll.protocol.manifest import block_of
+from benchmarks.pseudo_gradient import STEPS, WORKERS, pseudo_gradients
 
 CHUNK = 512 * 1024
 CHUNKS = 32

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.papers.alternatives import delayed_nesterov_step, eager_estimate
 
 from atoll.protocol.outer import outer_step
+from benchmarks.papers.alternatives import delayed_nesterov_step, eager_estimate
 
 LR, BETA, N = 0.3, 0.9, 64
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from benchmarks.papers import arms, runs
 from benchmarks.papers.__main__ import Means, report
 from benchmarks.papers.arms import Arm, Run

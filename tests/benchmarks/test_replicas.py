@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from benchmarks.papers.replicas import Replicas
 
 from atoll.daemon.training.data import Windows
 from atoll.daemon.training.flat import flatten, load_into
 from atoll.daemon.training.inner import InnerConfig, inner_step, make_optimizer
 from atoll.daemon.training.model import GPT, GPTConfig, initialise
+from benchmarks.papers.replicas import Replicas
 
 MODEL = GPTConfig(layers=2, width=32, heads=2, context=16)
 INNER = InnerConfig(lr=3e-3, warmup_steps=2, total_steps=20, schedule="cosine", batch=4, micro_batch=4)
