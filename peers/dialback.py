@@ -12,18 +12,13 @@ is asked.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
-from google.protobuf.message import DecodeError
-from hivemind.p2p import PeerID
-from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+from google.protobuf.message import Message
 
 from atoll.peers import addresses as a
-from atoll.peers import prober
-from atoll.peers.counting import counted
+from atoll.peers import asking, prober
 from atoll.peers.p2pd import Host
 from atoll.peers.pacing import RateCap
 from atoll.protocol import messages_pb2 as pb
@@ -43,8 +38,6 @@ MAX_KNOWN = 1024
 Dial = Callable[[str, int, bytes], Awaitable[str]]
 """Dials a TCP port of an IP address, where a node should be: why it is not, or an empty text."""
 
-log = logging.getLogger(__name__)
-
 
 def may_dial(address: str, seen: str) -> bool:
     """Whether an address of an asker may be dialled that is connected from the IP address `seen`."""
@@ -58,7 +51,7 @@ def seen_from(remote: str) -> str:
     return "" if ip is None or a.scope(remote) == a.RELAY else str(ip)
 
 
-class DialBackServer:
+class DialBackServer(asking.AnswerServer):
     """Answers those who ask to be dialled. `refuses`: why a peer may not ask, or None if it may."""
 
     def __init__(
@@ -68,41 +61,22 @@ class DialBackServer:
         clock: Callable[[], float] = time.monotonic,
         dial: Dial = prober.probe,
     ) -> None:
-        self._host = host
+        super().__init__(
+            host,
+            wire.DIAL_BACK_PROTOCOL,
+            most_bytes=wire.MAX_DIAL_BACK_BYTES,
+            most_open=MAX_OPEN,
+            most_of_one=1,
+            timeout_s=TIMEOUT_S,
+        )
         self._refuses = refuses
         self._clock = clock
         self._dial = dial
-        self._open = Counter[bytes]()
         self._asked: dict[bytes, float] = {}
         self._pace = RateCap(PER_S, BURST)
-        self.refused = Counter[str]()
-        """By code: requests that were not answered by dialling."""
 
-    async def listen(self) -> None:
-        """Answers from now on; to be called again when the host was started again."""
-        await self._host.p2p.add_binary_stream_handler(wire.DIAL_BACK_PROTOCOL, self._accept)
-
-    async def _accept(
-        self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        peer = bytes(info.peer_id.to_bytes())
-        try:
-            if self._open.total() >= MAX_OPEN or self._open[peer]:
-                self.refused["busy"] += 1
-                return
-            with counted(self._open, peer):
-                async with asyncio.timeout(TIMEOUT_S):
-                    body = await _read(reader)
-                    reply = await self.answer(peer, str(info.addr), pb.DialBackRequest.FromString(body))
-                    writer.write(wire.prefixed(reply.SerializeToString()))
-                    await writer.drain()
-                    # A stream's end closes both directions at once: wait until the other side has it all.
-                    await reader.read(1)
-        except (OSError, EOFError, TimeoutError, wire.WireError, DecodeError) as error:
-            self.refused["unreadable"] += 1
-            log.debug("a request to be dialled ended early: %s", error)
-        finally:
-            writer.close()
+    async def _reply(self, peer: bytes, remote: str, question: bytes) -> Message:
+        return await self.answer(peer, remote, pb.DialBackRequest.FromString(question))
 
     async def answer(self, peer: bytes, remote: str, request: pb.DialBackRequest) -> pb.DialBackReply:
         """Dials, if it may. `remote`: where the asker is connected from."""
@@ -143,19 +117,6 @@ class DialBackServer:
 async def ask(host: Host, peer: bytes, addresses: Sequence[str], port: int) -> pb.DialBackReply:
     """Asks a connected peer. Raises OSError, EOFError, TimeoutError, WireError, P2PDaemonError."""
     request = pb.DialBackRequest(addresses=addresses, port=port)
-    async with asyncio.timeout(TIMEOUT_S):
-        _, reader, writer = await host.p2p.call_binary_stream_handler(PeerID(peer), wire.DIAL_BACK_PROTOCOL)
-        try:
-            writer.write(wire.prefixed(request.SerializeToString()))
-            await writer.drain()
-            return pb.DialBackReply.FromString(await _read(reader))
-        except DecodeError as error:
-            raise wire.WireError("the peer's answer is not readable") from error
-        finally:
-            writer.close()
-
-
-async def _read(reader: asyncio.StreamReader) -> bytes:
-    """A length-prefixed message. Raises WireError, EOFError."""
-    size = wire.frame_length(await reader.readexactly(wire.LENGTH_BYTES), wire.MAX_DIAL_BACK_BYTES)
-    return await reader.readexactly(size)
+    return await asking.ask(
+        host, peer, wire.DIAL_BACK_PROTOCOL, request, pb.DialBackReply, wire.MAX_DIAL_BACK_BYTES, TIMEOUT_S
+    )
