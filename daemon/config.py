@@ -25,6 +25,8 @@ from atoll.daemon.hours import ScheduleError, parse
 ENVIRONMENT = "ATOLL_"
 MIN_STATE_RATE = 64 * 1024
 """Slower than this, peers would believe that a transfer has stalled."""
+DEFAULT_PORT = 31337
+"""For other nodes, where none is asked for and it is free."""
 MAX_GB_PER_WEEK = 1e6
 MAX_INT = (1 << 63) - 1
 """TOML's numbers end here, and so does what any setting can mean."""

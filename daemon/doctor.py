@@ -10,17 +10,18 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from atoll.daemon import preflight
+from atoll.daemon.config import DEFAULT_PORT
 from atoll.daemon.events import read_log
 from atoll.daemon.machine import available_bytes, disk_use
 from atoll.daemon.preflight import MicroStep
 from atoll.daemon.verdicts import Reachable, verdict
+from atoll.peers.ports import try_port
 
 if TYPE_CHECKING:
     from atoll.daemon.config import Settings
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from atoll.protocol.manifest import SwarmManifest
 
 STEP_TIMEOUT_S = 300.0
-DEFAULT_PORT = 31337
 _LOG_TAIL = 1 << 16
 SPARE_DISK_BYTES = 256 << 20
 """Beside state and text: logs, history, and room to write."""
@@ -89,31 +89,11 @@ def micro_step(manifest: SwarmManifest | None, settings: Settings) -> tuple[Micr
     """What a step took, and values of the parameter vector."""
     from atoll.daemon.welcome import shape_of, steps_of, threads_of
 
-    if manifest is None:
-        asked: dict[str, Any] = {**_smallest(), "threads": settings.threads or 1}
-        values = 1 << 20
-    else:
-        threads = threads_of(manifest, settings.threads)
-        asked = {"model": shape_of(manifest), "inner": steps_of(manifest), "threads": threads}
-        values = manifest.body.total_values
-    return take_step({**asked, "device": settings.device}), values
-
-
-def _smallest() -> dict[str, Any]:
-    """The smallest built-in model, as `atoll init` makes it."""
-    inner = {
-        "lr": 2e-3,
-        "warmup_steps": 0,
-        "total_steps": 1,
-        "schedule": "constant",
-        "batch": 4,
-        "micro_batch": 4,
-        "weight_decay": 0.1,
-        "clip": 1.0,
-        "betas": [0.9, 0.95],
-        "optimizer": "adamw",
-    }
-    return {"model": {"layers": 4, "width": 128, "heads": 4, "context": 128}, "inner": inner}
+    if manifest is None:  # the smallest built-in model
+        return take_step({"threads": settings.threads or 1, "device": settings.device}), 1 << 20
+    threads = threads_of(manifest, settings.threads)
+    asked = {"model": shape_of(manifest), "inner": steps_of(manifest), "threads": threads}
+    return take_step({**asked, "device": settings.device}), manifest.body.total_values
 
 
 def take_step(asked: dict[str, Any], timeout_s: float = STEP_TIMEOUT_S) -> MicroStep:
@@ -175,10 +155,7 @@ def _reached_before(kept: Any) -> dict[str, Any]:
 def port_taken(host: str, number: int) -> str:
     """Why a TCP port can't be listened on; empty where it can."""
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind((host, number))
-            tried.listen(1)
+        try_port(host, number)
     except OSError as error:
         why = "another process has it" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
         return f"TCP port {number} on {host} can't be used: {why}"

@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import os
 
-from atoll.daemon.config import Settings, rate_of
+from atoll.daemon.config import DEFAULT_PORT, Settings, rate_of
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.peers import addresses as a
 from atoll.peers.lanes import Lanes
 from atoll.peers.line import Caps, Line
 from atoll.peers.p2pd import Host, HostError
-
-DEFAULT_PORT = 31337
 
 
 async def start_host(folder: DataDir, settings: Settings) -> Host:

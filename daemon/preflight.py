@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.daemon.alerts import MAX_SKEW_S
+from atoll.daemon.config import MIN_CAP_BPS
 from atoll.daemon.status import duration, size
 from atoll.daemon.verdicts import verdict
 
 TIGHT = 0.8
 """More than this part of the memory that is free is a tight fit."""
 DISK_SPARE = 1.2
-LEAST_UPLOAD_BPS = 500_000
-"""Rounds do not wait for a slower line."""
 LONG_UPLOAD_S = 60.0
 """An update that takes longer holds rounds up."""
 DAEMON_BYTES = 320_000_000
@@ -130,7 +129,7 @@ def upload(bps: int, update_bytes: int) -> dict[str, Any]:
         return verdict(check, "unknown", "no round has measured it yet")
     takes = 8 * update_bytes / bps
     text = f"{bps / 1e6:.3g} Mbit/s: an update of {size(update_bytes)} takes {duration(takes)}"
-    if bps < LEAST_UPLOAD_BPS:
+    if bps < MIN_CAP_BPS:
         return verdict(
             check, "degraded", text, "Rounds do not wait for less than 0.5 Mbit/s: use a faster line."
         )

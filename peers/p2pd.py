@@ -28,6 +28,7 @@ from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 from hivemind.utils.multiaddr import Multiaddr
 
 from atoll.peers.line import Line
+from atoll.peers.ports import try_port
 from atoll.peers.process import die_with_parent
 
 START_TIMEOUT_S = 20.0
@@ -262,11 +263,7 @@ def _claim(address: str) -> socket.socket:
     _, family, host, _, port = address.split("/")[:5]
     kind = socket.AF_INET6 if family == "ip6" else socket.AF_INET
     try:
-        with socket.socket(kind, socket.SOCK_STREAM) as alone:
-            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            alone.bind((host, int(port)))
-            # A listener that shares its port is found by listening only.
-            alone.listen(1)
+        try_port(host, int(port))
         guard = socket.socket(kind, socket.SOCK_STREAM)
         guard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         guard.bind((host, int(port)))

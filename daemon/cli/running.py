@@ -17,9 +17,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atoll.daemon import extras
 from atoll.daemon.config import Config, Settings, data_dir_of, load
 from atoll.daemon.errors import AtollError, Exit
-from atoll.daemon.exporters import exports
 from atoll.daemon.logs import set_up_logging
 from atoll.daemon.storage.data_dir import DataDir
 
@@ -48,8 +48,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _open(folder: DataDir, config: Config) -> None:
-    exports.check(config.settings)
-    exports.check_mdns(config.settings)
+    extras.check(config.settings)
     folder.create()
     folder.lock()
     # PyTorch makes a cache folder as soon as it is imported; it belongs into the data dir.

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from atoll.daemon.config import Settings
-from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.exporters.exporter import Exporter, Sink
 from atoll.daemon.exporters.samples import Sample, of_moment, of_round, of_validation
 
 PACKAGES = ("tensorboard", "wandb")
-"""Each is the name of a setting, of an extra, and of the package that it needs."""
-
-
-def check(settings: Settings) -> None:
-    """That what the settings ask for is installed. Raises AtollError (usage)."""
-    for package in PACKAGES:
-        if getattr(settings, package) and not _installed(package):
-            raise AtollError(
-                Exit.USAGE,
-                "extra_missing",
-                f"The setting {package} needs the package {package}, which is not installed.",
-                f"Install it with `pip install 'atoll[{package}]'`, or leave the setting empty.",
-            )
-
-
-def check_mdns(settings: Settings) -> None:
-    """The same of what finds nodes in one's own network. Raises AtollError (usage)."""
-    if settings.mdns and not _installed("zeroconf"):
-        raise AtollError(
-            Exit.USAGE,
-            "extra_missing",
-            "The setting mdns needs the package zeroconf, which is not installed.",
-            "Install it with `pip install 'atoll[mdns]'`, or leave the setting off.",
-        )
-
-
-def _installed(package: str) -> bool:
-    # A folder of that name where the daemon was started (wandb makes one) is no package.
-    spec = importlib.util.find_spec(package)
-    return spec is not None and spec.origin is not None
+"""Each is the name of a setting, of an extra, and of the package that it needs (extras.py)."""
 
 
 class Exports:

@@ -1,10 +1,11 @@
 """One micro-step of a swarm's model in a process of its own: what it needs, measured and not estimated.
 
-Reads one JSON object from standard input (`model`, `inner`, `device`, `threads`), makes model and optimizer
-as the trainer does, takes one optimizer step on random bytes with the whole micro-batch, halved for as long
-as the device is out of memory, and prints one JSON object: the device, bytes at the peak, seconds, the
-micro-batch that fitted. What can't be done is printed as `failed` with its fix. Whoever started it reads a
-death by signal 9 as the kernel's answer to memory that runs out.
+Reads one JSON object from standard input (`device`, `threads`, and `model` and `inner`, without which it
+takes the smallest built-in model with the demo's inner steps), makes model and optimizer as the trainer does,
+takes one optimizer step on random bytes with the whole micro-batch, halved for as long as the device is out
+of memory, and prints one JSON object: the device, bytes at the peak, seconds, the micro-batch that fitted.
+What can't be done is printed as `failed` with its fix. Whoever started it reads a death by signal 9 as the
+kernel's answer to memory that runs out.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Any
 
 import torch
 
-from atoll.daemon.training.errors import ConfigError, TrainingError
+from atoll.daemon.training.errors import TrainingError
 from atoll.daemon.training.inner import InnerConfig, inner_step, make_optimizer
-from atoll.daemon.training.model import GPT, GPTConfig
-from atoll.daemon.training.trainer import die_with_parent, is_out_of_memory, lower_priority, pick_device
+from atoll.daemon.training.model import GPT, SIZES, GPTConfig
+from atoll.daemon.training.trainer import die_with_parent, halved, lower_priority, pick_device
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ def main() -> int:
 
 def measure(asked: dict[str, Any]) -> dict[str, Any]:
     """Takes the step. Raises TrainingError."""
-    config = InnerConfig.from_dict(asked["inner"])
+    config = InnerConfig.from_dict(asked["inner"]) if "inner" in asked else InnerConfig()
+    shape = GPTConfig.from_dict(asked["model"]) if "model" in asked else SIZES["0.8m"]
     device = pick_device(_Asked(str(asked["device"]), int(asked["threads"])))
-    model = GPT(GPTConfig.from_dict(asked["model"])).to(device)
+    model = GPT(shape).to(device)
     optimizer = make_optimizer(model, config)
     at_a_time = config.micro_batch
     while True:
@@ -55,12 +57,7 @@ def measure(asked: dict[str, Any]) -> dict[str, Any]:
         try:
             inner_step(model.loss, optimizer, config, batch, 0, at_a_time)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if at_a_time == 1:
-                raise ConfigError("The device is too small for this model.", "Choose another.") from error
-            at_a_time //= 2
-            torch.cuda.empty_cache()
+            at_a_time = halved(at_a_time, error)
             continue
         return {
             "device": str(device),

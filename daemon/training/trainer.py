@@ -94,13 +94,8 @@ def train(endpoint: Endpoint) -> None:
         try:
             loss = inner_step(loss_of, optimizer, config, parts, session.position, micro_batch)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if micro_batch == 1:
-                raise ConfigError("The device is too small for this model.", "Choose another.") from error
-            micro_batch //= 2
+            micro_batch = halved(micro_batch, error)
             session.notice("micro_batch_halved", f"Out of memory: {micro_batch} sequences at a time now.")
-            torch.cuda.empty_cache()
             continue
         session.step(loss, tokens=parts[0].numel())
 
@@ -134,6 +129,19 @@ class Compiled:
                 why = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 self._notice("compile_failed", f"The model can't be compiled, and trains without: {why}")
         return self._plain(inputs, targets)
+
+
+def halved(micro_batch: int, error: RuntimeError) -> int:
+    """The micro-batch to go on with after a step that failed by `error`.
+
+    Raises that where memory was not its reason, and ConfigError where nothing is left to halve.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    if micro_batch == 1:
+        raise ConfigError("The device is too small for this model.", "Choose another.") from error
+    torch.cuda.empty_cache()
+    return micro_batch // 2
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -21,7 +21,7 @@ STEP = MicroStep("cpu", GIB, 0.5, 8, 8)
 
 
 def asked(**changes: Any) -> dict[str, Any]:
-    return {**doctor._smallest(), "device": "cpu", "threads": 1, **changes}
+    return {"device": "cpu", "threads": 1, **changes}
 
 
 def test_a_step_of_the_smallest_model_is_measured() -> None:

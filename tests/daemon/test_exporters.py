@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from atoll.daemon import extras
 from atoll.daemon.config import Settings
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.exporters import exporter as exporters
@@ -166,18 +167,27 @@ def test_a_validation_is_told_once() -> None:
 
 @pytest.mark.parametrize("package", exports.PACKAGES)
 def test_a_missing_package_is_said_with_its_fix(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports.importlib.util, "find_spec", lambda name: None)
-    exports.check(Settings())
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    extras.check(Settings())
     with pytest.raises(AtollError, match=f"needs the package {package}") as caught:
-        exports.check(Settings(**{package: "somewhere"}))
+        extras.check(Settings(**{package: "somewhere"}))
     assert caught.value.exit_status is Exit.USAGE
     assert f"pip install 'atoll[{package}]'" in caught.value.fix
+
+
+def test_what_finds_nodes_in_ones_network_has_an_extra_of_another_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(AtollError, match="mdns needs the package zeroconf") as caught:
+        extras.check(Settings(mdns=True))
+    assert "pip install 'atoll[mdns]'" in caught.value.fix and "setting off" in caught.value.fix
 
 
 def test_a_folder_of_that_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "some_exporter").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert not exports._installed("some_exporter") and exports._installed("json")
+    assert not extras._installed("some_exporter") and extras._installed("json")
 
 
 # ---- with the real packages
@@ -208,6 +218,7 @@ async def test_a_folder_that_can_not_be_made_is_an_event(tmp_path: Path) -> None
 _OFFLINE = """
 import asyncio, json, socket, sys
 from pathlib import Path
+from atoll.daemon import extras
 from atoll.daemon.config import Settings
 from atoll.daemon.exporters import exporter
 from atoll.daemon.exporters.exports import open_exports
