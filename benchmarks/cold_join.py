@@ -10,15 +10,15 @@ accepts its update. Rounds are counted from the version of the swarm when the ne
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.process.harness import Daemon, must, wait_until
+from tests.process.harness import Daemon, wait_until
+
+from benchmarks.daemons import a_swarm, a_ticket, options_of
 
 RESULTS = Path(__file__).parent / "results" / "cold_join.md"
 
@@ -35,7 +35,7 @@ class Joined:
 
 
 def join(first: Daemon, folder: Path) -> Joined:
-    ticket = must("ticket", "--data-dir", str(first.folder)).strip().splitlines()[-1]
+    ticket = a_ticket(first)
     began = time.monotonic()
     node = Daemon(folder, "join", ticket, "--yes")
 
@@ -59,32 +59,18 @@ def join(first: Daemon, folder: Path) -> Joined:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__, RESULTS)
     parser.add_argument("--joins", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="atoll-join-") as folder:
-        root = Path(folder)
-        made = ("--inner-steps", "50", "--batch", "4", "--min-peers", "2")
-        must("init", "lab", "--private", "--data-dir", str(root / "n0"), *made)
-        first = Daemon(root / "n0", "run")
-        nodes = [first]
-        try:
-            first.ticket()
-            ticket = must("ticket", "--data-dir", str(first.folder)).strip().splitlines()[-1]
-            nodes.append(Daemon(root / "n1", "join", ticket, "--yes"))
-            first.wait_for_version(2)
-            found = []
-            for k in range(arguments.joins):
-                found.append(join(first, root / f"new{k}"))
-                print(found[-1], flush=True)
-                version = (first.status() or {"version": 0})["version"]
-                first.wait_for_version(version + 1)
-        finally:
-            for node in nodes:
-                node.kill()
+    made = ("--private", "--inner-steps", "50", "--batch", "4", "--min-peers", "2")
+    with a_swarm(2, *made) as (first, _):
+        first.wait_for_version(2)
+        found = []
+        for k in range(arguments.joins):
+            found.append(join(first, first.folder.parent / f"new{k}"))
+            print(found[-1], flush=True)
+            version = (first.status() or {"version": 0})["version"]
+            first.wait_for_version(version + 1)
     rows = []
     for name, goal in (
         ("page", "3 s"),

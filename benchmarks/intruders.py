@@ -9,17 +9,17 @@ victim's daemon and its p2pd together (resident), before the first attack of a k
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import os
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
-from tests.process.harness import Daemon, descendants, must
+from tests.process.harness import Daemon, descendants
 from tests.process.intruders import ATTACKS, insiders, intruder, refused_of
+
+from benchmarks.daemons import a_swarm, options_of
 
 ROUNDS = 4
 RESULTS = Path(__file__).parent / "results" / "intruders.md"
@@ -83,28 +83,12 @@ async def measure(first: Daemon, folder: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="atoll-intruders-") as folder:
-        root = Path(folder)
-        made = ("--inner-steps", "40", "--batch", "4", "--min-peers", "2")
-        must("init", "lab", "--private", "--data-dir", str(root / "n0"), *made)
-        first = Daemon(root / "n0", "run")
-        nodes = [first]
-        try:
-            first.ticket()
-            ticket = must("ticket", "--data-dir", str(first.folder)).strip().splitlines()[-1]
-            nodes.append(Daemon(root / "n1", "join", ticket, "--yes"))
-            first.wait_for(lambda s: s["peers"] == 1, "both are there")
-            first.wait_for_version(2)
-            os.nice(19)
-            lines = asyncio.run(measure(first, root))
-        finally:
-            for node in nodes:
-                node.kill()
+    arguments = options_of(__doc__, RESULTS).parse_args()
+    with a_swarm(2, "--private", "--inner-steps", "40", "--batch", "4", "--min-peers", "2") as (first, _):
+        first.wait_for(lambda s: s["peers"] == 1, "both are there")
+        first.wait_for_version(2)
+        os.nice(19)
+        lines = asyncio.run(measure(first, first.folder.parent))
     text = [
         "# Intruders",
         "",

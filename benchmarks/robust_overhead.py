@@ -10,13 +10,13 @@ more, all wait for; between machines of their own most of it is done beside the 
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
-import tempfile
 from pathlib import Path
 
-from tests.process.harness import Daemon, descendants, must
+from tests.process.harness import descendants
+
+from benchmarks.daemons import a_swarm, options_of
 
 NODES, FIRST, ROUNDS = 4, 2, 8
 RESULTS = Path(__file__).parent / "results" / "robust_overhead.md"
@@ -35,34 +35,22 @@ def cpu_s(pids: list[int]) -> float:
 
 def measure(setting: tuple[str, ...], inner_steps: int) -> tuple[float, float]:
     """Seconds of a round, and CPU seconds of a round of the whole swarm."""
-    with tempfile.TemporaryDirectory(prefix="atoll-overhead-") as folder:
-        root = Path(folder)
-        made = ("--inner-steps", str(inner_steps), "--batch", "8", "--min-peers", str(NODES))
-        must("init", "lab", "--data-dir", str(root / "n0"), *made, *setting)
-        nodes = [Daemon(root / "n0", "run")]
-        try:
-            ticket = nodes[0].ticket()
-            nodes += [Daemon(root / f"n{k}", "join", ticket, "--yes") for k in range(1, NODES)]
-            begin = nodes[0].wait_for_version(FIRST)
-            pids = [pid for node in nodes for pid in (node.process.pid, *descendants(node.process.pid))]
-            used = cpu_s(pids)
-            for version in range(begin["version"], begin["version"] + ROUNDS):
-                end = nodes[0].wait_for_version(version + 1)
-            used = cpu_s(pids) - used
-            done = end["version"] - begin["version"]
-            return (end["time"] - begin["time"]) / done, used / done
-        finally:
-            for node in nodes:
-                node.kill()
+    made = ("--inner-steps", str(inner_steps), "--batch", "8", "--min-peers", str(NODES))
+    with a_swarm(NODES, *made, *setting) as nodes:
+        begin = nodes[0].wait_for_version(FIRST)
+        pids = [pid for node in nodes for pid in (node.process.pid, *descendants(node.process.pid))]
+        used = cpu_s(pids)
+        for version in range(begin["version"], begin["version"] + ROUNDS):
+            end = nodes[0].wait_for_version(version + 1)
+        used = cpu_s(pids) - used
+        done = end["version"] - begin["version"]
+        return (end["time"] - begin["time"]) / done, used / done
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__, RESULTS)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--inner-steps", type=int, default=50)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in SETTINGS}
     for _ in range(arguments.pairs):

@@ -521,20 +521,22 @@ async def test_a_trainer_that_ends_is_started_again(tmp_path: Path, monkeypatch:
     await rig.island.stop()
 
 
+async def restarted_with(rig: Rig) -> int:
+    """The trainer's connection ends, and another one starts: the micro-batch that it is given."""
+    rig.island._restart_pause = 0.01
+    starts = rig.starts
+    rig.writer.close()
+    async with asyncio.timeout(10):
+        while rig.starts == starts:
+            await asyncio.sleep(0)
+    heard = await rig.hears()
+    assert isinstance(heard, ch.Welcome)
+    return int(heard.inner["micro_batch"])
+
+
 async def test_the_next_trainer_begins_with_a_micro_batch_that_fits(tmp_path: Path) -> None:
     rig = Rig(tmp_path, may_restart=True)
     rig.island._make_welcome = lambda: replace(WELCOME, inner={"micro_batch": 8})
-
-    async def restarted_with() -> int:
-        rig.island._restart_pause = 0.01
-        starts = rig.starts
-        rig.writer.close()
-        async with asyncio.timeout(10):
-            while rig.starts == starts:
-                await asyncio.sleep(0)
-        heard = await rig.hears()
-        assert isinstance(heard, ch.Welcome)
-        return int(heard.inner["micro_batch"])
 
     async def killed() -> None:
         process = await asyncio.create_subprocess_exec("sleep", "60")
@@ -545,16 +547,16 @@ async def test_the_next_trainer_begins_with_a_micro_batch_that_fits(tmp_path: Pa
 
     await rig.begin()
     rig.says(ch.Notice("micro_batch_halved", "Out of memory: 4 sequences at a time now."))
-    assert await restarted_with() == 4
+    assert await restarted_with(rig) == 4
     await killed()
-    assert await restarted_with() == 4, "once may have been anybody"
+    assert await restarted_with(rig) == 4, "once may have been anybody"
     await killed()
-    assert await restarted_with() == 2
+    assert await restarted_with(rig) == 2
     await killed()
-    assert await restarted_with() == 2
-    assert await restarted_with() == 2, "it ended by itself"
+    assert await restarted_with(rig) == 2
+    assert await restarted_with(rig) == 2, "it ended by itself"
     await killed()
-    assert await restarted_with() == 2, "not twice in a row"
+    assert await restarted_with(rig) == 2, "not twice in a row"
     rig.writer.close()
     await rig.island.stop()
 
@@ -572,15 +574,7 @@ async def test_a_trainer_that_ends_under_a_cap_on_its_memory_is_given_less_to_do
         assert isinstance(await rig.hears(), ch.Begin)
         process.terminate()
         await process.wait()
-        rig.island._restart_pause = 0.01
-        starts = rig.starts
-        rig.writer.close()
-        async with asyncio.timeout(10):
-            while rig.starts == starts:
-                await asyncio.sleep(0)
-        heard = await rig.hears()
-        assert isinstance(heard, ch.Welcome)
-        return int(heard.inner["micro_batch"])
+        return await restarted_with(rig)
 
     await rig.begin()
     assert [await fails(), await fails()] == [2, 2], "it is not capped"

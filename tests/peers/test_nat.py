@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -20,7 +19,7 @@ from atoll.peers.punching import Puncher, Ways
 from atoll.peers.reach import HIDDEN, PUBLIC, Reach
 from atoll.protocol import messages_pb2 as pb
 
-from ..process.netns import Internet, entered, nat_available
+from ..process.netns import Internet, an_internet, entered
 from .hosts import DEADLINE_S
 
 PORT = 31337
@@ -28,11 +27,7 @@ PORT = 31337
 
 @pytest.fixture
 def internet() -> Iterator[Internet]:
-    if not nat_available():
-        pytest.skip("network namespaces with nftables need root")
-    net = Internet(1, 2, f"atoll-p2pd-{os.getpid()}")
-    yield net
-    net.close()
+    yield from an_internet("atoll-p2pd")
 
 
 class Nodes:

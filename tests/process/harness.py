@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from atoll.daemon.cli.api import client_of
 from atoll.daemon.cli.observe import status_of
 from atoll.daemon.storage.data_dir import DataDir
@@ -51,6 +53,14 @@ def wait_until(condition: Callable[[], Any], what: str, deadline_s: float = DEAD
         assert time.monotonic() < end, f"not in {deadline_s:.0f} s: {what}"
         time.sleep(POLL_S)
     return answer
+
+
+def totals(node: Daemon, name: str) -> dict[str, float]:
+    """A counter among the node's metrics by its label, or by "" where it has none."""
+    client = client_of(DataDir(node.folder))
+    assert client is not None
+    samples = [s for family in text_string_to_metric_families(client.metrics()) for s in family.samples]
+    return {next(iter(s.labels.values()), ""): s.value for s in samples if s.name == f"{name}_total"}
 
 
 def is_alive(pid: int) -> bool:

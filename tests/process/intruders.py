@@ -22,7 +22,6 @@ from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 from hivemind.utils import MSGPackSerializer
 
-from atoll.daemon.cli.api import client_of
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.dht.records import make_record, swarm_key
 from atoll.peers import identity
@@ -34,7 +33,7 @@ from atoll.protocol import wire
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.signing import Ed25519Keyring, peer_bytes, peer_text
 
-from .harness import Daemon, must
+from .harness import Daemon, must, totals
 
 CONNECTIONS = 1000
 STREAMS = 100
@@ -46,14 +45,7 @@ DEADLINE_S = 60.0
 
 def refused_of(node: Daemon) -> dict[str, float]:
     """`atoll_refused`, by reason."""
-    client = client_of(DataDir(node.folder))
-    assert client is not None
-    found = {}
-    for line in client.metrics().splitlines():
-        if line.startswith("atoll_refused_total{"):
-            reason, count = line.removeprefix('atoll_refused_total{reason="').split('"} ')
-            found[reason] = float(count)
-    return found
+    return totals(node, "atoll_refused")
 
 
 def insiders(node: Daemon) -> list[str]:

@@ -12,6 +12,8 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pytest
+
 CLONE_NEWNET = 0x40000000
 
 
@@ -247,3 +249,12 @@ class Internet:
 
     def _all(self) -> list[str]:
         return [self._switch, *self.public, *self.routers, *self.hidden]
+
+
+def an_internet(name: str) -> Iterator[Internet]:
+    """For a fixture: one public node and two hidden ones, gone when the test ends."""
+    if not nat_available():
+        pytest.skip("network namespaces with nftables need root")
+    net = Internet(1, 2, f"{name}-{os.getpid()}")
+    yield net
+    net.close()

@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atoll.daemon.cli.api import client_of
-from atoll.daemon.storage.data_dir import DataDir
-
-from .harness import Daemon, must
+from .harness import Daemon, must, totals
 
 pytestmark = pytest.mark.process
 
@@ -19,18 +16,6 @@ LIARS = {
     "updates": ("tests.process.lying_updates", "disagrees", "point elsewhere"),
     "results": ("tests.process.lying_results", "lied", "an audit proved"),
 }
-
-
-def wrongs(node: Daemon) -> dict[str, float]:
-    """What members did wrong as this node saw it, by reason."""
-    found = {}
-    client = client_of(DataDir(node.folder))
-    assert client is not None
-    for line in client.metrics().splitlines():
-        if line.startswith("atoll_wrongs_total{"):
-            reason, count = line.removeprefix('atoll_wrongs_total{reason="').split('"} ')
-            found[reason] = float(count)
-    return found
 
 
 @pytest.mark.timeout(400)
@@ -56,7 +41,7 @@ def test_a_liar_is_left_out_and_told(
 
     for node in honest:
         node.wait_for(lambda _, node=node: judged(node), "the liar is left out")
-        assert wrongs(node)[reason] > 0
+        assert totals(node, "atoll_wrongs")[reason] > 0
     version = max(node.wait_for(lambda s: s["version"], "a version")["version"] for node in honest)
     settled = liar.wait_for_version(version + 1)["accepted_tokens"]
     ends = [node.wait_for_version(version + 3) for node in honest]

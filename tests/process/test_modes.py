@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atoll.daemon.cli.api import client_of
-from atoll.daemon.storage.data_dir import DataDir
-
-from .harness import Daemon, must
+from .harness import Daemon, must, totals
 
 pytestmark = pytest.mark.process
 ROUNDS = 3
@@ -51,13 +48,9 @@ def test_a_mode_trains_and_certifies(
         assert 0 <= status["token_account"]["accepted"] - total <= len(receipts)
     if swarm == SWARMS["untrusted"]:
         for node in nodes:
-            client = client_of(DataDir(node.folder))
-            assert client is not None
-            lines = client.metrics().splitlines()
-            wrongs = [line for line in lines if line.startswith("atoll_wrongs_total{")]
-            assert wrongs and all(line.endswith(" 0.0") for line in wrongs)
-            (audits,) = (line for line in lines if line.startswith("atoll_audits_total "))
-            assert float(audits.split()[1]) >= 1
+            wrongs = totals(node, "atoll_wrongs")
+            assert wrongs and all(count == 0.0 for count in wrongs.values())
+            assert totals(node, "atoll_audits")[""] >= 1
 
 
 @pytest.mark.timeout(300)

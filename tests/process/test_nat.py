@@ -6,7 +6,6 @@ The internet is a bridge between network namespaces, the routers are nftables (n
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from .harness import Daemon, must, wait_until
-from .netns import Internet, nat_available
+from .netns import Internet, an_internet
 
 Start = Callable[..., Daemon]
 
@@ -27,11 +26,7 @@ LONG_S = 240.0
 @pytest.fixture
 def internet() -> Iterator[Internet]:
     """One public node and two hidden ones; gone when the test ends."""
-    if not nat_available():
-        pytest.skip("network namespaces with nftables need root")
-    net = Internet(1, 2, f"atoll-nat-{os.getpid()}")
-    yield net
-    net.close()
+    yield from an_internet("atoll-nat")
 
 
 def command(namespace: str, *arguments: str, status: int = 0) -> str:
