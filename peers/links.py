@@ -25,6 +25,7 @@ from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
 from atoll.peers import packing
+from atoll.peers.addresses import RELAY, scope
 from atoll.peers.bulk import BulkTraffic
 from atoll.peers.counting import counted
 from atoll.peers.lanes import Lanes, is_offer
@@ -272,7 +273,7 @@ class Links:
         address = str(info.addr)
         numbered = self._lanes is not None and is_offer(frame.hello.lane)
         packs = self._packs and packing.NAME in frame.hello.packing
-        relayed = "/p2p-circuit" in address
+        relayed = scope(address) == RELAY
         link = Link(peer, frame.hello, reader, writer, dialled, relayed, numbered, packs, self.line)
         link.punched = not relayed and time.monotonic() - self._punched.get(peer, -math.inf) < PUNCHED_S
         if self._establish(link) and self._lanes is not None and numbered:

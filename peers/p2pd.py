@@ -27,6 +27,7 @@ from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 from hivemind.utils.multiaddr import Multiaddr
 
+from atoll.peers.addresses import RELAY, bare, direct, scope
 from atoll.peers.line import Line
 from atoll.peers.ports import try_port
 from atoll.peers.process import die_with_parent
@@ -137,9 +138,7 @@ class Host:
         (RFC 9293, section 3.5) in which each believes it asked; both handshakes fail, and libp2p dials that
         address no more for 5 s. Then they try again, one after the other.
         """
-        stripped = [
-            Multiaddr(a.split("/p2p/")[0]) if "/p2p-circuit" not in a else _circuit(a) for a in addresses
-        ]
+        stripped = [_circuit(a) if scope(a) == RELAY else Multiaddr(bare(a)) for a in addresses]
         try:
             await self.p2p._client.connect(PeerID(peer_id), stripped)
         except P2PDaemonError as error:
@@ -155,7 +154,7 @@ class Host:
 
     async def is_direct(self, peer_id: bytes) -> bool:
         """Whether there is a connection to a peer without a relay."""
-        return any("/p2p-circuit" not in address for address in await self.ways(peer_id))
+        return bool(direct(await self.ways(peer_id)))
 
     async def disconnect(self, peer_id: bytes) -> None:
         """Ends all connections to a peer. Raises P2PDaemonError."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from atoll.daemon import extras
 from atoll.daemon.cli import main
-from atoll.daemon.exporters import exports
 from atoll.daemon.lan import TYPE, tag, told
 from atoll.protocol.signing import peer_id_of, peer_text
 from atoll.protocol.ticket import decode
@@ -54,6 +54,6 @@ def test_a_ticket_without_addresses_wants_the_search(
     assert not decode(out.strip()).addresses and not err
     assert main(["join", out.strip(), "--yes", "--data-dir", str(tmp_path / "b")]) == 2
     assert "--mdns" in capsys.readouterr().err
-    monkeypatch.setattr(exports, "_installed", lambda package: package != "zeroconf")
+    monkeypatch.setattr(extras, "_installed", lambda package: package != "zeroconf")
     assert main(["run", "--mdns", *where]) == 2
     assert "atoll[mdns]" in capsys.readouterr().err
