@@ -19,7 +19,7 @@ from atoll.daemon.events import Events
 from atoll.daemon.left_out import Seen, Work, sentence
 from atoll.daemon.memory_cap import MemoryCap
 from atoll.daemon.reading import Place
-from atoll.daemon.rhythm import Phase, Rhythm
+from atoll.daemon.rhythm import Phase, Rhythm, Terms
 from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.status import duration, size
 from atoll.daemon.trainers import Trainer
@@ -60,7 +60,7 @@ class Island:
         resets: bool,
         bug: Callable[[str], None],
         last_version: int = 0,
-        outer_lr: Callable[[int], float] = lambda contributors: 0.0,
+        terms: Callable[[Head], Terms] = lambda head: Terms(),
     ) -> None:
         self.ledger = ledger
         self.account = ledger.account
@@ -105,7 +105,7 @@ class Island:
         self._may_restart = may_restart
         self._resets = resets
         self._bug = bug
-        self._outer_lr = outer_lr
+        self._terms = terms
         self._last_version = last_version
         self._trainer: Trainer | None = None
         self._micro_batch = MicroBatch()
@@ -179,6 +179,7 @@ class Island:
         self._since = head.version
         self.phase = Phase(0, self._length, before.loss, before.phase_loss, before.tokens_per_s)
         self._place = self._find_place()
+        terms = self._terms_at(head)
         self._trainer.send(
             ch.Begin(
                 version=head.version,
@@ -186,11 +187,17 @@ class Island:
                 shard=self._place.part,
                 evaluate=self._rhythm.take_evaluation(head),
                 text=self._place.text,
-                outer_lr=self._outer_lr(len(head.electorate)),
+                outer_lr=terms.outer_lr,
                 origin=self._origin,
+                inner=terms.inner,
             )
         )
         self.begun = True
+
+    def _terms_at(self, head: Head) -> Terms:
+        terms = self._terms(head)
+        self._rhythm.every = terms.validate_every
+        return terms
 
     def settled(self) -> None:
         """The committed parameters stand still: a trainer that waited for that begins."""
@@ -449,6 +456,7 @@ class Island:
         if resets and not contributed and whole:
             self.begin()
         else:
+            terms = self._terms_at(head)
             self._send(
                 ch.Committed(
                     version=head.version,
@@ -459,8 +467,9 @@ class Island:
                     evaluate=self._rhythm.take_evaluation(head),
                     text=self._place.text,
                     due=() if whole else self._spans(due),
-                    outer_lr=self._outer_lr(len(head.electorate)),
+                    outer_lr=terms.outer_lr,
                     origin=self._origin,
+                    inner=terms.inner,
                 )
             )
         if mine and self.finishing:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from atoll.daemon.amending import Amending
 from atoll.daemon.events import Events
 from atoll.daemon.storage.round_log import KEEP
 from atoll.peers.admission import Admission
@@ -73,8 +74,12 @@ class Neighbours:
         lanes: Lanes | None = None,
         packs: bool = True,
         admission: Admission | None = None,
+        amending: Amending | None = None,
     ) -> None:
         self._admission = admission or Admission(None, keyring, time.time)
+        self._amending = amending
+        if amending is not None:
+            amending.tell = self.spread
         self._manifest = manifest
         self._software = software
         self._events = events
@@ -158,6 +163,8 @@ class Neighbours:
         greeting = self._admission.greeting()
         if greeting is not None:
             link.send(greeting)
+        for frame in self._amending.greeting() if self._amending is not None else ():
+            link.send(frame)
         self._hooks.changed()
 
     def _down(self, peer: bytes, reason: str) -> None:
@@ -206,6 +213,8 @@ class Neighbours:
                 await self._forward(peer, frame.forward, payload, now)
             case "roll":
                 self._heard_of_members(peer, frame.roll)
+            case "amendment" if self._amending is not None:
+                self._amending.heard(peer, frame.amendment)
             case "punch":
                 self.punch(peer, frame.punch)
             case "hello":
@@ -231,7 +240,7 @@ class Neighbours:
             self.spread(news, but=peer)
 
     def spread(self, news: pb.Frame, but: bytes = b"") -> None:
-        """Tells all neighbours something of members."""
+        """Tells all neighbours something of members, or of the manifest."""
         for peer in self.links.peers:
             if peer != but:
                 self.links.send(peer, news)

@@ -15,11 +15,13 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from atoll import __version__
 from atoll.daemon.account_book import AccountBook
 from atoll.daemon.alerts import Alerts
+from atoll.daemon.amending import Amending, load
 from atoll.daemon.config import Config, size_of
 from atoll.daemon.container import tell_of_loss
 from atoll.daemon.controls import Controls
@@ -42,7 +44,7 @@ from atoll.daemon.privacy_book import PrivacyBook, open_privacy
 from atoll.daemon.pulse import Pulse
 from atoll.daemon.reading import Reader, reader_of
 from atoll.daemon.recovery import Recovery
-from atoll.daemon.rhythm import rhythm_of
+from atoll.daemon.rhythm import rhythm_of, terms_of
 from atoll.daemon.rounds.config import round_config
 from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.rounds.noise import Noise
@@ -106,6 +108,7 @@ class Node:
         self.state_since = time.time()
         self.reason = ""
         self.manifest: SwarmManifest | None = None
+        self.amending: Amending | None = None
         self.swarm_id = swarm_id
         self.history = History(self.started)
         self.front = Front(self)
@@ -208,6 +211,7 @@ class Node:
         if self.folder.manifest.exists():
             self.manifest = self.folder.load_manifest()
             self.swarm_id = self.manifest.swarm_id
+            await self._read_amendments(self.manifest)
         self._spawn(self.machine.keep(), "machine")
         await self._start_page(undo)
         self.controls.owner.restore()
@@ -222,6 +226,8 @@ class Node:
             return
         disk.write_bytes(self.folder.manifest, self.manifest.signed.SerializeToString())
         self.folder.remember(swarm_id=self.manifest.swarm_id.hex())
+        if self.amending is None:
+            await self._read_amendments(self.manifest)
         self.members = await entry.member(self.manifest)
         self.network.admit(self.members)
         if self.members.admission.roll is not None:
@@ -253,6 +259,20 @@ class Node:
         self.enter(State.PREPARING, "the trainer is starting")
         await self.island.start()
         await asyncio.Event().wait()
+
+    async def _read_amendments(self, manifest: SwarmManifest) -> None:
+        amendments = await asyncio.to_thread(load, self.folder, manifest)
+        self.amending = Amending(self.folder, amendments, self.events, self._amended)
+
+    def _amended(self) -> None:
+        if self.driver is not None:
+            self.driver.amended()
+        self.events.changed()
+
+    @property
+    def amended(self) -> SwarmManifest | None:
+        """The manifest with all amendments that are here, though some may not be in force yet."""
+        return self.amending.amendments.newest if self.amending is not None else self.manifest
 
     def _spawn(self, work: Any, name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -315,7 +335,7 @@ class Node:
 
     async def _start_network(self, undo: contextlib.AsyncExitStack) -> None:
         known = self.folder.node_facts().get("peers", [])
-        of_manifest = list(self.manifest.body.bootstrap) if self.manifest else []
+        of_manifest = list(self.amended.body.bootstrap) if self.amended else []
         addresses = [*self._given, *self.settings.bootstrap, *of_manifest, *known]
         network = Network(self.folder, self.events, self.alerts, self.swarm_id)
         await network.open(undo, self.settings, self.keyring, addresses, self.events.changed)
@@ -334,7 +354,7 @@ class Node:
     # ---- stage: links
 
     async def _start_links(self, undo: contextlib.AsyncExitStack) -> None:
-        assert self.network is not None and self.manifest is not None and self.members is not None
+        assert self.network and self.manifest and self.members and self.amending
         host, finder = self.network.host, self.network.finder
         hooks = Hooks(
             status=lambda: status_message(self),
@@ -360,7 +380,9 @@ class Node:
             lanes,
             self.settings.pack,
             self.members.admission,
+            self.amending,
         )
+        self._spawn(self.amending.keep(), "amendments")
         self.members.neighbours = self.neighbours
         self.neighbours.links.limit(self.settings.connections)
         self.recovery = Recovery(
@@ -372,9 +394,11 @@ class Node:
             self.alerts,
             self.enter,
             self.controls.network.wait,
+            self.amending.amendments,
         )
         self.recovery.limit(self.settings.state_rate)
-        self.reader = await asyncio.to_thread(reader_of, self, self.manifest, self.neighbours, self.recovery)
+        newest = self.amending.amendments.newest
+        self.reader = await asyncio.to_thread(reader_of, self, newest, self.neighbours, self.recovery)
         undo.push_async_callback(self._say_goodbye)
         finder.links = self.neighbours.links
         if not self.members.admission.is_open:
@@ -424,6 +448,7 @@ class Node:
     async def _start_rounds(self, undo: contextlib.AsyncExitStack, memory: SharedMemory) -> None:
         assert self.manifest and self.outer and self.neighbours and self.reader
         manifest, body = self.manifest, self.manifest.body
+        in_force = self.outer.amendments.due(self.outer.head)
         opened = asyncio.to_thread(open_privacy, self.settings, self.folder.privacy)
         self.privacy, self.noise = await opened
         book = AccountBook(self.folder, len(manifest.chunks), self.events, self.alerts)
@@ -444,11 +469,11 @@ class Node:
             may_restart=self._trainer_socket is None,
             resets=body.outer.missed == "reset",
             bug=lambda text: self._trouble("bug", text),
-            outer_lr=manifest.outer_lr,
+            terms=partial(terms_of, self.outer.amendments),
             last_version=self.settings.rounds,
         )
         self.driver = RoundDriver(
-            RoundMachine(round_config(manifest), self.keyring, self.outer.head, life=time.time_ns()),
+            RoundMachine(round_config(in_force), self.keyring, self.outer.head, life=time.time_ns()),
             self.keyring,
             self.outer,
             memory.snapshot,

@@ -36,6 +36,7 @@ from atoll.peers.p2pd import Host
 from atoll.peers.pacing import RateCap
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import forks
+from atoll.protocol.amendments import Amendments
 from atoll.protocol.codecs import result_codec
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
@@ -65,6 +66,7 @@ class Recovery:
         alerts: Alerts,
         enter: Enter,
         network: Callable[[], Awaitable[None]] | None = None,
+        amendments: Amendments | None = None,
     ) -> None:
         self.fetched: tuple[int, int] | None = None
         self.retry_at: float | None = None
@@ -76,6 +78,7 @@ class Recovery:
         self._alerts = alerts
         self._enter = enter
         self._network = network
+        self._amendments = amendments
         self.cap = RateCap()
         rounds = self._round_log()
         self._ahead = Ahead(rounds.folder / "ahead", manifest.swarm_id, rounds.payload_bytes)
@@ -130,7 +133,8 @@ class Recovery:
         while (schema := self._schema()) is None:
             await self._fetch_checkpoint()
         folder, rounds = self._folder.checkpoints, self._round_log()
-        outer = OuterState(self._manifest, schema, memory.committed, folder, rounds, memory.momentum)
+        vectors = memory.committed, folder, rounds, memory.momentum
+        outer = OuterState(self._manifest, schema, *vectors, self._amendments)
         while True:
             try:
                 for problem in await asyncio.to_thread(outer.restore):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from atoll.daemon.training.channel import Progress
 from atoll.peers.roster import Roster
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.amendments import Amendments
 from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.modes.asynchronous import ROUND, SLOWEST, inner_steps_by_speed
@@ -41,6 +43,32 @@ class Phase:
             self.step_s = message.tokens / (message.steps or message.step) / self.tokens_per_s
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What the manifest says of the phase after a head, as it is in force there.
+
+    `validate_every`: rounds between evaluations; `outer_lr`: of the outer step that is likely to end it;
+    `inner`: of the inner steps, where an amendment says it.
+    """
+
+    validate_every: int = 1
+    outer_lr: float = 0.0
+    inner: dict[str, Any] | None = None
+
+
+def terms_of(amendments: Amendments, head: Head) -> Terms:
+    """In the round after `head`."""
+    manifest = amendments.due(head)
+    inner, outer_lr = manifest.body.inner, manifest.outer_lr(len(head.electorate))
+    if not manifest.amendment or manifest.body.model.kind != "gpt":
+        return Terms(int(manifest.body.rounds.validate_every), outer_lr)
+    return Terms(
+        int(manifest.body.rounds.validate_every),
+        outer_lr,
+        {"lr": inner.lr, "warmup_steps": inner.warmup_steps, "total_steps": inner.total_steps},
+    )
+
+
 class Rhythm:
     """`steps`: of a whole phase; `every`: rounds between evaluations; `small_commits`: as above."""
 
@@ -54,7 +82,7 @@ class Rhythm:
         """`speeds`: of the others that train (tokens per second, 0: not known); None: all take `steps`."""
         self.steps = steps
         self.small_commits = small_commits
-        self._every = every
+        self.every = every
         self._speeds = speeds
         self._evaluated = -1
 
@@ -75,8 +103,8 @@ class Rhythm:
     def take_evaluation(self, head: Head) -> bool:
         """Whether the parameters of `head` are to be evaluated; with small commits once in a round."""
         if not self.small_commits:
-            return head.version % self._every == 0
-        number = head.progress // (ROUND * self._every)
+            return head.version % self.every == 0
+        number = head.progress // (ROUND * self.every)
         due, self._evaluated = number != self._evaluated, number
         return due
 

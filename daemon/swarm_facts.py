@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from atoll.protocol.manifest import SwarmManifest
+from atoll.web_ui.state_types import Amendment
 
 
 def update_bytes(manifest: SwarmManifest) -> int:
@@ -23,7 +24,9 @@ def disk_bytes(manifest: SwarmManifest, data_cap: int = 0) -> int:
     return 3 * 8 * manifest.body.total_values + (min(text, data_cap) if data_cap else text)
 
 
-def description(manifest: SwarmManifest, organiser_here: bool) -> dict[str, Any]:
+def description(
+    manifest: SwarmManifest, organiser_here: bool, amendments: list[Amendment] | None = None
+) -> dict[str, Any]:
     """The run for people: `Swarm` of the web room. `organiser_here`: its key is on this machine."""
     body, model = manifest.body, manifest.body.model
     shape = f"{model.layers} layers of {model.width}, context {model.context}"
@@ -46,4 +49,5 @@ def description(manifest: SwarmManifest, organiser_here: bool) -> dict[str, Any]
         "manifest_version": body.sequence,
         "can_write": model.kind == "gpt",
         "organiser_here": organiser_here,
+        "amendments": amendments or [],
     }

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from atoll.daemon.amending import described
 from atoll.daemon.choosing import for_running
 from atoll.daemon.config import rate_of
 from atoll.daemon.doctor import examined
@@ -30,7 +31,7 @@ from atoll.daemon.swarm_facts import description
 from atoll.daemon.verdicts import Connection, Reachable, verdicts
 from atoll.peers.roster import RosterEntry
 from atoll.protocol.accounts import TokenAccount
-from atoll.protocol.manifest import SwarmManifest
+from atoll.protocol.amendments import Amendments
 from atoll.protocol.signing import peer_text
 from atoll.web_ui.interface import CommandError
 
@@ -48,7 +49,7 @@ class View:
         self._sentence_key: tuple[State, str] | None = None
         self._since = time.monotonic()
         self._figures = Figures()
-        self._described: tuple[SwarmManifest, dict[str, Any]] | None = None
+        self._described: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._sampler = Sampler(node.folder.root)
         self._organisation = OrganisationView(node)
 
@@ -180,12 +181,17 @@ class View:
 
     def _swarm(self) -> dict[str, Any] | None:
         """What the manifest says, for people."""
-        manifest = self._node.manifest
-        if manifest is None:
+        node = self._node
+        if node.manifest is None:
             return None
-        if self._described is None or self._described[0] is not manifest:
-            here = self._node.folder.organiser.exists()
-            self._described = (manifest, description(manifest, here))
+        head = node.outer.head if node.outer is not None else None
+        amendments = node.amending.amendments if node.amending is not None else Amendments(node.manifest)
+        made_of = (node.manifest, head.amendment if head is not None else None, len(amendments))
+        if self._described is None or self._described[0] != made_of:
+            here, in_force = node.folder.organiser.exists(), node.manifest
+            if head is not None:
+                in_force = amendments.manifest(head.amendment)
+            self._described = (made_of, description(in_force, here, described(amendments, head)))
         return self._described[1]
 
     def rounds(self, after: int, limit: int) -> Mapping[str, Any]:

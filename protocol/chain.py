@@ -49,6 +49,7 @@ class Head:
 
     `electorate`: who may certify the next commit, sorted; fixed by the commit that made this head.
     `progress`: rounds in 65536ths, where small commits follow each other (modes/asynchronous.py), else 0.
+    `amendment`: digest of the one that the last commit went by (amendments.py); empty: of none.
     """
 
     version: int
@@ -57,3 +58,4 @@ class Head:
     certified: bool = True
     cumulative_tokens: int = 0
     progress: int = 0
+    amendment: bytes = b""

@@ -112,11 +112,16 @@ class IncompatibleManifest(ManifestError):
 
 @dataclass(frozen=True)
 class SwarmManifest:
-    """A checked manifest with the bytes it came in."""
+    """A checked manifest with the bytes it came in.
+
+    Where the organiser has amended it (amendments.py), `body` is as it is in force, and `amendment` the
+    digest of what amended it; `signed` is always the genesis manifest.
+    """
 
     signed: messages_pb2.Signed
     body: messages_pb2.Manifest
     swarm_id: bytes
+    amendment: bytes = b""
 
     @property
     def segment_steps(self) -> int:
@@ -196,7 +201,7 @@ def load(data: bytes, expect_swarm: bytes | None = None) -> SwarmManifest:
         raise ManifestError(
             f"the manifest is of swarm {swarm_id.hex()[:16]}, not of {expect_swarm.hex()[:16]}"
         )
-    _check(body)
+    check(body)
     return SwarmManifest(signed, body, swarm_id)
 
 
@@ -205,7 +210,8 @@ def _chunks(body: messages_pb2.Manifest, block: int) -> ChunkTable:
     return ChunkTable(body.total_values, body.rounds.chunk_values, block, runs)
 
 
-def _check(body: messages_pb2.Manifest) -> None:
+def check(body: messages_pb2.Manifest) -> None:
+    """Raises ManifestError for anything that could not be trained on."""
     if body.format != 1:
         raise ManifestError(f"manifest format {body.format} is not known here (1 is)")
     if body.protocol.lowest > PROTOCOL_HIGHEST or body.protocol.highest < PROTOCOL_LOWEST:
@@ -260,6 +266,8 @@ def _check_numbers(body: messages_pb2.Manifest) -> None:
         raise ManifestError("outer.lr_by_contributors needs 1 to 64 values")
     if inner.schedule not in SCHEDULES:
         raise ManifestError(f"inner.schedule {inner.schedule!r} is not one of {', '.join(SCHEDULES)}")
+    if body.model.kind == "gpt" and not (inner.lr > 0 and inner.total_steps > 0):
+        raise ManifestError("inner.lr and inner.total_steps must be above 0")
     if outer.missed not in MISSED:
         raise ManifestError(f"outer.missed {outer.missed!r} is not one of {', '.join(MISSED)}")
     for name, names in ((rounds.codec, (*CODEC_NAMES, AUTO_CODEC)), (rounds.result_codec, CODEC_NAMES)):

@@ -229,6 +229,32 @@ class Manifest(_message.Message):
     sync: Sync
     def __init__(self, format: _Optional[int] = ..., name: _Optional[str] = ..., organiser: _Optional[bytes] = ..., sequence: _Optional[int] = ..., created_unix_s: _Optional[int] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ..., seed: _Optional[int] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., inner: _Optional[_Union[Inner, _Mapping]] = ..., outer: _Optional[_Union[Outer, _Mapping]] = ..., rounds: _Optional[_Union[Rounds, _Mapping]] = ..., admission: _Optional[str] = ..., schema_digest: _Optional[bytes] = ..., total_values: _Optional[int] = ..., parameters: _Optional[int] = ..., genesis_parameters: _Optional[bytes] = ..., genesis_node: _Optional[bytes] = ..., bootstrap: _Optional[_Iterable[str]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ...) -> None: ...
 
+class Amendment(_message.Message):
+    __slots__ = ("swarm_id", "sequence", "previous", "from_round", "created_unix_s", "note", "inner", "outer", "rounds", "bootstrap", "urls")
+    SWARM_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    FROM_ROUND_FIELD_NUMBER: _ClassVar[int]
+    CREATED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    INNER_FIELD_NUMBER: _ClassVar[int]
+    OUTER_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    BOOTSTRAP_FIELD_NUMBER: _ClassVar[int]
+    URLS_FIELD_NUMBER: _ClassVar[int]
+    swarm_id: bytes
+    sequence: int
+    previous: bytes
+    from_round: int
+    created_unix_s: int
+    note: str
+    inner: Inner
+    outer: Outer
+    rounds: Rounds
+    bootstrap: _containers.RepeatedScalarFieldContainer[str]
+    urls: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, swarm_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., previous: _Optional[bytes] = ..., from_round: _Optional[int] = ..., created_unix_s: _Optional[int] = ..., note: _Optional[str] = ..., inner: _Optional[_Union[Inner, _Mapping]] = ..., outer: _Optional[_Union[Outer, _Mapping]] = ..., rounds: _Optional[_Union[Rounds, _Mapping]] = ..., bootstrap: _Optional[_Iterable[str]] = ..., urls: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Ticket(_message.Message):
     __slots__ = ("version", "swarm_id", "organiser", "addresses", "expires_unix_s", "uses", "swarm_name", "label", "capability", "delegation", "untried")
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -608,7 +634,7 @@ class Contributor(_message.Message):
     def __init__(self, peer: _Optional[bytes] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ..., offer: _Optional[int] = ..., shard: _Optional[int] = ..., rounds: _Optional[int] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s", "continues", "exchange_s", "inner_s", "groups", "grid", "voters")
+    __slots__ = ("swarm_id", "session", "version", "contributors", "followers", "owners", "codec", "result_codec", "outer_lr", "scatter_s", "reduce_s", "vote_s", "continues", "exchange_s", "inner_s", "groups", "grid", "voters", "amendment")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -627,6 +653,7 @@ class Plan(_message.Message):
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     GRID_FIELD_NUMBER: _ClassVar[int]
     VOTERS_FIELD_NUMBER: _ClassVar[int]
+    AMENDMENT_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     session: SessionId
     version: int
@@ -645,7 +672,8 @@ class Plan(_message.Message):
     groups: int
     grid: _containers.RepeatedScalarFieldContainer[int]
     voters: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., followers: _Optional[_Iterable[bytes]] = ..., owners: _Optional[_Iterable[int]] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., scatter_s: _Optional[float] = ..., reduce_s: _Optional[float] = ..., vote_s: _Optional[float] = ..., continues: _Optional[_Union[SessionId, _Mapping]] = ..., exchange_s: _Optional[float] = ..., inner_s: _Optional[float] = ..., groups: _Optional[int] = ..., grid: _Optional[_Iterable[int]] = ..., voters: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    amendment: bytes
+    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., followers: _Optional[_Iterable[bytes]] = ..., owners: _Optional[_Iterable[int]] = ..., codec: _Optional[str] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., scatter_s: _Optional[float] = ..., reduce_s: _Optional[float] = ..., vote_s: _Optional[float] = ..., continues: _Optional[_Union[SessionId, _Mapping]] = ..., exchange_s: _Optional[float] = ..., inner_s: _Optional[float] = ..., groups: _Optional[int] = ..., grid: _Optional[_Iterable[int]] = ..., voters: _Optional[_Iterable[bytes]] = ..., amendment: _Optional[bytes] = ...) -> None: ...
 
 class Contribution(_message.Message):
     __slots__ = ("session", "chunk", "partial", "members")
@@ -742,7 +770,7 @@ class CommittedChunk(_message.Message):
     def __init__(self, contributors: _Optional[_Iterable[int]] = ..., payload_digest: _Optional[bytes] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("swarm_id", "session", "version", "contributors", "chunks", "result_codec", "outer_lr", "cumulative_tokens", "voters", "progress")
+    __slots__ = ("swarm_id", "session", "version", "contributors", "chunks", "result_codec", "outer_lr", "cumulative_tokens", "voters", "progress", "amendment")
     SWARM_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -753,6 +781,7 @@ class Commit(_message.Message):
     CUMULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     VOTERS_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    AMENDMENT_FIELD_NUMBER: _ClassVar[int]
     swarm_id: bytes
     session: SessionId
     version: int
@@ -763,7 +792,8 @@ class Commit(_message.Message):
     cumulative_tokens: int
     voters: _containers.RepeatedScalarFieldContainer[bytes]
     progress: int
-    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., chunks: _Optional[_Iterable[_Union[CommittedChunk, _Mapping]]] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., cumulative_tokens: _Optional[int] = ..., voters: _Optional[_Iterable[bytes]] = ..., progress: _Optional[int] = ...) -> None: ...
+    amendment: bytes
+    def __init__(self, swarm_id: _Optional[bytes] = ..., session: _Optional[_Union[SessionId, _Mapping]] = ..., version: _Optional[int] = ..., contributors: _Optional[_Iterable[_Union[Contributor, _Mapping]]] = ..., chunks: _Optional[_Iterable[_Union[CommittedChunk, _Mapping]]] = ..., result_codec: _Optional[str] = ..., outer_lr: _Optional[float] = ..., cumulative_tokens: _Optional[int] = ..., voters: _Optional[_Iterable[bytes]] = ..., progress: _Optional[int] = ..., amendment: _Optional[bytes] = ...) -> None: ...
 
 class Vote(_message.Message):
     __slots__ = ("session", "commit")
@@ -818,7 +848,7 @@ class Received(_message.Message):
     def __init__(self, bytes: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding", "inquiry", "bulk_ack", "received", "roll", "pledge", "accusation", "punch", "number", "unpacked_size")
+    __slots__ = ("payload_size", "hello", "heartbeat", "goodbye", "ready", "plan", "contribution", "result", "want", "commit", "vote", "abort", "forward", "holding", "inquiry", "bulk_ack", "received", "roll", "pledge", "accusation", "punch", "amendment", "number", "unpacked_size")
     PAYLOAD_SIZE_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
@@ -840,6 +870,7 @@ class Frame(_message.Message):
     PLEDGE_FIELD_NUMBER: _ClassVar[int]
     ACCUSATION_FIELD_NUMBER: _ClassVar[int]
     PUNCH_FIELD_NUMBER: _ClassVar[int]
+    AMENDMENT_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     UNPACKED_SIZE_FIELD_NUMBER: _ClassVar[int]
     payload_size: int
@@ -863,9 +894,10 @@ class Frame(_message.Message):
     pledge: Signed
     accusation: Accusation
     punch: Punch
+    amendment: Signed
     number: int
     unpacked_size: int
-    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., bulk_ack: _Optional[_Union[BulkAck, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., roll: _Optional[_Union[Roll, _Mapping]] = ..., pledge: _Optional[_Union[Signed, _Mapping]] = ..., accusation: _Optional[_Union[Accusation, _Mapping]] = ..., punch: _Optional[_Union[Punch, _Mapping]] = ..., number: _Optional[int] = ..., unpacked_size: _Optional[int] = ...) -> None: ...
+    def __init__(self, payload_size: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Signed, _Mapping]] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., result: _Optional[_Union[Signed, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., commit: _Optional[_Union[Signed, _Mapping]] = ..., vote: _Optional[_Union[Signed, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., inquiry: _Optional[_Union[Inquiry, _Mapping]] = ..., bulk_ack: _Optional[_Union[BulkAck, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., roll: _Optional[_Union[Roll, _Mapping]] = ..., pledge: _Optional[_Union[Signed, _Mapping]] = ..., accusation: _Optional[_Union[Accusation, _Mapping]] = ..., punch: _Optional[_Union[Punch, _Mapping]] = ..., amendment: _Optional[_Union[Signed, _Mapping]] = ..., number: _Optional[int] = ..., unpacked_size: _Optional[int] = ...) -> None: ...
 
 class DialBackRequest(_message.Message):
     __slots__ = ("addresses", "port")

@@ -200,6 +200,21 @@ export interface Reachability {
   relays: Array<string>;
 }
 
+export interface AmendedValue {
+  field: string;
+  before: string;
+  after: string;
+}
+
+export interface Amendment {
+  version: number;
+  from_round: number;
+  in_force: boolean;
+  note: string;
+  signed_unix_s: number;
+  changes: Array<AmendedValue>;
+}
+
 export interface Swarm {
   mode: string;
   model: string;
@@ -218,6 +233,7 @@ export interface Swarm {
   manifest_version: number;
   can_write: boolean;
   organiser_here: boolean;
+  amendments: Array<Amendment>;
 }
 
 export interface Member {

@@ -34,6 +34,8 @@ _hex = _matches(r"[0-9a-f]{0,128}")
 _word = _matches(r"[a-z]{1,20}")
 _codec = _matches(r"[a-z]{1,10}[0-9]{0,2}(m[0-9])?")
 _title = _matches(r"[A-Za-z0-9 _-]{1,64}")
+_field = _matches(r"[a-z_.]{1,40}")
+_figures = _matches(r"[0-9.e+,-]{1,400}")
 _fingerprint = _matches(r"[0-9a-f]{4}(-[0-9a-f]{4}){3}")
 _ROUND = re.compile(r"Round ([0-9]{1,12}) ended (certified|provisional|aborted|missed)\b", re.ASCII)
 
@@ -137,6 +139,23 @@ _swarm = _record(
         "result_codec": _codec,
         "min_peers": _number,
         "manifest_version": _number,
+        "amendments": _list(
+            _record(
+                state_types.Amendment,
+                {
+                    "version": _number,
+                    "from_round": _number,
+                    "in_force": _flag,
+                    "signed_unix_s": _number,
+                    "changes": _list(
+                        _record(
+                            state_types.AmendedValue,
+                            {"field": _field, "before": _figures, "after": _figures},
+                        )
+                    ),
+                },
+            )
+        ),
     },
 )
 _STATE: Mapping[str, Keep] = {

@@ -177,8 +177,29 @@ class Reachability(TypedDict):
     """Addresses of nodes through which this one is met, where it can't be dialled."""
 
 
+class AmendedValue(TypedDict):
+    """One value that an amendment changes, as people write it."""
+
+    field: str
+    """Its name for `atoll manifest update`."""
+    before: str
+    after: str
+
+
+class Amendment(TypedDict):
+    """A later version of the manifest."""
+
+    version: int
+    from_round: int
+    in_force: bool
+    """The last commit went by it, or by one after it."""
+    note: str
+    signed_unix_s: int
+    changes: list[AmendedValue]
+
+
 class Swarm(TypedDict):
-    """What the manifest says of the run, for people."""
+    """What the manifest that is in force says of the run, for people."""
 
     mode: str
     model: str
@@ -202,6 +223,8 @@ class Swarm(TypedDict):
     """The model writes text: the command `sample` works."""
     organiser_here: bool
     """The organiser's key is on this machine."""
+    amendments: list[Amendment]
+    """All that are known, those still to come among them; oldest first."""
 
 
 class Member(TypedDict):

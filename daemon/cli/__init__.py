@@ -282,8 +282,21 @@ def _add_organising(commands: argparse._SubParsersAction[argparse.ArgumentParser
     approve.add_argument("--role", choices=("member", "observer"), help="(as its ticket says)")
     shards = _command(commands, "shards", "organise:shards", "list the shards of the text, or copy them")
     shards.add_argument("--out", metavar="FOLDER", help="copy them here, for a web server or another machine")
-    manifest = _command(commands, "manifest", "organise:manifest", "show the swarm's signed description")
-    manifest.add_argument("action", nargs="?", choices=["show"], default="show", help="(show)")
+    manifest = _command(
+        commands, "manifest", "manifest:manifest", "show the swarm's signed description, or amend it"
+    )
+    manifest.add_argument("action", nargs="?", choices=["show", "update"], default="show", help="(show)")
+    manifest.add_argument(
+        "pairs",
+        nargs="*",
+        metavar="NAME=VALUE",
+        help="with update, such as inner.lr=0.001; signed as a new version",
+    )
+    manifest.add_argument(
+        "--from-round", type=int, metavar="N", help="the first round that goes by it (ten from now)"
+    )
+    manifest.add_argument("--note", default="", help="why, for everybody to read")
+    manifest.add_argument("--yes", action="store_true", help="sign without asking")
     config = _command(commands, "config", "observe:config", "show the settings, or change some")
     config.add_argument("action", nargs="?", choices=["show", "set"], default="show", help="(show)")
     config.add_argument(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from atoll.daemon.amending import load
 from atoll.daemon.config import data_dir_of
 from atoll.daemon.errors import AtollError, Exit, check_range
 from atoll.daemon.rounds.outer_state import OuterState
@@ -51,7 +52,10 @@ def outer_state_of(folder: DataDir) -> OuterState:
             copy = _copy_of(folder.rounds, Path(scratch))
             codec = result_codec(body.rounds.codec, body.rounds.result_codec, body.rounds.merge)
             rounds = RoundLog(copy, manifest.chunks, codec)
-            state = OuterState(manifest, schema, parameters, folder.checkpoints, rounds)
+            amendments = load(folder, manifest)
+            state = OuterState(
+                manifest, schema, parameters, folder.checkpoints, rounds, amendments=amendments
+            )
             state.restore()
             rounds.release()
             return state

@@ -1,4 +1,4 @@
-"""`atoll init`, `ticket` and `manifest`: making a swarm and inviting others."""
+"""`atoll init` and `ticket`: making a swarm and inviting others."""
 
 from __future__ import annotations
 
@@ -219,6 +219,7 @@ def _copy_shards(files: ShardFiles, folder: Path) -> int:
 
 def ticket(arguments: argparse.Namespace) -> int:
     """`atoll ticket` and `atoll ticket show T`"""
+    from atoll.daemon.amending import load
     from atoll.daemon.ticket_addresses import Carried, carried, note
     from atoll.protocol import messages_pb2 as pb
     from atoll.protocol import ticket as tickets
@@ -230,7 +231,7 @@ def ticket(arguments: argparse.Namespace) -> int:
     folder = DataDir(data_dir_of(arguments.data_dir))
     manifest = folder.load_manifest()
     facts = folder.node_facts()
-    found = carried(facts, manifest.body.bootstrap)
+    found = carried(facts, load(folder, manifest).newest.body.bootstrap)
     if arguments.lan:
         found = Carried(())
     addresses, port = list(found.addresses), int(facts.get("port") or 0)
@@ -327,28 +328,4 @@ def _show_ticket(arguments: argparse.Namespace) -> int:
             for line in value if isinstance(value, list) else [value]:
                 print(f"{name:14} {line}")
                 name = ""
-    return int(Exit.OK)
-
-
-def manifest(arguments: argparse.Namespace) -> int:
-    """`atoll manifest show`"""
-    from google.protobuf.json_format import MessageToDict
-
-    loaded = DataDir(data_dir_of(arguments.data_dir)).load_manifest()
-    body = MessageToDict(loaded.body, preserving_proto_field_name=True)
-    facts = {
-        **body,
-        "organiser": loaded.organiser_fingerprint,
-        "organiser_key": loaded.body.organiser.hex(),
-        "swarm_id": loaded.swarm_id.hex(),
-    }
-    # What people compare comes first.
-    facts = {name: facts[name] for name in dict.fromkeys(["organiser", "swarm_id", *facts])}
-    if facts["inner"].get("schedule") == "constant":
-        facts["inner"].pop("total_steps", None)  # it means nothing there
-    if arguments.json:
-        print(json.dumps(facts))
-    else:
-        facts.get("data", {}).pop("shards", None)  # `atoll shards` lists them
-        print(json.dumps(facts, indent=2))
     return int(Exit.OK)

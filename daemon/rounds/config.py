@@ -25,6 +25,7 @@ def round_config(manifest: SwarmManifest) -> RoundConfig:
         values=body.total_values,
         outer_lr=manifest.outer_lr,
         genesis_node=bytes(body.genesis_node),
+        amendment=manifest.amendment,
         # Whoever collects for a group sends the owner no payload of any one's: nothing to audit.
         two_level_above=MAX_MEMBERS if body.rounds.audit else body.rounds.two_level_above or TWO_LEVEL_ABOVE,
         door=body.rounds.door or ALL,

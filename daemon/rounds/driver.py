@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
 from atoll.daemon.rounds.codec_worker import CodecWorker
+from atoll.daemon.rounds.config import round_config
 from atoll.daemon.rounds.drops import Drops
 from atoll.daemon.rounds.guard import Guard
 from atoll.daemon.rounds.outer_state import OuterState, StateLost
@@ -87,6 +88,7 @@ class RoundDriver:
         self._ended = ended
         self._trouble = trouble
         rounds = state.manifest.body.rounds
+        self._amendment = b""
         self._chunks = state.manifest.chunks
         seed = keyring.peer_id if rounds.random_rounding else None
         self._codec = CodecWorker(
@@ -111,6 +113,7 @@ class RoundDriver:
             state.manifest, keyring, around, self._codec, self.on_codec, self._start, self._present
         )
         self._clockwork = asyncio.create_task(self._tick_for_ever(), name="round-clock")
+        self.amended()
 
     # ---- the machine's surroundings
 
@@ -118,9 +121,21 @@ class RoundDriver:
         """Gives the machine an event and starts what follows from it: nothing, once closed."""
         if self._closed:
             return
+        if isinstance(event, t.HeadChanged):
+            self.amended(event.head)
         self._carry_out(self.machine.handle(event, self._clock()))
         if isinstance(event, t.RosterChanged | t.AbortReceived):
             self.guard.pledging.changed()
+
+    def amended(self, head: Head | None = None) -> None:
+        """The manifest may have been amended: sessions to come go by what is in force after `head`.
+
+        None: after this node's.
+        """
+        manifest = self.state.amendments.due(head or self.state.head)
+        if manifest.amendment != self._amendment:
+            self._amendment = manifest.amendment
+            self.feed(t.ConfigChanged(round_config(manifest)))
 
     def _carry_out(self, effects: list[t.Effect]) -> None:
         self._kick.set()

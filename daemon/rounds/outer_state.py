@@ -27,6 +27,7 @@ from atoll.daemon.storage.round_log import RoundLog, RoundLogError
 from atoll.peers.files import ServedFile
 from atoll.protocol import chain, forks, shards
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.amendments import AmendmentError, Amendments
 from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.modes.asynchronous import ROUND, shared_nesterov_step
@@ -57,6 +58,7 @@ def next_head(parent: Head, commit: pb.Commit, body: bytes, certified: bool) -> 
         certified=certified,
         cumulative_tokens=int(commit.cumulative_tokens),
         progress=int(commit.progress),
+        amendment=bytes(commit.amendment),
     )
 
 
@@ -82,7 +84,10 @@ def inner_step(manifest: SwarmManifest, head: Head) -> int:
 
 
 def check_file(manifest: SwarmManifest, path: Path) -> Checkpoint:
-    """What is in a checkpoint file, if `OuterState.adopt` would take it. Raises CheckpointError. Blocking."""
+    """What is in a checkpoint file, if `OuterState.adopt` would take it. Raises CheckpointError. Blocking.
+
+    Whether what amended the manifest is here is not asked: that is for whoever adopts it.
+    """
     found = checkpoints.verify(path, manifest.swarm_id)
     _check_facts(manifest, found)
     if found.head.version == 0:
@@ -130,9 +135,11 @@ class OuterState:
         folder: Path,
         rounds: RoundLog,
         momentum: Float32 | None = None,
+        amendments: Amendments | None = None,
     ) -> None:
-        """`parameters` and `momentum` are written here; None: it is made."""
+        """`parameters` and `momentum` are written here; None: it is made. `amendments`: of the manifest."""
         self.manifest = manifest
+        self.amendments = Amendments(manifest) if amendments is None else amendments
         self.schema = schema
         self.parameters = parameters
         self.momentum: Float32 = np.zeros_like(parameters) if momentum is None else momentum
@@ -197,6 +204,10 @@ class OuterState:
         nothing has changed, else the vectors are torn and the state is to be restored."""
         header, _ = checkpoints.read_header(path, self.manifest.swarm_id)
         _check_facts(self.manifest, header)
+        try:
+            self.amendments.manifest(header.head.amendment)
+        except AmendmentError as error:
+            raise CheckpointError(f"{path.name} can't be gone on from: {error}") from error
         self._whole = False
         found = checkpoints.load(path, self.manifest.swarm_id, self.parameters, self.momentum)
         if found != header:
@@ -307,7 +318,7 @@ class OuterState:
                 record = record or self.rounds.voted(version)
                 if record is None:
                     return []
-                commit, certified = check_record(self.manifest, self.head, record)
+                commit, certified = self.check(record)
                 self.rounds.check_payload(version, commit)
             except RoundLogError as error:
                 return [f"commit {version} can't be replayed: {error}"]
@@ -318,6 +329,10 @@ class OuterState:
                 self.replay(record, certified)
 
     # ---- forward
+
+    def check(self, record: pb.RoundRecord) -> tuple[pb.Commit, bool]:
+        """`check_record` of what may follow this head. Raises RoundLogError."""
+        return check_record(self.amendments, self.head, record)
 
     def apply(self, signed: pb.Signed, certified: bool) -> Head:
         """One outer step with the kept results of a commit (already checked). The new head.
@@ -340,7 +355,7 @@ class OuterState:
         return head
 
     def _step(self, commit: pb.Commit) -> None:
-        beta = self.manifest.body.outer.momentum
+        beta = self.amendments.manifest(bytes(commit.amendment)).body.outer.momentum
         chunks = self.manifest.chunks
         for chunk, committed in enumerate(commit.chunks):
             if not committed.contributors:
@@ -463,7 +478,7 @@ class OuterState:
             self.hold()
 
 
-def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) -> tuple[pb.Commit, bool]:
+def check_record(amendments: Amendments, head: Head, record: pb.RoundRecord) -> tuple[pb.Commit, bool]:
     """The commit in a record, and whether its votes certify it. Raises RoundLogError.
 
     Signatures are checked, and that it follows from `head`, by all rules but those that need the plan.
@@ -477,6 +492,10 @@ def check_record(manifest: SwarmManifest, head: Head, record: pb.RoundRecord) ->
             pb.Vote.FromString(vote.body)
     except DecodeError as error:
         raise RoundLogError("the commit or a vote for it is not readable") from error
+    try:
+        manifest = amendments.under(head, bytes(commit.amendment))
+    except AmendmentError as error:
+        raise RoundLogError(f"the commit is by another manifest: {error}") from error
     if commit.swarm_id != manifest.swarm_id or commit.version != head.version + 1:
         raise RoundLogError("the commit is of another version")
     if commit.session.parent != head.digest or commit.session.leader != signed.signer:

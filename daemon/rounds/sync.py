@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.daemon.rounds.ahead import Ahead
-from atoll.daemon.rounds.outer_state import OuterState, check_file, check_record
+from atoll.daemon.rounds.outer_state import OuterState, check_file
 from atoll.daemon.storage.checkpoint import CheckpointError
 from atoll.daemon.storage.files import disk_error, refusals_told
 from atoll.daemon.storage.round_log import KEEP, MAX_RECORD_BYTES, RoundLogError, parse_record
@@ -224,7 +224,7 @@ async def _replay_one(host: Host, source: bytes | Ahead, state: OuterState, on_d
     """Fetches, checks and applies the next commit."""
     version = state.head.version + 1
     record = await _fetch_commit(host, source, state, version, on_disk)
-    commit, certified = check_record(state.manifest, state.head, record)
+    commit, certified = state.check(record)
     await on_disk(state.rounds.check_payload, version, commit)
     await on_disk(state.replay, record, certified)
     return commit

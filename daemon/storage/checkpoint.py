@@ -115,6 +115,8 @@ def save(
     }
     if head.progress:
         facts["progress"] = str(head.progress)
+    if head.amendment:
+        facts["amendment"] = head.amendment.hex()
     state = state_hash(facts, parameters, momentum)
 
     def put(file: BinaryIO) -> None:
@@ -193,9 +195,12 @@ def _parsed(facts: Mapping[str, str], state: bytes, path: Path) -> Checkpoint:
         certified=int(facts["version"]) == 0 or _is_noted(path, facts["digest"]),
         cumulative_tokens=int(facts["cumulative_tokens"]),
         progress=int(facts.get("progress", "0")),
+        amendment=bytes.fromhex(facts.get("amendment", "")),
     )
     if not 0 <= head.progress < MAX_PROGRESS:
         raise CheckpointError(f"{path.name} has an impossible progress")
+    if len(head.amendment) not in (0, DIGEST_BYTES):
+        raise CheckpointError(f"{path.name} names an impossible amendment")
     fragments = tuple(int(clock) for clock in json.loads(facts["fragments"]))
     read = _cursor(json.loads(facts["cursor"]), head, path)
     past = bytes.fromhex(facts["ancestors"])

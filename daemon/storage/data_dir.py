@@ -4,6 +4,7 @@ identity.key   libp2p private key, 0600            lock           flock of the r
 organiser.key  only where the swarm was made       api.json       where the running daemon answers
 manifest.pb    signed manifest                     api.token      bearer token, 0600
 members.pb     who takes part, in a private swarm  inbox/         what commands signed, for the node
+amendments/    what has amended the manifest since
 pending.json   who asks to be approved             tickets.json   tickets that end, without their keys
 config.toml    settings by hand                    node.json      ports, cached peers, pause
 checkpoints/   outer state of some versions        rounds/        commits since then, with payloads
@@ -50,6 +51,7 @@ class DataDir:
         self.identity = root / "identity.key"
         self.organiser = root / "organiser.key"
         self.manifest = root / "manifest.pb"
+        self.amendments = root / "amendments"
         self.members = root / "members.pb"
         self.inbox = root / "inbox"
         self.pending = root / "pending.json"

@@ -98,7 +98,7 @@ class Begin:
 
     `text`: path of the text to read from now on; None where the loop brings its data. `outer_lr`: of the next
     outer step, as far as it is known. `origin`: number of the first step in the whole run; None: phases of
-    `steps` since version 0.
+    `steps` since version 0. `inner`: what is other than in the Welcome, since the manifest was amended.
     """
 
     version: int
@@ -108,6 +108,7 @@ class Begin:
     text: str | None = None
     outer_lr: float = 0.0
     origin: int | None = None
+    inner: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ class Committed:
 
     With `contributed` false this node contributed to nothing. `steps` is the length of the phase that
     goes on or starts; `evaluate` asks for the validation loss of `committed`. `due`: the spans of the
-    fragment that the commit was about, `keep` among them; empty: everything. `outer_lr` and
-    `origin`, of the phase that goes on or starts, as in Begin.
+    fragment that the commit was about, `keep` among them; empty: everything. `outer_lr`, `origin` and
+    `inner`, of the phase that goes on or starts, as in Begin.
     """
 
     version: int
@@ -130,6 +131,7 @@ class Committed:
     due: Spans = ()
     outer_lr: float = 0.0
     origin: int | None = None
+    inner: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,8 @@ class Session:
         self.welcome = welcome
         self.threads = welcome.threads
         """CPU threads that the daemon asks for; the built-in trainer follows."""
+        self.inner: dict[str, Any] = {}
+        """What the inner steps are told that is other than in the Welcome; the built-in trainer follows."""
         self._endpoint = endpoint
         self._model = model
         self._optimizer = optimizer
@@ -262,7 +264,7 @@ class Session:
 
     def _on_committed(self, message: Committed) -> None:
         phase = self._current()
-        self._replica.outer_lr = message.outer_lr
+        self._replica.outer_lr, self.inner = message.outer_lr, message.inner or {}
         if self._poisoned:
             self._restart(message)
         elif self._waiting and not message.contributed and self.welcome.ahead == ASYNC:
@@ -299,7 +301,7 @@ class Session:
 
     def _restart(self, message: Begin | Committed) -> None:
         """local = committed, a new phase; after a loss that was not finite the moments are void too."""
-        self._replica.outer_lr = message.outer_lr
+        self._replica.outer_lr, self.inner = message.outer_lr, message.inner or {}
         self._replica.load()
         if self._poisoned:
             self._optimizer.state.clear()

@@ -81,11 +81,14 @@ def train(endpoint: Endpoint) -> None:
     session = Session(endpoint, welcome, model, optimizer, validate=validation(held_out, device))
     session.begin()
     loss_of = Compiled(model.loss, session.notice) if welcome.compile else model.loss
-    micro_batch = config.micro_batch
+    micro_batch, told = config.micro_batch, dict[str, Any]()
     text, windows = session.text, Windows.mapped(_named(session.text), context)
     while session.running:
         if session.text != text:
             text, windows = session.text, Windows.mapped(_named(session.text), context)
+        if session.inner != told:
+            told = session.inner
+            config = InnerConfig.from_dict({**welcome.inner, **told})
         if session.threads != threads:
             threads = session.threads
             torch.set_num_threads(threads or all_threads)

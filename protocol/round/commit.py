@@ -71,6 +71,7 @@ def make_commit(head: Head, exchange: Exchange) -> pb.Commit:
         result_codec=plan.result_codec,
         outer_lr=plan.outer_lr,
         voters=plan.voters,
+        amendment=plan.amendment,
     )
     commit.cumulative_tokens = head.cumulative_tokens + accepted_tokens(commit)
     commit.progress = progress(head, commit)
@@ -86,6 +87,8 @@ def check_commit(head: Head, exchange: Exchange, commit: pb.Commit) -> None:
         raise CommitError("commit that is not of its plan")
     if (commit.result_codec, commit.outer_lr) != (plan.result_codec, plan.outer_lr):
         raise CommitError("commit with another codec or learning rate than its plan")
+    if commit.amendment != plan.amendment:
+        raise CommitError("commit by another manifest than its plan")
     if list(commit.voters) != list(plan.voters):
         raise CommitError("commit with other voters than its plan")
     check_content(head, commit, exchange.chunks)

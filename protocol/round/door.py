@@ -46,6 +46,10 @@ class Door:
         self.exchange_s = 0.0
         """How long the last session took."""
 
+    def limit(self, grace_floor_s: float, grace_cap_s: float) -> None:
+        """Other bounds of the grace, which learns anew."""
+        self._cap, self._grace = grace_cap_s, Pace(grace_floor_s, grace_cap_s)
+
     def put(self, peer: bytes, ready: pb.Ready, now: float) -> bool:
         """Notes a Ready; a repeated one keeps its first arrival. False where there is no room for it."""
         known = self._ready.get(peer)

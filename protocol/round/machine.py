@@ -64,6 +64,7 @@ class RoundMachine:
         self._next_view = 0
         self._behind_since: float | None = None
         self._catching_up = False
+        self._amended: t.RoundConfig | None = None  # what is in force once no session is under way
         self._views: dict[bytes, int] = {}  # the next view of heads that were left: a fork may lead back
 
     # ---- in
@@ -105,6 +106,9 @@ class RoundMachine:
                 if self.session is None:
                     return []
                 return self.session.roster(event.peers, now, reborn) + self.session.renewed(renewed)
+            case t.ConfigChanged():
+                self._amended = event.config
+                return []
             case t.TrainingChanged():
                 self._company.me_trains = event
                 return []
@@ -233,6 +237,8 @@ class RoundMachine:
     def _settle(self, effects: list[t.Effect], now: float) -> list[t.Effect]:
         """Draws the consequences until nothing more follows."""
         while True:
+            if self.session is None and self._amended is not None:
+                self._amend(self._amended)
             if self.session is None and not self.applying and not self._catching_up:
                 effects = effects + self._begin(now)
             if self.session is not None and self.session.resume is not None:
@@ -240,6 +246,11 @@ class RoundMachine:
             if self.session is None or self.session.report is None:
                 return effects
             effects = effects + self._session_over(self.session, now)
+
+    def _amend(self, config: t.RoundConfig) -> None:
+        """Goes by another manifest. Leaders and fragments stay as they are, and what legs have taken."""
+        self._config, self._amended = config, None
+        self._door.limit(config.grace_floor_s, config.grace_cap_s)
 
     def _begin(self, now: float) -> list[t.Effect]:
         """Begins a round if this node leads, else tells the leader that it is ready."""

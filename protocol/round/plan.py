@@ -235,6 +235,7 @@ def make_plan(
         result_codec=config.result_codec,
         outer_lr=config.outer_lr(len(voters) or len(members)),
         voters=voters,
+        amendment=config.amendment,
         scatter_s=_scatter_s(durations[0], groups),
         reduce_s=durations[1],
         vote_s=min(MAX_PHASE_S, durations[2] + spread_s),
@@ -293,6 +294,8 @@ def check_continuation(previous: pb.Plan, plan: pb.Plan) -> None:
         raise PlanError("plan that continues one with other groups")
     if list(plan.voters) != list(previous.voters) or plan.outer_lr != previous.outer_lr:
         raise PlanError("plan that continues one with other voters")
+    if plan.amendment != previous.amendment:
+        raise PlanError("plan that continues one by another manifest")
     if plan.codec != previous.codec:
         raise PlanError("plan that continues one with another codec")
 
@@ -310,6 +313,8 @@ def check_plan(
         raise PlanError("plan of a past view")
     if session.view > next_view + MAX_VIEW_JUMP:
         raise PlanError("plan of an impossible view")
+    if plan.amendment != config.amendment:
+        raise PlanError("plan by another version of the manifest")
     if head.version == 0 and session.leader != config.genesis_node:
         raise PlanError("only the genesis node may lead the first round")
     _check_members(config, plan, me, offered)

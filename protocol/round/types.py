@@ -30,6 +30,8 @@ class RoundConfig:
     result_codec: str
     outer_lr: Callable[[int], float]
     genesis_node: bytes
+    amendment: bytes = b""
+    """Digest of the amendment that all this is by (protocol/amendments.py); empty: the genesis manifest."""
     values: int = 0
     """Of the whole vector; for the choice of a codec where `codec` is "auto"."""
     fragments: tuple[tuple[int, ...], ...] = ()
@@ -87,6 +89,13 @@ class PeerView:
     """When the present way to it was found, whatever the clock: what was on another one may be lost."""
     life: int = 0
     """Another one after each start of its process; 0: not known."""
+
+
+@dataclass(frozen=True)
+class ConfigChanged:
+    """The manifest is amended: sessions that begin from now on go by this."""
+
+    config: RoundConfig
 
 
 @dataclass(frozen=True)
@@ -285,6 +294,7 @@ Event = (
     | InquiryReceived
     | HoldingReceived
     | HeadChanged
+    | ConfigChanged
 )
 
 # ---------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLogError
 from atoll.peers.identity import readable_name
 from atoll.protocol import messages_pb2 as pb
+from atoll.protocol.amendments import Amendments
 from atoll.protocol.round import types as t
 
 from .swarm import SCHEMA, Member, Swarm, delta
@@ -238,7 +239,7 @@ async def test_a_commit_out_of_turn_is_refused(make: Make) -> None:
     record = swarm.members[0].state.rounds.read(1)
     assert record is not None
     genesis = genesis_head(swarm.manifest)
-    check_record(swarm.manifest, genesis, record)
+    check_record(Amendments(swarm.manifest), genesis, record)
     leader = next(keys for keys in swarm._keys if keys.peer_id == record.commit.signer)
     for spoil in ("fragment", "chunk"):
         commit = pb.Commit.FromString(record.commit.body)
@@ -248,7 +249,7 @@ async def test_a_commit_out_of_turn_is_refused(make: Make) -> None:
             commit.chunks[swarm.manifest.chunks.fragments[1][0]].contributors.append(0)
         lie = leader.sign("commit", commit.SerializeToString(deterministic=True))
         with pytest.raises(RoundLogError, match="fragment"):
-            check_record(swarm.manifest, genesis, pb.RoundRecord(commit=lie))
+            check_record(Amendments(swarm.manifest), genesis, pb.RoundRecord(commit=lie))
 
 
 @pytest.mark.parametrize("codecs", [("int8", "int8"), ("2bit", "int8")], ids=("means", "gathered"))
@@ -546,18 +547,18 @@ async def test_replayed_commits_are_checked(make: Make) -> None:
     record = member.state.rounds.read(1)
     assert record is not None
     parent = Member(member.folder.parent / "fresh", swarm._keys[1], swarm)
-    commit, certified = check_record(swarm.manifest, parent.state.head, record)
+    commit, certified = check_record(Amendments(swarm.manifest), parent.state.head, record)
     assert commit.version == 1 and certified
     unvoted = pb.RoundRecord(commit=record.commit)
-    assert check_record(swarm.manifest, parent.state.head, unvoted)[1] is False
+    assert check_record(Amendments(swarm.manifest), parent.state.head, unvoted)[1] is False
     with pytest.raises(RoundLogError, match="version"):
-        check_record(swarm.manifest, member.state.head, record)
+        check_record(Amendments(swarm.manifest), member.state.head, record)
     garbled = pb.RoundRecord(commit=swarm._keys[1].sign("commit", b"\xff\xff\xff"))
     with pytest.raises(RoundLogError, match="readable"):
-        check_record(swarm.manifest, parent.state.head, garbled)
+        check_record(Amendments(swarm.manifest), parent.state.head, garbled)
     record.commit.signature = b"0" * 64
     with pytest.raises(RoundLogError, match="signed"):
-        check_record(swarm.manifest, parent.state.head, record)
+        check_record(Amendments(swarm.manifest), parent.state.head, record)
     await parent.driver.close()
 
 
@@ -581,12 +582,12 @@ async def test_a_peers_commit_obeys_the_rules_of_a_session(
     record = member.state.rounds.read(1)
     assert record is not None
     head = genesis_head(swarm.manifest)
-    commit, _ = check_record(swarm.manifest, head, record)
+    commit, _ = check_record(Amendments(swarm.manifest), head, record)
     commit.MergeFrom(pb.Commit(**change))  # type: ignore[arg-type]
     leader = next(keys for keys in swarm._keys if keys.peer_id == commit.session.leader)
     forged = pb.RoundRecord(commit=leader.sign("commit", commit.SerializeToString()))
     with pytest.raises(RoundLogError, match=error):
-        check_record(swarm.manifest, head, forged)
+        check_record(Amendments(swarm.manifest), head, forged)
 
 
 async def test_a_peers_commit_has_results_that_can_be_applied(make: Make) -> None:

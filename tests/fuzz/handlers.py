@@ -28,6 +28,7 @@ from atoll.peers.line import Line
 from atoll.peers.links import Callbacks, Link, Links
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
+from atoll.protocol.amendments import Amendments
 
 from ..daemon.swarm import Swarm, keyring, make_manifest
 
@@ -144,7 +145,7 @@ def replayed(data: bytes) -> None:
         record.commit.CopyFrom(KEYS.sign("commit", record.commit.body))
         for vote in record.votes:
             vote.CopyFrom(KEYS.sign("vote", vote.body))
-        check_record(MANIFEST, genesis_head(MANIFEST), record)
+        check_record(Amendments(MANIFEST), genesis_head(MANIFEST), record)
 
 
 class Node:

@@ -263,6 +263,10 @@ async function expected({ status, peers, rounds, events, history }) {
     `${swarm.optimizer}, learning rate ${swarm.inner_lr}`, `Nesterov ${swarm.outer_momentum}, learning rate ${swarm.outer_lr || "by contributors"}`,
     `${swarm.codec} to owners, ${swarm.result_codec} back`, `${swarm.min_peers} ${swarm.min_peers === 1 ? "node" : "nodes"}`,
     `version ${swarm.manifest_version}`, f.short(status.swarm_id), status.organiser);
+  for (const { version, from_round, in_force, note, changes } of swarm.amendments) {
+    const values = changes.map(({ field, before, after }) => `${field} ${before} → ${after}`).join(", ");
+    put("swarm-amendments", `Version ${version}, from round ${from_round} on${in_force ? "" : " (not yet in force)"}: ${values}.${note ? ` ${note}` : ""}`);
+  }
   put("software", status.software);
   return { places: found, reports, cells };
 }

@@ -306,6 +306,29 @@ def test_it_takes_other_threads_from_the_next_step_on(daemon, about, monkeypatch
     assert used == [1, 3, 8], "0 is all cores"
 
 
+def test_it_goes_by_an_amended_schedule_from_the_next_step_on(daemon, about, monkeypatch):
+    """And by the Welcome's again, where a phase says nothing of it."""
+    used = []
+    slow = {"lr": 0.125, "warmup_steps": 0, "total_steps": 7}
+    says = iter(
+        [Begin(1, 10, (0, 1), text=text_in(about), inner=slow), Begin(2, 10, (0, 1), text=text_in(about))]
+    )
+
+    def step(loss_of, optimizer, config, *more):
+        used.append((config.lr, config.total_steps, config.batch))
+        daemon.say(next(says, Stop(save=False)))
+        return inner_step(loss_of, optimizer, config, *more)
+
+    monkeypatch.setattr(trainer, "inner_step", step)
+    welcome = trainer.InnerConfig.from_dict(about["inner"])
+    daemon.say(daemon.welcome(**about))
+    daemon.say(Begin(0, 10, (0, 1), text=text_in(about)))
+    with pytest.raises(SwarmStopped):
+        trainer.train(trainer.Endpoint(daemon.trainer_socket))
+    first = (welcome.lr, welcome.total_steps, welcome.batch)
+    assert used == [first, (0.125, 7, welcome.batch), first]
+
+
 def test_a_device_that_is_too_small_is_an_error(daemon, about, monkeypatch):
     def never(*_):
         raise torch.OutOfMemoryError("no more")

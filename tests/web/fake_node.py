@@ -19,7 +19,7 @@ from atoll.web_ui.interface import CommandError
 from atoll.web_ui.owner_types import Controls, SettingView
 from atoll.web_ui.round_types import Round
 from atoll.web_ui.server import WebServer
-from atoll.web_ui.state_types import Applicant, Member, Organisation, Peer, State, TicketView
+from atoll.web_ui.state_types import Amendment, Applicant, Member, Organisation, Peer, State, TicketView
 
 PEER_IDS = (
     "12D3KooWCoralHeronAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
@@ -30,6 +30,31 @@ NAMES = ("coral-heron", "quiet-otter", "silver-tern")
 INNER_STEPS = 30
 TOKENS_PER_UPDATE = 245_760
 START = 1_760_000_000.0
+
+
+def amendments() -> list[Amendment]:
+    """One in force, one to come."""
+    return [
+        {
+            "version": 2,
+            "from_round": 5,
+            "in_force": True,
+            "note": "the loss was jumping",
+            "signed_unix_s": int(START),
+            "changes": [{"field": "inner.lr", "before": "0.006", "after": "0.003"}],
+        },
+        {
+            "version": 3,
+            "from_round": 10_000,
+            "in_force": False,
+            "note": "",
+            "signed_unix_s": int(START) + 60,
+            "changes": [
+                {"field": "rounds.grace_cap_s", "before": "60", "after": "120"},
+                {"field": "bootstrap", "before": "none", "after": "/dns4/seed.example/tcp/31337"},
+            ],
+        },
+    ]
 
 
 class RingLog:
@@ -254,9 +279,10 @@ def make_state(version: int, *, seed: int = 7) -> State:
             "codec": "int8",
             "result_codec": "int8",
             "min_peers": 1,
-            "manifest_version": 1,
+            "manifest_version": 2,
             "can_write": True,
             "organiser_here": True,
+            "amendments": amendments(),
         },
         "organiser": "SHA256:7f3a c210 9be4 55d1",
         "version": version,

@@ -1,6 +1,6 @@
 // What this swarm trains and how: its manifest. On the organiser's machine the panel says so.
 
-import { byId, facts, setText } from "./dom.js";
+import { byId, el, facts, reconcile, setText } from "./dom.js";
 import { bytes, short } from "./format.js";
 
 /** @param {import("./store.js").Store} store */
@@ -25,4 +25,12 @@ export function drawSwarm({ state }) {
     ["Organiser", state.organiser, "fingerprint of the key that signs the manifest"],
   ];
   facts(byId("swarm-facts"), /** @type {Array<[string, string, string?]>} */ (rows.filter((row) => row !== null)));
+  byId("swarm-amendments").hidden = swarm.amendments.length === 0;
+  reconcile(byId("swarm-amendments"), swarm.amendments, (each) => each.version, () => el("li"), (item, each) => setText(item, told(each)));
+}
+
+/** @param {NonNullable<import("./store.js").State["swarm"]>["amendments"][number]} amendment */
+function told({ version, from_round: round, in_force: inForce, note, changes }) {
+  const values = changes.map(({ field, before, after }) => (before || after ? `${field} ${before} → ${after}` : field)).join(", ");
+  return `Version ${version}, from round ${round} on${inForce ? "" : " (not yet in force)"}: ${values}.${note ? ` ${note}` : ""}`;
 }
