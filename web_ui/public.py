@@ -34,8 +34,9 @@ _hex = _matches(r"[0-9a-f]{0,128}")
 _word = _matches(r"[a-z]{1,20}")
 _codec = _matches(r"[a-z]{1,10}[0-9]{0,2}(m[0-9])?")
 _title = _matches(r"[A-Za-z0-9 _-]{1,64}")
-_field = _matches(r"[a-z_.]{1,40}")
-_figures = _matches(r"[0-9.e+,-]{1,400}")
+_field = _matches(r"(inner|outer|rounds|data)\.[a-z_]{1,24}|bootstrap")
+_FIGURE = r"[0-9]{1,15}(\.[0-9]{1,9})?(e[+-][0-9]{1,3})?"
+_figures = _matches(rf"{_FIGURE}(,{_FIGURE}){{0,63}}")
 _fingerprint = _matches(r"[0-9a-f]{4}(-[0-9a-f]{4}){3}")
 _ROUND = re.compile(r"Round ([0-9]{1,12}) ended (certified|provisional|aborted|missed)\b", re.ASCII)
 
