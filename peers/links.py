@@ -1,9 +1,9 @@
 """Links: one warm stream to each peer, over libp2p, with a handshake before anything else.
 
-What a link is, is in link.py. The first frame each way is a Hello; a peer of another swarm, protocol, model
-or text is refused with the reason, and the reason is kept to be shown. When both sides dial at once, the
-stream dialled by the smaller peer id stays. Where this node has lanes (lanes.py), each Hello offers one: the
-stream is authenticated, so what came over it needs no other proof.
+What a link is, is in link.py. The first frame each way is a Hello (handshake.py); a peer of another swarm,
+protocol, model or text is refused with the reason, and the reason is kept to be shown. When both sides dial
+at once, the stream dialled by the smaller peer id stays. Where this node has lanes (lanes.py), each Hello
+offers one: the stream is authenticated, so what came over it needs no other proof.
 
 A stream that closes is how a death is noticed: p2pd's connection breaks as soon as the process is gone. A
 peer that is silent but connected is the roster's affair; when bytes moved last is known here, because a large
@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -28,6 +27,7 @@ from atoll.peers import packing
 from atoll.peers.addresses import RELAY, scope
 from atoll.peers.bulk import BulkTraffic
 from atoll.peers.counting import counted
+from atoll.peers.handshake import LinkRefused, Spoken, VersionsDiffer, parted, read_hello, say, whole
 from atoll.peers.lanes import Lanes, is_offer
 from atoll.peers.link import Link, LinkLost, read_frame
 from atoll.peers.p2pd import Host
@@ -42,8 +42,6 @@ MAX_SHAKING, MAX_SHAKING_OF_ONE = 32, 2
 """Handshakes that others have begun and not ended, of all and of one peer."""
 MAX_SOFTWARE = 64
 PUNCHED_S = 60.0
-_NO_COMMON_VERSION = re.compile(r"the peer speaks protocol \d+ to \d+, this node (\d{1,9}) to (\d{1,9})")
-"""The goodbye of a peer that refused this node's version: to it, "this node" is itself (wire.py)."""
 
 __all__ = [
     "Callbacks",
@@ -60,29 +58,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-class LinkRefused(ConnectionError):
-    """The handshake failed; the message says why."""
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """What a peer of another release speaks, as it says. `software`: empty where that is not known."""
-
-    lowest: int
-    highest: int
-    software: str = ""
-
-
 class LinksFull(LinkRefused):
     """This node takes no more links."""
-
-
-class VersionsDiffer(LinkRefused):
-    """The peer and this node have no protocol version in common."""
-
-    def __init__(self, message: str, theirs: Spoken) -> None:
-        super().__init__(message)
-        self.theirs = theirs
 
 
 @dataclass(frozen=True)
@@ -248,33 +225,32 @@ class Links:
         writer: asyncio.StreamWriter,
         dialled: bool,
     ) -> None:
-        """Hello each way, then the link is up. The dialled side answers, or says goodbye with its reason."""
+        """Hello each way, then the rest of it: the link is up, for the dialled side first.
+
+        Raises LinkRefused.
+        """
         mine = self._on.hello()
         if self._lanes is not None:
             mine.lane.CopyFrom(self._lanes.offer())
         mine.packing.append(packing.NAME)
+        first, rest = parted(mine)
         async with asyncio.timeout(HELLO_TIMEOUT_S):
             if dialled:
-                writer.write(wire.encode_frame(pb.Frame(hello=mine)))
-            frame, _ = await read_frame(reader)
-            kind = frame.WhichOneof("message")
-            if kind == "goodbye":
-                raise _farewell(plain(frame.goodbye.reason))
-            if kind != "hello":
-                raise LinkRefused(f"the peer began with {kind}, not with hello")
-            refusal = self._refusal(peer, frame.hello)
+                await say(writer, pb.Frame(hello=first))
+            theirs = await read_hello(reader)
+            refusal = self._refusal(peer, theirs)
             if refusal is not None:
-                writer.write(wire.encode_frame(pb.Frame(goodbye=pb.Goodbye(reason=str(refusal)))))
-                await writer.drain()
+                await say(writer, pb.Frame(goodbye=pb.Goodbye(reason=str(refusal))))
                 raise refusal
+            await say(writer, pb.Frame(hello=rest if dialled else first))
+            theirs = whole(theirs, await read_hello(reader))
             if not dialled:
-                writer.write(wire.encode_frame(pb.Frame(hello=mine)))
-            await writer.drain()
+                await say(writer, pb.Frame(hello=rest))
         address = str(info.addr)
-        numbered = self._lanes is not None and is_offer(frame.hello.lane)
-        packs = self._packs and packing.NAME in frame.hello.packing
+        numbered = self._lanes is not None and is_offer(theirs.lane)
+        packs = self._packs and packing.NAME in theirs.packing
         relayed = scope(address) == RELAY
-        link = Link(peer, frame.hello, reader, writer, dialled, relayed, numbered, packs, self.line)
+        link = Link(peer, theirs, reader, writer, dialled, relayed, numbered, packs, self.line)
         link.punched = not relayed and time.monotonic() - self._punched.get(peer, -math.inf) < PUNCHED_S
         if self._establish(link) and self._lanes is not None and numbered:
             self._lanes.keep(link, mine.lane, address)
@@ -395,12 +371,6 @@ class Links:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._links.clear()
-
-
-def _farewell(reason: str) -> LinkRefused:
-    """Why a peer did not want this node, in its own words."""
-    found = _NO_COMMON_VERSION.fullmatch(reason)
-    return VersionsDiffer(reason, Spoken(int(found[1]), int(found[2]))) if found else LinkRefused(reason)
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 
 import pytest
@@ -73,6 +74,58 @@ async def test_a_peer_of_another_swarm_is_refused_and_told_why(hosts: Hosts):
     assert not a.ups and not b.ups and not a.links.peers
 
 
+STATUS = {"status": pb.NodeStatus(version=7, label="at home"), "addresses": ["/ip4/192.0.2.7/tcp/1"]}
+
+
+async def test_whoever_dials_tells_a_stranger_nothing_of_itself(hosts: Hosts):
+    a, (stranger, _) = await make(hosts, "a", lanes=True, **STATUS), await hosts.start("stranger")
+    told: list[pb.Frame] = []
+    done = asyncio.Event()
+
+    async def answer(info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told.append((await read_frame(reader))[0])
+        writer.write(wire.encode_frame(pb.Frame(hello=pb.Hello(swarm_id=b"o" * 32, protocol=wire.spoken()))))
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                told.append((await read_frame(reader))[0])
+        done.set()
+
+    await stranger.p2p.add_binary_stream_handler(wire.LINK_PROTOCOL, answer)
+    await connect(a.host, stranger)
+    with pytest.raises(LinkRefused, match="another swarm"):
+        await a.links.dial(stranger.peer_id)
+    async with asyncio.timeout(DEADLINE_S):
+        await done.wait()
+    assert [frame.WhichOneof("message") for frame in told] == ["hello", "goodbye"]
+    hello = told[0].hello
+    assert hello.swarm_id and not hello.HasField("status") and not hello.HasField("lane")
+    assert not hello.addresses
+
+
+async def test_both_sides_of_a_link_know_all_of_the_others_hello(hosts: Hosts):
+    a, b = await make(hosts, "a", lanes=True, **STATUS), await make(hosts, "b", lanes=True, **STATUS)
+    await connect(a.host, b.host)
+    await dial(a, b)
+    await b.when(lambda: b.ups)
+    for link in (a.links.get(b.id), b.links.get(a.id)):
+        assert link is not None and link.hello.status == STATUS["status"] and link.hello.swarm_id
+        assert list(link.hello.addresses) == STATUS["addresses"] and link.hello.lane.token
+        assert link.hello.packing == ["zstd"]
+
+
+async def test_what_is_not_the_rest_of_a_hello_ends_the_handshake(hosts: Hosts):
+    a, (stranger, _) = await make(hosts, "a"), await hosts.start("stranger")
+    await connect(stranger, a.host)
+    for second in (ready(1), pb.Frame(goodbye=pb.Goodbye(reason="bye"))):
+        _, reader, writer = await stranger.p2p.call_binary_stream_handler(PeerID(a.id), wire.LINK_PROTOCOL)
+        writer.write(wire.encode_frame(pb.Frame(hello=a.hello)) + wire.encode_frame(second))
+        async with asyncio.timeout(DEADLINE_S):
+            await read_frame(reader)
+            assert await reader.read() == b"", "the stream is closed"
+        writer.close()
+    assert not a.ups and a.links.refused["hello"] == 2
+
+
 async def test_ranges_without_a_common_version_are_both_named(hosts: Hosts):
     a = await make(hosts, "a")
     b = await make(hosts, "b", protocol=pb.ProtocolRange(lowest=2, highest=5))
@@ -80,7 +133,8 @@ async def test_ranges_without_a_common_version_are_both_named(hosts: Hosts):
     with pytest.raises(VersionsDiffer, match="the peer speaks protocol 2 to 5, this node 1 to 1") as seen:
         await dial(a, b)
     assert (seen.value.theirs.lowest, seen.value.theirs.highest) == (2, 5) and seen.value.theirs.software
-    await b.when(lambda: b.downs)
+    await until(lambda: b.links.refused)
+    assert not b.ups, "which had accepted the other, and waited for the rest of its Hello"
     # The one that is refused knows it by the other's goodbye, in which "this node" is the other.
     with pytest.raises(VersionsDiffer, match="2 to 5") as told:
         await dial(b, a)
@@ -313,9 +367,10 @@ async def test_hostile_bytes_end_their_link_and_nothing_else(hosts: Hosts):
         _, reader, writer = await stranger.p2p.call_binary_stream_handler(PeerID(a.id), wire.LINK_PROTOCOL)
         writer.write(hello)
         async with asyncio.timeout(DEADLINE_S):
-            frame, _ = await read_frame(reader)
-            assert frame.HasField("hello")
-            writer.write(bad)
+            for more in (hello, bad):
+                frame, _ = await read_frame(reader)
+                assert frame.HasField("hello")
+                writer.write(more)
             await reader.read()
         writer.close()
         await a.when(lambda number=number: len(a.downs) == number + 1)
