@@ -7,7 +7,6 @@ has accepted the other's: so no stranger learns it, whichever side dialled.
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass
 
 from atoll.peers.link import read_frame
@@ -15,8 +14,8 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 from atoll.protocol.text import plain
 
-_NO_COMMON_VERSION = re.compile(r"the peer speaks protocol \d+ to \d+, this node (\d{1,9}) to (\d{1,9})")
-"""The goodbye of a peer that refused this node's version: to it, "this node" is itself (wire.py)."""
+INCOMPATIBLE = "incompatible"
+"""Code of the goodbye to a peer of another release."""
 
 
 class LinkRefused(ConnectionError):
@@ -72,13 +71,22 @@ async def read_hello(reader: asyncio.StreamReader) -> pb.Hello:
     frame, _ = await read_frame(reader)
     kind = frame.WhichOneof("message")
     if kind == "goodbye":
-        raise _farewell(plain(frame.goodbye.reason))
+        raise _farewell(frame.goodbye)
     if kind != "hello":
         raise LinkRefused(f"the peer said {kind}, not hello")
     return frame.hello
 
 
-def _farewell(reason: str) -> LinkRefused:
+def goodbye(refusal: LinkRefused) -> pb.Goodbye:
+    """What a peer is told that is not let in."""
+    if isinstance(refusal, VersionsDiffer):
+        return pb.Goodbye(reason=str(refusal), code=INCOMPATIBLE, protocol=wire.spoken())
+    return pb.Goodbye(reason=str(refusal))
+
+
+def _farewell(said: pb.Goodbye) -> LinkRefused:
     """Why a peer did not want this node, in its own words."""
-    found = _NO_COMMON_VERSION.fullmatch(reason)
-    return VersionsDiffer(reason, Spoken(int(found[1]), int(found[2]))) if found else LinkRefused(reason)
+    reason = plain(said.reason)
+    if said.code == INCOMPATIBLE:
+        return VersionsDiffer(reason, Spoken(said.protocol.lowest, said.protocol.highest))
+    return LinkRefused(reason)

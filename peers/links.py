@@ -27,7 +27,7 @@ from atoll.peers import packing
 from atoll.peers.addresses import RELAY, scope
 from atoll.peers.bulk import BulkTraffic
 from atoll.peers.counting import counted
-from atoll.peers.handshake import LinkRefused, Spoken, VersionsDiffer, parted, read_hello, say, whole
+from atoll.peers.handshake import LinkRefused, Spoken, VersionsDiffer, goodbye, parted, read_hello, say, whole
 from atoll.peers.lanes import Lanes, is_offer
 from atoll.peers.link import Link, LinkLost, read_frame
 from atoll.peers.p2pd import Host
@@ -240,7 +240,7 @@ class Links:
             theirs = await read_hello(reader)
             refusal = self._refusal(peer, theirs)
             if refusal is not None:
-                await say(writer, pb.Frame(goodbye=pb.Goodbye(reason=str(refusal))))
+                await say(writer, pb.Frame(goodbye=goodbye(refusal)))
                 raise refusal
             await say(writer, pb.Frame(hello=rest if dialled else first))
             theirs = whole(theirs, await read_hello(reader))
@@ -356,9 +356,9 @@ class Links:
     async def close(self, reason: str) -> None:
         """Says goodbye on every link and ends them all."""
         self._closing = True
-        goodbye = pb.Frame(goodbye=pb.Goodbye(reason=reason))
+        farewell = pb.Frame(goodbye=pb.Goodbye(reason=reason))
         for link in list(self._links.values()):
-            link.send(goodbye)
+            link.send(farewell)
         # The writers get a moment to put it on the wire; a peer that takes nothing learns from the end.
         waits = [asyncio.create_task(link.drained.wait()) for link in self._links.values()]
         if waits:

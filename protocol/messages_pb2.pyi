@@ -562,10 +562,14 @@ class Heartbeat(_message.Message):
     def __init__(self, status: _Optional[_Union[NodeStatus, _Mapping]] = ..., nonce: _Optional[int] = ..., echo: _Optional[int] = ..., unix_ms: _Optional[int] = ...) -> None: ...
 
 class Goodbye(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "code", "protocol")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    code: str
+    protocol: ProtocolRange
+    def __init__(self, reason: _Optional[str] = ..., code: _Optional[str] = ..., protocol: _Optional[_Union[ProtocolRange, _Mapping]] = ...) -> None: ...
 
 class SessionId(_message.Message):
     __slots__ = ("parent", "fragment", "view", "leader", "life")

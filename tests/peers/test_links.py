@@ -135,10 +135,33 @@ async def test_ranges_without_a_common_version_are_both_named(hosts: Hosts):
     assert (seen.value.theirs.lowest, seen.value.theirs.highest) == (2, 5) and seen.value.theirs.software
     await until(lambda: b.links.refused)
     assert not b.ups, "which had accepted the other, and waited for the rest of its Hello"
-    # The one that is refused knows it by the other's goodbye, in which "this node" is the other.
     with pytest.raises(VersionsDiffer, match="2 to 5") as told:
         await dial(b, a)
-    assert told.value.theirs == Spoken(1, 1)
+    assert told.value.theirs == Spoken(1, 1), "which the other one told with its goodbye"
+
+
+async def test_whether_versions_differ_is_known_by_the_code_and_not_by_the_words(hosts: Hosts):
+    a, (other, _) = await make(hosts, "a"), await hosts.start("other")
+    words = "the peer speaks protocol 1 to 1, this node 7 to 9"
+    goodbyes = [
+        pb.Goodbye(reason="zu alt", code="incompatible", protocol=pb.ProtocolRange(lowest=7, highest=9)),
+        pb.Goodbye(reason=words),
+    ]
+    answers = iter(goodbyes)
+
+    async def refuse(info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_frame(reader)
+        writer.write(wire.encode_frame(pb.Frame(goodbye=next(answers))))
+        await writer.drain()
+
+    await other.p2p.add_binary_stream_handler(wire.LINK_PROTOCOL, refuse)
+    await connect(a.host, other)
+    with pytest.raises(VersionsDiffer, match="zu alt") as seen:
+        await a.links.dial(other.peer_id)
+    assert seen.value.theirs == Spoken(7, 9)
+    with pytest.raises(LinkRefused) as plain:
+        await a.links.dial(other.peer_id)
+    assert not isinstance(plain.value, VersionsDiffer)
 
 
 async def test_a_peer_that_does_not_say_hello_is_refused(hosts: Hosts):
