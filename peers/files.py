@@ -240,12 +240,12 @@ class FileServer:
         else:
             async with self._places:
                 with counted(self._answering, peer):
-                    await self._answer(request, writer)
+                    await self._answer(peer, request, writer)
         # A stream's end closes both directions at once: wait until the other side has read it all.
         async with asyncio.timeout(STALL_S):
             await reader.read(1)
 
-    async def _answer(self, request: pb.FileRequest, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, peer: bytes, request: pb.FileRequest, writer: asyncio.StreamWriter) -> None:
         ours = request.swarm_id == self._swarm_id and request.kind in KINDS
         served = self._provider(request.kind, request.version, request.chunk) if ours else None
         async with self._shelf.take(request, served) as taken:
@@ -264,15 +264,26 @@ class FileServer:
             )
             await send_message(writer, header)
             if not request.header_only:
-                await self._stream(request, held, content, writer)
+                await self._stream(peer, request, held, content, writer)
 
     async def _stream(
-        self, request: pb.FileRequest, held: _Open, content: Content, writer: asyncio.StreamWriter
+        self,
+        peer: bytes,
+        request: pb.FileRequest,
+        held: _Open,
+        content: Content,
+        writer: asyncio.StreamWriter,
     ) -> None:
-        """The pieces that were asked for, in slices where they are paced: so bytes keep coming."""
+        """The pieces that were asked for, in slices where they are paced: so bytes keep coming.
+
+        They end with the piece in which `peer` was revoked. Raises WireError then.
+        """
         first, end = request.offset // PIECE_BYTES, len(content.digests)
         large = request.kind in PACED
         for piece in range(first, min(end, first + request.pieces) if request.pieces else end):
+            if not self._lets_in(peer):
+                self.turned_away += 1
+                raise wire.WireError("the peer may have files no more")
             data = memoryview(await asyncio.to_thread(held.read, piece, content))
             paced = large and bool(self.cap.bytes_per_s)  # which may change meanwhile
             step = self._host.line.up.slice_bytes(_SLICE if paced else _LARGE_SLICE)

@@ -35,6 +35,7 @@ class Pair:
         self.holder = holder
         self.asker = asker
         self.server = server
+        self.revoked: set[bytes] = set()
         self.served = folder / "served"
         self.target = folder / "target"
 
@@ -59,7 +60,7 @@ async def two(hosts: Hosts, tmp_path: Path) -> Pair:
     def provide(kind: str, version: int, chunk: int) -> ServedFile | None:
         return ServedFile(pair.served, 7) if version in (0, 7) else None
 
-    server = FileServer(holder, SWARM, provide)
+    server = FileServer(holder, SWARM, provide, lets_in=lambda peer: peer not in pair.revoked)
     await server.listen()
     pair = Pair(holder, asker, server, tmp_path)
     return pair
@@ -334,6 +335,20 @@ async def test_a_server_with_no_place_left_says_so(two: Pair):
     with pytest.raises(FileRefused) as caught:
         await two.fetch()
     assert caught.value.code == "busy"
+
+
+async def test_who_is_revoked_while_it_fetches_gets_no_piece_more(two: Pair):
+    two.served.write_bytes(content(40 * PIECE_BYTES))
+    two.server.cap = RateCap(8 << 20)
+    work = asyncio.create_task(two.fetch())
+    await until(lambda: two.server.sent_bytes > PIECE_BYTES)
+    two.revoked.add(two.asker.peer_id)
+    with pytest.raises(EOFError):
+        await work
+    assert two.server.turned_away == 1 and two.server.sent_bytes <= 3 * PIECE_BYTES
+    with pytest.raises((EOFError, OSError)):
+        await two.fetch()
+    assert two.server.turned_away == 2
 
 
 async def test_what_this_disk_refuses_is_no_fault_of_the_peer(two: Pair, monkeypatch: pytest.MonkeyPatch):
