@@ -7,13 +7,16 @@ and of more enrolments than a ticket has uses the earliest count.
 
 Whoever is revoked is believed in nothing any more, whatever time it writes: neither as a witness nor as an
 admin. So whoever revokes gives certificates to those who stand on the revoked and are to stay
-(cli/members.py). What it can't know: a member that lies about when it witnessed an enrolment can admit
-somebody with a ticket that has expired, or before others who used it. It is named as the witness.
+(cli/members.py). Whoever is only made an observer is believed in what it witnessed before: what it was a
+member by is kept for that. What the roll can't know: a member that lies about when it witnessed an enrolment
+can admit somebody with a ticket that has expired, or before others who used it; so can one that was made an
+observer. It is named as the witness.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -64,6 +67,8 @@ class Roll:
         self.admission = admission
         self.founder = founder
         self._entries: dict[bytes, _Entry] = {}
+        self._former: dict[bytes, _Entry] = {}
+        """Of those who are observers now: what they were members by last."""
         self._spent: dict[bytes, dict[bytes, _Entry]] = {}
         """By ticket: the enrolment with which each node used it first."""
         self._revocations: dict[bytes, tuple[pb.Signed, pb.Revocations]] = {}
@@ -81,10 +86,11 @@ class Roll:
         node = credential.node
         known = self._entries.get(node)
         outdone = known is not None and _rank(credential, message) <= _rank(known.credential, known.message)
-        if outdone and not self._is_earlier_use(credential):
+        was_member = outdone and self._is_later_former(credential, message)
+        if outdone and not was_member and not self._is_earlier_use(credential):
             return None
         if credential.witness:
-            above = self._above(credential.witness)
+            above = self._above(credential.witness, credential.since_s)
             if above is None or node in above:
                 raise MembershipError("unknown_witness", "who admitted it is no member")
         if known is None and len(self._entries) >= MAX_MEMBERS:
@@ -93,18 +99,39 @@ class Roll:
         kept.CopyFrom(message)
         entry = _Entry(kept, credential)
         self._spend(entry)
-        if not outdone:
-            self._entries.pop(node, None)
-            self._entries[node] = entry
+        if was_member:
+            self._former[node] = entry
+        elif not outdone:
+            self._replace(entry)
         self._digest = self._gone = None
         return credential
+
+    def _replace(self, entry: _Entry) -> None:
+        node = entry.credential.node
+        before = self._entries.pop(node, None)
+        self._entries[node] = entry
+        if entry.credential.role != pb.OBSERVER:
+            self._former.pop(node, None)
+        elif before is not None and before.credential.role != pb.OBSERVER:
+            self._former[node] = before
+
+    def _remove(self, node: bytes) -> None:
+        del self._entries[node]
+        self._former.pop(node, None)
+
+    def _is_later_former(self, credential: Credential, message: pb.Membership) -> bool:
+        """Whether it tells what an observer was a member by, later than what is known of that."""
+        if self._entries[credential.node].credential.role != pb.OBSERVER or credential.role == pb.OBSERVER:
+            return False
+        known = self._former.get(credential.node)
+        return known is None or _rank(known.credential, known.message) < _rank(credential, message)
 
     def _make_room(self, credential: Credential) -> None:
         """An authority's certificate takes the place of the latest enrolment. Raises MembershipError."""
         enrolled = [e.credential for e in self._entries.values() if e.credential.grant]
         if credential.grant or not enrolled:
             raise MembershipError("full", f"the swarm has {MAX_MEMBERS} members already")
-        del self._entries[max(enrolled, key=lambda c: (c.since_s, c.node)).node]
+        self._remove(max(enrolled, key=lambda c: (c.since_s, c.node)).node)
 
     def _is_earlier_use(self, credential: Credential) -> bool:
         """Whether it tells a use of a ticket that is not known, or an earlier one of the same node."""
@@ -130,7 +157,7 @@ class Roll:
         if last == credential.node:
             raise MembershipError("used_up", "the ticket has been used as often as it may be")
         if last in self._entries and self._entries[last].credential.grant == credential.grant:
-            del self._entries[last]
+            self._remove(last)
 
     def add_all(
         self, messages: Iterable[pb.Membership]
@@ -197,7 +224,7 @@ class Roll:
             return "expired", "its certificate has expired"
         if self.admission == m.APPROVE and credential.grant:
             return "pending", "the organiser has not approved it yet"
-        if credential.witness and self._above(credential.witness) is None:
+        if credential.witness and self._above(credential.witness, credential.since_s) is None:
             return "unknown_witness", "who admitted it is no member"
         if credential.uses and credential.node not in self._first(credential):
             return "used_up", "its ticket had been used as often as it may be"
@@ -205,12 +232,15 @@ class Roll:
 
     def _until(self, credential: Credential) -> int:
         """When it ends, in Unix seconds; 0: never. A renewal counts if a member signed it."""
-        if not credential.renewed_s or self._above(credential.renewer) is None:
+        if not credential.renewed_s or self._above(credential.renewer, credential.renewed_s) is None:
             return credential.until_s
         return max(credential.until_s, credential.renewed_s + m.LIFETIME_S)
 
-    def _above(self, node: bytes) -> list[bytes] | None:
-        """Who stands for a node that may witness: itself, its witness and so on. None if it may not."""
+    def _above(self, node: bytes, at_s: float) -> list[bytes] | None:
+        """Who stands for a node that witnessed something then: itself, its witness and so on.
+
+        None if that counts nothing.
+        """
         found: list[bytes] = []
         revoked = self._all_revoked()
         while len(found) < MAX_CHAIN:
@@ -219,13 +249,20 @@ class Roll:
                 return None
             if node == self.founder:
                 return found
-            entry = self._entries.get(node)
-            if entry is None or entry.credential.role == pb.OBSERVER or self._is_void(entry.credential):
+            entry = self._as_witness(node, at_s)
+            if entry is None or self._is_void(entry.credential):
                 return None
             if not entry.credential.witness:
                 return found
-            node = entry.credential.witness
+            node, at_s = entry.credential.witness, entry.credential.since_s
         return None
+
+    def _as_witness(self, node: bytes, at_s: float) -> _Entry | None:
+        """By what a node could witness then: an observer by what it was a member by until it became one."""
+        entry = self._entries.get(node)
+        if entry is None or entry.credential.role != pb.OBSERVER:
+            return entry
+        return self._former.get(node) if at_s <= entry.credential.since_s else None
 
     def _first(self, credential: Credential) -> set[bytes]:
         """Whom a ticket admitted: the earliest, as many as it has uses."""
@@ -300,8 +337,8 @@ class Roll:
         return len(self._spent.get(grant, ()))
 
     def may_witness(self, me: bytes, node: bytes) -> bool:
-        """Whether this node's word counts for another: a member's, that does not stand on that one itself."""
-        above = self._above(me)
+        """Whether this node's word counts for another now: a member's, that does not stand on that one."""
+        above = self._above(me, math.inf)
         return above is not None and len(above) < MAX_CHAIN and node not in above
 
     def needs_renewal(self, node: bytes, now_s: float) -> bool:
@@ -321,22 +358,33 @@ class Roll:
 
     def chain(self, node: bytes) -> list[pb.Membership]:
         """A node's membership and those of its witnesses, then of renewers, for who knows none of them."""
-        found: dict[bytes, pb.Membership] = {}
+        found: list[pb.Membership] = []
+        seen: set[bytes] = set()
         renewers: list[bytes] = []
         entry = self._entries.get(node)
-        while entry is not None and node not in found and len(found) < MAX_CHAIN:
-            found[node] = entry.message
+        while entry is not None and node not in seen and len(seen) < MAX_CHAIN:
+            seen.add(node)
+            found += self._shown(node)
             renewers.append(entry.credential.renewer)
-            node = entry.credential.witness
-            entry = self._entries.get(node)
+            node, at_s = entry.credential.witness, entry.credential.since_s
+            entry = self._as_witness(node, at_s)
         for renewer in renewers[:2]:
-            if renewer in self._entries and renewer not in found:
-                found[renewer] = self._entries[renewer].message
-        return list(found.values())
+            if renewer not in seen:
+                seen.add(renewer)
+                found += self._shown(renewer)
+        return found
+
+    def _shown(self, node: bytes) -> list[pb.Membership]:
+        """A node's own, and what it was a member by before."""
+        known = (self._entries.get(node), self._former.get(node))
+        return [entry.message for entry in known if entry is not None]
 
     @property
     def memberships(self) -> list[pb.Membership]:
-        """All, and the enrolments that others have replaced: tickets that they used stay used."""
+        """All, and those that others have replaced but for what they still show.
+
+        Tickets stay used, and what observers witnessed as members holds.
+        """
         now = {node: entry.message for node, entry in self._entries.items()}
         replaced = [
             used.message
@@ -344,7 +392,7 @@ class Roll:
             for node, used in spent.items()
             if used.message != now.get(node)
         ]
-        return [*now.values(), *replaced]
+        return [*now.values(), *(entry.message for entry in self._former.values()), *replaced]
 
     @property
     def revocations(self) -> list[pb.Signed]:
@@ -363,8 +411,7 @@ class Roll:
     def digest(self) -> bytes:
         """SHA-256 of what stands: two rolls with the same digest hold the same.
 
-        Enrolments that others have replaced are not in it: one by a witness that was made an observer since
-        is taken by whoever hears of it before that, and by nobody afterwards.
+        Memberships that others have replaced are not in it: whoever holds what stands on them holds them.
         """
         if self._digest is None:
             held = [*(entry.message for entry in self._entries.values()), *self.revocations]

@@ -72,6 +72,43 @@ def test_an_observer_is_in_and_contributes_nothing_and_admits_nobody() -> None:
     assert not roll.may_witness(NODE.peer_id, ADMIN.peer_id)
 
 
+def test_what_an_observer_witnessed_as_a_member_holds() -> None:
+    by_witness = joined(NODE, ticket="1")
+    before = joined(ring("before"), NODE, ticket="2", at=NOW + 1)
+    renewed = m.renewed(joined(ring("renewed"), ticket="3"), NODE, SWARM, NOW + DAY)
+    demoted = certified(NODE, NOW + 2 * DAY, role=pb.OBSERVER)
+    after = joined(ring("after"), NODE, ticket="4", at=NOW + 2 * DAY + 1)
+    shown = [by_witness, before, renewed, demoted]
+    now = NOW + m.LIFETIME_S + 2000
+    for told in (shown, shown[::-1]):
+        roll = a_roll()
+        assert roll.add_all(told)[1] is None
+        assert roll.standing(NODE.peer_id, NOW + 3 * DAY).role == pb.OBSERVER
+        assert roll.standing(ring("before").peer_id, NOW + 3 * DAY).is_in
+        assert roll.standing(ring("renewed").peer_id, now).is_in
+        assert not roll.may_witness(NODE.peer_id, ring("after").peer_id)
+        with pytest.raises(MembershipError, match="no member"):
+            roll.add(after)
+        for heard in (roll.memberships, roll.chain(ring("before").peer_id)):
+            other = a_roll()
+            other.add_all(reversed(heard))  # as after a restart, told by a neighbour, or shown with a Hello
+            assert other.standing(ring("before").peer_id, NOW + 3 * DAY).is_in
+            assert other.standing(NODE.peer_id, NOW + 3 * DAY).role == pb.OBSERVER
+        roll.add(certified(NODE, NOW + 4 * DAY))
+        assert roll.add(after) is not None, "it is a member again"
+
+
+def test_who_was_never_a_member_has_witnessed_nothing() -> None:
+    roll = a_roll()
+    roll.add(certified(NODE, NOW + 5, role=pb.OBSERVER))
+    with pytest.raises(MembershipError, match="no member"):
+        roll.add(joined(ring("backdated"), NODE, ticket="2", at=NOW + 1))
+    revoke(roll, pb.Revocation(grant=TICKET_KEY, at_unix_s=int(NOW) + 5))
+    roll.add(joined(NODE))  # by the ticket that was revoked
+    with pytest.raises(MembershipError, match="no member"):
+        roll.add(joined(ring("backdated"), NODE, ticket="2", at=NOW + 1))
+
+
 def test_members_admit_others_as_far_as_a_chain_goes() -> None:
     roll, above = a_roll(), FOUNDER
     for k in range(MAX_CHAIN - 1):
@@ -280,6 +317,11 @@ SHOWN = [
     certified(ring("b"), NOW + 4, role=pb.OBSERVER),
     m.renewed(joined(ring("a"), ticket="1", uses=2), FOUNDER, SWARM, NOW + DAY),
     joined(ring("d"), ring("c"), ticket="3", at=NOW + 5),
+    joined(ring("e"), ticket="4"),
+    joined(ring("f"), ring("e"), ticket="5", at=NOW + 1),
+    m.renewed(joined(ring("e"), ticket="4"), ring("a"), SWARM, NOW + 2),
+    certified(ring("e"), NOW + 4, role=pb.OBSERVER),
+    joined(ring("g"), ring("f"), ticket="6", at=NOW + 9),
 ]
 SAID = [
     m.new_revocations(
@@ -301,6 +343,7 @@ def test_rolls_that_were_told_the_same_judge_alike(order: list[int]) -> None:
         first.revoke(said)
     first.add_all(SHOWN)
     assert roll.digest == first.digest
-    for name in "abcd":
+    for name in "abcdefg":
         who = ring(name).peer_id
         assert roll.standing(who, NOW + DAY) == first.standing(who, NOW + DAY)
+    assert all(roll.standing(ring(name).peer_id, NOW + DAY).is_in for name in "efg")
