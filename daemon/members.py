@@ -151,8 +151,9 @@ class Members:
         if not reply.code:
             reply.manifest.CopyFrom(self._manifest.signed)
         if news is not None:
-            self._events.emit("members", f"{readable_name(peer)} was admitted by its ticket.")
             self._spread(news)
+        if news is not None and not reply.code:
+            self._events.emit("members", f"{readable_name(peer)} was admitted by its ticket.")
         elif reply.code and not request.look and self._tell_of(peer, reply.code):
             self._events.emit("members", f"{readable_name(peer)} asks to take part: {reply.reason}.")
         return reply

@@ -175,37 +175,51 @@ class Admission:
             return pb.EnrolReply(), None
         if self.lets_in(node):
             return self._welcome(node), None
+        news: pb.Frame | None = None
         try:
-            news = self._witness(node, request)
+            kind = m.LOOK if request.look else m.ENROLMENT
+            grant = self.roll.may_enrol(request.enrolment, node, self._clock(), kind)
+            if request.look:
+                return pb.EnrolReply(), None
+            if self._is_to_be_counted(grant, node):
+                news = self._witness(node, request)
+            self._check_admitted(node, request)
         except MembershipError as error:
             self.refused[error.code] += 1
-            return pb.EnrolReply(code=error.code, reason=str(error)), None
-        return (self._welcome(node), news) if news is not None else (pb.EnrolReply(), None)
+            return pb.EnrolReply(code=error.code, reason=str(error)), news
+        return self._welcome(node), news
 
     def _welcome(self, node: bytes) -> pb.EnrolReply:
         assert self.roll is not None
         return pb.EnrolReply(membership=self.roll.chain(node), revocations=self._shown_revocations())
 
-    def _witness(self, node: bytes, request: pb.EnrolRequest) -> pb.Frame | None:
-        """Admits a newcomer, or None where it only looks. Raises MembershipError."""
+    def _is_to_be_counted(self, grant: pb.Grant, node: bytes) -> bool:
+        """Whether all members have to hear of this enrolment: it admits, or is a new use of a ticket."""
         assert self.roll is not None
-        now = self._clock()
-        kind = m.LOOK if request.look else m.ENROLMENT
-        self.roll.may_enrol(request.enrolment, node, now, kind)
-        if request.look:
-            return None
-        if self.roll.admission == m.APPROVE:
-            self._keep_pending(node, request, now)
-            raise MembershipError("pending", "the organiser has not approved this node yet")
+        new_use = bool(grant.uses) and not self.roll.has_used(grant.key, node)
+        return self.roll.admission != m.APPROVE or new_use
+
+    def _witness(self, node: bytes, request: pb.EnrolRequest) -> pb.Frame:
+        """Signs that this node saw an enrolment. Raises MembershipError."""
+        assert self.roll is not None
         me = self._keyring.peer_id
         if not self.standing(me).contributes or not self.roll.may_witness(me, node):
             raise MembershipError("no_witness", "this node can admit nobody: ask another one")
-        made = m.witnessed(m.canonical(request.enrolment), self._keyring, self.roll.swarm, now)
+        made = m.witnessed(m.canonical(request.enrolment), self._keyring, self.roll.swarm, self._clock())
         self.roll.add(made)
-        if not self.lets_in(node):
-            raise MembershipError("no_witness", "this node can't admit it: ask another one")
         self._changed()
         return pb.Frame(roll=pb.Roll(members=[made]))
+
+    def _check_admitted(self, node: bytes, request: pb.EnrolRequest) -> None:
+        """Raises MembershipError where a newcomer is no member yet, or can't be one by what it shows."""
+        assert self.roll is not None
+        standing = self.standing(node)
+        if standing.is_in:
+            return
+        if self.roll.admission == m.APPROVE and standing.code != "used_up":
+            self._keep_pending(node, request, self._clock())
+            raise MembershipError("pending", "the organiser has not approved this node yet")
+        raise MembershipError("no_witness", "this node can't admit it: ask another one")
 
     def _keep_pending(self, node: bytes, request: pb.EnrolRequest, now: float) -> None:
         """Of too many the one that has not asked for the longest time is forgotten."""

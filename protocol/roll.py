@@ -85,7 +85,9 @@ class Roll:
         credential = m.check(message, self.swarm)
         node = credential.node
         known = self._entries.get(node)
-        outdone = known is not None and _rank(credential, message) <= _rank(known.credential, known.message)
+        outdone = known is not None and self._rank(credential, message) <= self._rank(
+            known.credential, known.message
+        )
         was_member = outdone and self._is_later_former(credential, message)
         if outdone and not was_member and not self._is_earlier_use(credential):
             return None
@@ -119,12 +121,22 @@ class Roll:
         del self._entries[node]
         self._former.pop(node, None)
 
+    def _rank(self, credential: Credential, message: pb.Membership) -> tuple[bool, int, bool, int, bytes]:
+        """Of two memberships of one node the higher stands; by content where the times are equal."""
+        content = hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
+        applies = self._only_applies(credential)
+        return not applies, credential.since_s, not credential.witness, credential.renewed_s, content
+
+    def _only_applies(self, credential: Credential) -> bool:
+        """Whether it makes nobody a member: where an admin approves, an enrolment asks for that."""
+        return self.admission == m.APPROVE and bool(credential.grant)
+
     def _is_later_former(self, credential: Credential, message: pb.Membership) -> bool:
         """Whether it tells what an observer was a member by, later than what is known of that."""
         if self._entries[credential.node].credential.role != pb.OBSERVER or credential.role == pb.OBSERVER:
             return False
         known = self._former.get(credential.node)
-        return known is None or _rank(known.credential, known.message) < _rank(credential, message)
+        return known is None or self._rank(known.credential, known.message) < self._rank(credential, message)
 
     def _make_room(self, credential: Credential) -> None:
         """An authority's certificate takes the place of the latest enrolment. Raises MembershipError."""
@@ -222,12 +234,12 @@ class Roll:
         until_s = self._until(credential)
         if until_s and until_s < now_s - CLOCK_SKEW_S:
             return "expired", "its certificate has expired"
-        if self.admission == m.APPROVE and credential.grant:
-            return "pending", "the organiser has not approved it yet"
         if credential.witness and self._above(credential.witness, credential.since_s) is None:
             return "unknown_witness", "who admitted it is no member"
         if credential.uses and credential.node not in self._first(credential):
             return "used_up", "its ticket had been used as often as it may be"
+        if self._only_applies(credential):
+            return "pending", "the organiser has not approved it yet"
         return None
 
     def _until(self, credential: Credential) -> int:
@@ -250,7 +262,7 @@ class Roll:
             if node == self.founder:
                 return found
             entry = self._as_witness(node, at_s)
-            if entry is None or self._is_void(entry.credential):
+            if entry is None or self._is_void(entry.credential) or self._only_applies(entry.credential):
                 return None
             if not entry.credential.witness:
                 return found
@@ -332,6 +344,10 @@ class Roll:
             raise MembershipError("used_up", why)
         return grant
 
+    def has_used(self, grant: bytes, node: bytes) -> bool:
+        """Whether a node has used a ticket, by its grant's key."""
+        return node in self._spent.get(grant, ())
+
     def uses_of(self, grant: bytes) -> int:
         """How often a ticket was used, by its grant's key."""
         return len(self._spent.get(grant, ()))
@@ -404,8 +420,9 @@ class Roll:
         return known[1] if known else None
 
     def standings(self, now_s: float) -> list[Standing]:
-        """Of everybody who ever was in, the founder first."""
-        return [self.standing(node, now_s) for node in dict.fromkeys((self.founder, *self._entries))]
+        """Of everybody who ever was in, the founder first; who only asked to be is not among them."""
+        nodes = [node for node, entry in self._entries.items() if not self._only_applies(entry.credential)]
+        return [self.standing(node, now_s) for node in dict.fromkeys((self.founder, *nodes))]
 
     @property
     def digest(self) -> bytes:
@@ -427,9 +444,3 @@ def _none(node: bytes, code: str, reason: str, credential: Credential | None = N
 def _newness(signed: pb.Signed, body: pb.Revocations) -> tuple[int, bytes]:
     """Of two lists of one authority the higher stands; by content where it gave the same version twice."""
     return int(body.version), hashlib.sha256(signed.body).digest()
-
-
-def _rank(credential: Credential, message: pb.Membership) -> tuple[int, bool, int, bytes]:
-    """Of two memberships of one node the higher stands; by content where the times are equal."""
-    content = hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
-    return credential.since_s, not credential.witness, credential.renewed_s, content

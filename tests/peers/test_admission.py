@@ -141,6 +141,25 @@ def test_where_an_admin_approves_those_who_ask_are_kept_a_bounded_number() -> No
     assert reply.code == "" and reply.membership
 
 
+def test_where_an_admin_approves_each_who_asks_is_a_use_of_its_ticket() -> None:
+    first, other = gate(admission=m.APPROVE), gate("other", admission=m.APPROVE)
+    reply, news = first.enrol(NODE.peer_id, asked())
+    assert reply.code == "pending" and not first.lets_in(NODE.peer_id)
+    assert other.heard(FOUNDER.peer_id, told(news))[1] is not None, "all members count it"
+    assert first.enrol(NODE.peer_id, asked())[1] is None, "who asks again uses nothing more"
+    assert other.roll is not None
+    other.roll.add(certified(ring("other")))
+    for each, to in ((first, "founder"), (other, "other")):
+        refused, _ = each.enrol(ring("late").peer_id, asked("late", to=to))
+        assert refused.code == "used_up" and ring("late").peer_id not in each.pending
+        assert each.enrol(NODE.peer_id, asked(to=to))[0].code == "pending"
+        assert each.roll is not None and each.roll.uses_of(key("ticket").public_key().public_bytes_raw()) == 1
+        assert NODE.peer_id not in [s.node for s in each.roll.standings(NOW)], "which never was in"
+    first.admit(certified(NODE))
+    assert first.lets_in(NODE.peer_id)
+    assert first.enrol(ring("late").peer_id, asked("late"))[0].code == "used_up", "and it stays used"
+
+
 def test_members_renew_each_other_and_observers_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     first = gate()
     assert first.roll is not None

@@ -173,7 +173,24 @@ def test_where_the_organiser_approves_a_ticket_only_applies() -> None:
     roll.add(certified(NODE))
     assert roll.standing(NODE.peer_id, NOW).is_in
     roll.add_all([joined(NODE)])
-    assert roll.standing(NODE.peer_id, NOW).is_in, "an enrolment of the same second takes nothing back"
+    assert roll.standing(NODE.peer_id, NOW).is_in
+    roll.add_all([joined(NODE, at=NOW + 9)])
+    assert roll.standing(NODE.peer_id, NOW).is_in, "that it asked takes nothing back, whenever that was"
+
+
+def test_who_only_applied_admits_nobody_and_one_too_many_is_told_so() -> None:
+    roll = a_roll(m.APPROVE)
+    roll.add_all([joined(NODE), joined(ring("late"), at=NOW + 1)])
+    assert [roll.standing(ring(name).peer_id, NOW).code for name in ("node", "late")] == [
+        "pending",
+        "used_up",
+    ]
+    assert not roll.may_witness(NODE.peer_id, ring("another").peer_id)
+    with pytest.raises(MembershipError, match="no member"):
+        roll.add(joined(ring("another"), NODE, ticket="2"))
+    roll.add(certified(NODE, NOW + 5, role=pb.OBSERVER))
+    with pytest.raises(MembershipError, match="no member"):
+        roll.add(joined(ring("another"), NODE, ticket="2"))
 
 
 def test_what_is_renewed_goes_on_and_only_a_member_renews() -> None:
