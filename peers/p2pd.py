@@ -208,6 +208,9 @@ async def _run_claimed(launch: _Launch, claims: ExitStack) -> _Running:
         "-tls=1",
         "-autonat=1",
         "-relay=1",
+        # Only the relay that libp2p has by itself, with its own bounds: p2pd's takes its place where p2pd
+        # believes to be reached by anybody, and lets each circuit carry 4 GiB for 30 minutes.
+        "-relayService=0",
         "-connManager=1",
         f"-natPortMap={int(launch.nat_port_map)}",
         "-idleTimeout=30s",

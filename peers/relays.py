@@ -4,10 +4,10 @@ libp2p's circuit relay, version 2 (libp2p specs, relay/circuit-v2.md). The reser
 over p2pd's streams, and not by p2pd's own search for relays, which would have to be set up when it starts. It
 ends with the connection to the relay, or after an hour.
 
-Every p2pd is such a relay, for whoever comes, and bounded by libp2p's usual limits: 128 reservations, 16
-circuits of one peer, and 128 KiB or two minutes of a circuit. That is enough to meet, and to agree on
-punching a hole (punching.py); what rounds send is passed on by members of the swarm (routing.py), for members
-alone.
+Every p2pd is such a relay, for whoever comes, and bounded by libp2p's usual limits: 128 reservations, 8 of
+one IP address, 16 circuits of one peer, and 128 KiB or two minutes of a circuit. That is enough to meet, and
+to agree on punching a hole (punching.py); what rounds send is passed on by members of the swarm (routing.py),
+for members alone.
 """
 
 from __future__ import annotations
