@@ -11,16 +11,18 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atoll.daemon.errors import AtollError, Exit
-from atoll.daemon.genesis import DEFAULTS, NewSwarm, of_mode, parameters_of
 from atoll.daemon.simulate import planning
 from atoll.daemon.simulate.timing import stall_s
 from atoll.daemon.welcome import SMALL_MODEL
 from atoll.protocol.manifest import STREAMING, SwarmManifest
 from atoll.protocol.modes.eager import DELAYED, EAGER
 from atoll.protocol.modes.period import InnerSteps, choose_inner_steps
+
+if TYPE_CHECKING:
+    from atoll.daemon.genesis import NewSwarm
 
 MEASURED_STEPS = 3
 """Inner steps whose median is taken for one, after one that warms up."""
@@ -36,6 +38,8 @@ def for_new_swarm(
 
     `step_s`: of an inner step; None: it is measured. Raises AtollError.
     """
+    from atoll.daemon.genesis import of_mode, parameters_of
+
     swarm = of_mode(wanted)
     streaming = swarm.mode == STREAMING
     question = planning.Question(
@@ -70,6 +74,7 @@ def measured_step_s(wanted: NewSwarm) -> float:
     """
     import torch
 
+    from atoll.daemon.genesis import DEFAULTS
     from atoll.daemon.training.model import GPT, SIZES, initialise
 
     if wanted.genesis is not None:

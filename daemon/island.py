@@ -13,14 +13,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atoll.daemon.events import Events
 from atoll.daemon.left_out import Seen, Work, sentence
 from atoll.daemon.memory_cap import MemoryCap
 from atoll.daemon.reading import Place
 from atoll.daemon.rhythm import Phase, Rhythm, Terms
-from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.status import duration, size
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training import channel as ch
@@ -32,6 +31,9 @@ from atoll.protocol.chain import Head
 from atoll.protocol.ledger import Ledger
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ChunkTable
+
+if TYPE_CHECKING:
+    from atoll.daemon.rounds.driver import RoundDriver
 
 log = logging.getLogger(__name__)
 

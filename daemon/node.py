@@ -16,7 +16,8 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from atoll import __version__
 from atoll.daemon.account_book import AccountBook
@@ -46,7 +47,6 @@ from atoll.daemon.reading import Reader, reader_of
 from atoll.daemon.recovery import Recovery
 from atoll.daemon.rhythm import rhythm_of, terms_of
 from atoll.daemon.rounds.config import round_config
-from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.rounds.noise import Noise
 from atoll.daemon.rounds.outer_state import OuterState, served_file
 from atoll.daemon.saying import status_message
@@ -75,9 +75,14 @@ from atoll.protocol.round import RoundMachine
 from atoll.protocol.round import types as t
 from atoll.protocol.signing import peer_text
 
+if TYPE_CHECKING:
+    from atoll.daemon.rounds.driver import RoundDriver
+
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.1
+ROUNDS = "atoll.daemon.rounds.driver"
+"""Brings PyTorch, which takes seconds to load: the page is up by then, and peers are being looked for."""
 FINISH_SESSION_S = 4.0
 """A node that is stopped still gives the session under way so long: others count on its chunks."""
 SOFTWARE = f"atoll {__version__}"
@@ -214,6 +219,8 @@ class Node:
             await self._read_amendments(self.manifest)
         self._spawn(self.machine.keep(), "machine")
         await self._start_page(undo)
+        libraries = asyncio.create_task(asyncio.to_thread(import_module, ROUNDS), name="libraries")
+        undo.callback(libraries.cancel)
         self.controls.owner.restore()
         self._spawn(self.controls.watch(), "rules")
         await self._start_network(undo)
@@ -221,6 +228,7 @@ class Node:
         entry = Entry(self, self.network, self._invitation)
         if self.manifest is None:
             self.manifest = await entry.manifest()
+        await libraries
         if self._consent is not None and not await self._consent(self.manifest):
             self.stop("nothing was accepted")
             return
@@ -447,6 +455,8 @@ class Node:
 
     async def _start_rounds(self, undo: contextlib.AsyncExitStack, memory: SharedMemory) -> None:
         assert self.manifest and self.outer and self.neighbours and self.reader
+        from atoll.daemon.rounds.driver import RoundDriver
+
         manifest, body = self.manifest, self.manifest.body
         in_force = self.outer.amendments.due(self.outer.head)
         opened = asyncio.to_thread(open_privacy, self.settings, self.folder.privacy)

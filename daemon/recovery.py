@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atoll.daemon.alerts import Alerts
 from atoll.daemon.data_sources import Unavailable
@@ -20,7 +21,6 @@ from atoll.daemon.island import Island
 from atoll.daemon.neighbours import Neighbours
 from atoll.daemon.rounds import sync
 from atoll.daemon.rounds.ahead import Ahead
-from atoll.daemon.rounds.driver import RoundDriver
 from atoll.daemon.rounds.outer_state import OuterState
 from atoll.daemon.status import State
 from atoll.daemon.storage import checkpoint as checkpoints
@@ -37,7 +37,6 @@ from atoll.peers.pacing import RateCap
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import forks
 from atoll.protocol.amendments import Amendments
-from atoll.protocol.codecs import result_codec
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ParameterSchema
@@ -49,6 +48,9 @@ DIRECT_S = 20.0
 REPLAY_LIMIT = 3
 """More steps behind than this, local progress is dropped (ROUND: local progress)."""
 RETRY_S = 2.0
+
+if TYPE_CHECKING:
+    from atoll.daemon.rounds.driver import RoundDriver
 
 Enter = Callable[[State, str], None]
 
@@ -149,6 +151,8 @@ class Recovery:
             return outer
 
     def _round_log(self) -> RoundLog:
+        from atoll.protocol.codecs import result_codec
+
         wanted = self._manifest.body.rounds
         codec = result_codec(wanted.codec, wanted.result_codec, wanted.merge)
         return RoundLog(self._folder.rounds, self._manifest.chunks, codec)

@@ -137,6 +137,14 @@ def test_importing_atoll_is_light():
     assert not ({name.split(".")[0] for name in loaded} | loaded) & HEAVY
 
 
+def test_a_node_has_its_page_up_before_torch_is_loaded():
+    """`atoll join` answers within 3 s: PyTorch takes most of that on a busy machine, and the page needs none."""
+    loaded = loaded_by(
+        "from atoll.dht.without_torch import lighten_hivemind; lighten_hivemind(); import atoll.daemon.node"
+    )
+    assert "atoll.daemon.front" in loaded and "torch" not in loaded
+
+
 def test_the_public_api_is_what_it_says():
     import atoll
 

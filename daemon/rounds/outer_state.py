@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError, Exit
@@ -374,10 +373,8 @@ class OuterState:
         """The decoded mean of a chunk whose results are kept, fp32, until the next one is decoded."""
         mean = self._mean[: self.manifest.chunks.size(chunk)]
         made_of = commit.chunks[chunk].contributors
-        payload = self.rounds.get(commit.version, chunk, len(made_of))
         weights = [int(commit.contributors[i].weight) for i in made_of]
-        encoded = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
-        self.rounds.codec.decode(encoded, weights, torch.from_numpy(mean))
+        self.rounds.mean(commit.version, chunk, weights, mean)
         return mean
 
     def voters(self, version: int) -> tuple[bytes, ...] | None:

@@ -24,10 +24,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from google.protobuf.message import DecodeError
 
 from atoll.daemon.errors import AtollError
@@ -35,9 +35,12 @@ from atoll.daemon.storage.disk import Disk, RealDisk
 from atoll.daemon.storage.files import disk_error
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import commit_digest
-from atoll.protocol.codecs import CodecError, ResultCodec
 from atoll.protocol.schema import ChunkTable
 from atoll.protocol.wire import Payload
+
+if TYPE_CHECKING:
+    from atoll.protocol.codecs import ResultCodec
+    from atoll.protocol.outer import Float32
 
 KEEP = 8
 MAX_RECORD_BYTES = 8 << 20
@@ -121,6 +124,16 @@ class RoundLog:
             _check_digest(version, chunk, payload, digest)
         return payload
 
+    def mean(self, version: int, chunk: int, weights: Sequence[int], out: Float32) -> None:
+        """Decodes the kept result of a chunk, made of contributions with these weights, into `out`, fp32.
+
+        Raises RoundLogError.
+        """
+        import torch
+
+        encoded = torch.frombuffer(bytearray(self.get(version, chunk, len(weights))), dtype=torch.uint8)
+        self.codec.decode(encoded, weights, torch.from_numpy(out))
+
     def vote(self, version: int, commit: pb.Signed) -> None:
         """Makes results and commit durable: after this, the node may vote.
 
@@ -192,6 +205,10 @@ class RoundLog:
 
     def _check_codec(self, version: int, chunk: int, payload: bytes, count: int) -> None:
         """A digest says who made the bytes, not that an outer step can take them."""
+        import torch
+
+        from atoll.protocol.codecs import CodecError
+
         try:
             self.codec.check(
                 torch.frombuffer(bytearray(payload), dtype=torch.uint8), self._chunks.size(chunk), count
