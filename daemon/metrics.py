@@ -97,3 +97,6 @@ def _count_strangers(node: Node, registry: CollectorRegistry) -> None:
         refused.labels("dht_record").inc(node.network.refused_records)
     if node.network is not None and node.network.enrolments is not None:
         refused.labels("enrolment_dropped").inc(node.network.enrolments.dropped)
+    if node.network is not None and node.network.relay is not None:
+        for reason, count in node.network.relay.refused.items():
+            refused.labels(f"relay_{reason}").inc(count)

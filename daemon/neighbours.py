@@ -180,8 +180,7 @@ class Neighbours:
 
     def apart(self) -> list[bytes]:
         """Live peers that are reached through others, or over a relay."""
-        found = ((peer, self.links.get(peer)) for peer in self.roster.entries)
-        return [peer for peer, link in found if link is None or link.relayed]
+        return [peer for peer in self.roster.entries if not self.links.is_direct(peer)]
 
     def views(self) -> dict[bytes, t.PeerView]:
         """The roster as the round machine wants it."""

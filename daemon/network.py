@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from atoll.daemon.members import Members
     from atoll.daemon.neighbours import Neighbours
     from atoll.peers.enrolment import EnrolServer
+    from atoll.peers.relay_server import RelayServer
 
 STARTS = 3
 """A p2pd that ends or hangs while the node starts is started so often."""
@@ -74,6 +75,8 @@ class Network:
         self._members: Members | None = None
         self.enrolments: EnrolServer | None = None
         """Answers newcomers, in a private swarm."""
+        self.relay: RelayServer | None = None
+        """Takes the place of p2pd's own, in a private swarm."""
 
     async def open(
         self,
@@ -178,6 +181,8 @@ class Network:
         await neighbours.listen()
         if self.enrolments is not None:
             await self.enrolments.listen()
+        if self.relay is not None:
+            await self.relay.listen()
 
     async def open_lanes(self, undo: AsyncExitStack, settings: Settings) -> Lanes | None:
         """Listens for direct lanes, which links then offer; None where they are off. Raises AtollError."""

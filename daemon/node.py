@@ -67,6 +67,7 @@ from atoll.daemon.welcome import welcome
 from atoll.peers import identity
 from atoll.peers.enrolment import EnrolServer
 from atoll.peers.files import ServedFile
+from atoll.peers.relay_server import RelayServer
 from atoll.protocol import forks, wire
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
@@ -411,6 +412,7 @@ class Node:
         finder.links = self.neighbours.links
         if not self.members.admission.is_open:
             self.network.enrolments = EnrolServer(host, self.members.answer)
+            self.network.relay = RelayServer(host, self.neighbours.links.is_direct)
         await self.network.serve(self.neighbours)
         finder.look_now()
         self._spawn(self.neighbours.heartbeats(), "heartbeats")

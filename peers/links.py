@@ -137,6 +137,11 @@ class Links:
     def get(self, peer: bytes) -> Link | None:
         return self._links.get(peer)
 
+    def is_direct(self, peer: bytes) -> bool:
+        """Whether there is a link to a peer, and over no relay."""
+        link = self._links.get(peer)
+        return link is not None and not link.relayed
+
     @property
     def peers(self) -> tuple[bytes, ...]:
         return tuple(self._links)

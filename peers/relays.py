@@ -5,16 +5,17 @@ over p2pd's streams, and not by p2pd's own search for relays, which would have t
 ends with the connection to the relay, or after an hour.
 
 Every p2pd is such a relay, for whoever comes, and bounded by libp2p's usual limits: 128 reservations, 8 of
-one IP address, 16 circuits of one peer, and 128 KiB or two minutes of a circuit. That is enough to meet, and
-to agree on punching a hole (punching.py); what rounds send is passed on by members of the swarm (routing.py),
-for members alone.
+one IP address, 16 circuits of one peer, and 128 KiB or two minutes of a circuit; in a private swarm nodes put
+one for members in its place (relay_server.py). That is enough to meet, and to agree on punching a hole
+(punching.py); what rounds send is passed on by members of the swarm (routing.py), for members alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from hivemind.p2p import PeerID
 
 from atoll.peers.p2pd import Host
@@ -25,9 +26,9 @@ from atoll.protocol.signing import peer_text
 HOP = "/libp2p/circuit/relay/0.2.0/hop"
 TIMEOUT_S = 10.0
 MAX_BYTES = 4096
-_RESERVE = b"\x08\x00"
-"""CircuitHop with type RESERVE, which libp2p wants to see although it is zero."""
-_STATUS, _OK = 2, 100
+RESERVE, CONNECT, STATUS = 0, 1, 2
+"""Types of CircuitHop."""
+OK = 100
 
 
 class NoPlace(ConnectionError):
@@ -42,20 +43,28 @@ async def reserve(host: Host, relay: bytes) -> int:
     async with asyncio.timeout(TIMEOUT_S):
         _, reader, writer = await host.p2p.call_binary_stream_handler(PeerID(relay), HOP)
         try:
-            writer.write(bytes([len(_RESERVE)]) + _RESERVE)
+            writer.write(delimited(pb.CircuitHop(type=RESERVE)))
             await writer.drain()
-            reply = pb.CircuitHop.FromString(await reader.readexactly(await _varint(reader)))
-        except DecodeError as error:
-            raise wire.WireError("the relay's answer is not readable") from error
+            reply = await read_message(reader, pb.CircuitHop)
         finally:
             writer.close()
-    if reply.type != _STATUS or reply.status != _OK:
+    if reply.type != STATUS or reply.status != OK:
         raise NoPlace(f"the relay says {reply.status}")
     return int(reply.reservation.expire)
 
 
-async def _varint(reader: asyncio.StreamReader) -> int:
-    """The length before a message. Raises WireError, EOFError."""
+def delimited(message: Message) -> bytes:
+    """A message of at most 2^14 - 1 bytes after its length, a varint."""
+    body = message.SerializeToString()
+    low, high = len(body) & 0x7F, len(body) >> 7
+    return bytes([low | 0x80, high] if high else [low]) + body
+
+
+_Kind = TypeVar("_Kind", bound=Message)
+
+
+async def read_message(reader: asyncio.StreamReader, kind: type[_Kind]) -> _Kind:
+    """A message of at most MAX_BYTES after its length. Raises WireError, EOFError."""
     size = 0
     for shift in (0, 7):
         byte = (await reader.readexactly(1))[0]
@@ -66,7 +75,10 @@ async def _varint(reader: asyncio.StreamReader) -> int:
         raise wire.WireError("a message that is longer than any of a relay")
     if not 0 < size <= MAX_BYTES:
         raise wire.WireError(f"a message of {size} bytes, at most {MAX_BYTES} are allowed")
-    return size
+    try:
+        return kind.FromString(await reader.readexactly(size))
+    except DecodeError as error:
+        raise wire.WireError("a message that is not readable") from error
 
 
 def through(relay_address: str, me: bytes) -> str:

@@ -945,15 +945,45 @@ class CircuitReservation(_message.Message):
     expire: int
     def __init__(self, expire: _Optional[int] = ...) -> None: ...
 
+class CircuitPeer(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    def __init__(self, id: _Optional[bytes] = ...) -> None: ...
+
+class CircuitLimit(_message.Message):
+    __slots__ = ("duration", "data")
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    duration: int
+    data: int
+    def __init__(self, duration: _Optional[int] = ..., data: _Optional[int] = ...) -> None: ...
+
 class CircuitHop(_message.Message):
-    __slots__ = ("type", "reservation", "status")
+    __slots__ = ("type", "peer", "reservation", "limit", "status")
     TYPE_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     type: int
+    peer: CircuitPeer
     reservation: CircuitReservation
+    limit: CircuitLimit
     status: int
-    def __init__(self, type: _Optional[int] = ..., reservation: _Optional[_Union[CircuitReservation, _Mapping]] = ..., status: _Optional[int] = ...) -> None: ...
+    def __init__(self, type: _Optional[int] = ..., peer: _Optional[_Union[CircuitPeer, _Mapping]] = ..., reservation: _Optional[_Union[CircuitReservation, _Mapping]] = ..., limit: _Optional[_Union[CircuitLimit, _Mapping]] = ..., status: _Optional[int] = ...) -> None: ...
+
+class CircuitStop(_message.Message):
+    __slots__ = ("type", "peer", "limit", "status")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    type: int
+    peer: CircuitPeer
+    limit: CircuitLimit
+    status: int
+    def __init__(self, type: _Optional[int] = ..., peer: _Optional[_Union[CircuitPeer, _Mapping]] = ..., limit: _Optional[_Union[CircuitLimit, _Mapping]] = ..., status: _Optional[int] = ...) -> None: ...
 
 class FileRequest(_message.Message):
     __slots__ = ("swarm_id", "kind", "version", "offset", "pieces", "content", "header_only", "chunk")

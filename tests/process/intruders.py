@@ -24,7 +24,7 @@ from hivemind.utils import MSGPackSerializer
 
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.dht.records import make_record, swarm_key
-from atoll.peers import identity
+from atoll.peers import identity, relays
 from atoll.peers.link import read_frame
 from atoll.peers.p2pd import GONE, Host
 from atoll.protocol import membership as m
@@ -229,6 +229,15 @@ async def many_connections(who: Intruder) -> None:
             one.close()
 
 
+async def place_at_the_relay(who: Intruder) -> None:
+    """Where others could meet it through the victim."""
+    try:
+        await relays.reserve(who.host, who.target)
+    except relays.NoPlace:
+        return
+    raise AssertionError("a stranger has a place at the relay")
+
+
 async def flood_of_records(who: Intruder) -> None:
     """Records of others and of itself, which is no member, under the swarm's key; rubbish elsewhere."""
     dht = await DHTNode.create(p2p=who.host.p2p, ensure_bootstrap_success=False, strict=False)
@@ -264,6 +273,7 @@ ATTACKS: dict[str, tuple[Callable[[Intruder], Coroutine[Any, Any, None]], tuple[
     "oversized": (oversized, ("handshake_malformed", "enrolment_dropped")),
     "slow loris": (slow_loris, ("handshakes", "handshake_malformed")),
     "connections": (many_connections, ()),
+    "relay": (place_at_the_relay, ("relay_denied",)),
     "records": (flood_of_records, ("dht_record",)),
 }
 """By name: the attack, and the reasons by which the victim counts it."""
