@@ -12,6 +12,9 @@ word decides little:
                                 together, even if it is further
     a state of our own chain    in other bits than ours: the minority takes the majority's
 
+Where members may lie (`wary`), a commit that goes on from our head counts if its votes were seen, or if as
+many of those who train have it as have not: else a few could make one alone, and all would follow it.
+
 Whoever shows something else than it said is not believed for a while.
 """
 
@@ -132,7 +135,7 @@ def choose_state(
 class Following:
     """One node's judgement. `doubted` hears whom it does not believe any more, and why.
 
-    `reach`: so many versions back the logs of peers go.
+    `reach`: so many versions back the logs of peers go. `wary`: members may lie.
     """
 
     def __init__(
@@ -141,11 +144,13 @@ class Following:
         reach: int,
         doubted: Callable[[bytes, str], None],
         timing: Timing | None = None,
+        wary: bool = False,
     ) -> None:
         self._roster = roster
         self._reach = reach
         self._doubted = doubted
         self._timing = timing or Timing()
+        self._wary = wary
         self._distrusted: dict[bytes, float] = {}
         self._asked: dict[tuple[bytes, bytes], float] = {}
         self._proven: dict[bytes, None] = {}
@@ -184,13 +189,13 @@ class Following:
     def _look(self, mine: forks.Chain, now: float) -> None:
         """Two peers that go on together tell where the swarm is as well: on our chain, or elsewhere."""
         entries = [entry for entry in self.trusted(now) if entry.chain]
-        here = [entry for entry in entries if _on_one_chain(mine, entry.chain)]
+        here = [entry for entry in entries if forks.on_one_chain(mine, entry.chain)]
         if _second(here) > self._together > -1:
             self.met(now)
         self._together = _second(here)
-        away = [e for e in entries if not _share(mine, e.chain) and e.chain[0].version < mine[0].version]
+        away = [e for e in entries if not forks.share(mine, e.chain) and e.chain[0].version < mine[0].version]
         leader = max(away, key=lambda e: (e.chain[0].version, e.peer), default=None)
-        company = [e for e in away if leader is not None and _on_one_chain(leader.chain, e.chain)]
+        company = [e for e in away if leader is not None and forks.on_one_chain(leader.chain, e.chain)]
         if _second(company) > self._away > -1:
             self._company_at = now
         self._away = _second(company)
@@ -225,7 +230,11 @@ class Following:
         self._asked[peer, digest] = now + self._timing.again
         chains = [entry.chain for entry in self.trusted(now) if entry.chain]
         say = sum(any(link.certified and link.digest == digest for link in chain) for chain in chains)
-        if say >= (min(2, len(chains)) if self._fresh(now) else 1):
+        if self._wary:
+            enough = 2 * say > len(chains)
+        else:
+            enough = say >= (min(2, len(chains)) if self._fresh(now) else 1)
+        if enough:
             self.proven(digest)
 
     def _claim(self, mine: forks.Chain, known: set[bytes], now: float) -> Prove | None:
@@ -241,6 +250,12 @@ class Following:
                 if (said.version, said.digest) in held:
                     return Prove(entry.peer, said)
                 decides = pair is not None and pair[1].digest == said.digest
+                if (
+                    pair is None
+                    and said.version == mine[0].version + 1
+                    and not self._counts(mine, entry, known, now)
+                ):
+                    return Prove(entry.peer, said)
                 loses = decides and not forks.compare(mine, entry.chain, known).follow
                 if loses and forks.compare(mine, entry.chain, known | {said.digest}).follow:
                     return Prove(entry.peer, said)
@@ -252,14 +267,25 @@ class Following:
         """Peers whose chain is to be followed instead of `mine`, if any is."""
         trusted = [e for e in self.trusted(now) if e.chain]
         found = [e for e in trusted if forks.compare(mine, e.chain, known).follow]
+        found = [e for e in found if self._counts(mine, e, known, now)]
         if not found and not self._fresh(now):
             # Too far apart to compare: whoever goes on alone gives way to those who go on together.
-            return [e for e in trusted if e.peer in self._company and not _share(mine, e.chain)]
+            return [e for e in trusted if e.peer in self._company and not forks.share(mine, e.chain)]
         alone = {e.peer for e in found if not self._believed(mine, e, now)}
         for peer in alone - self._alone:
             self._doubted(peer, "nobody else names the state that it says is ahead")
         self._alone = alone
         return [e for e in found if e.peer not in alone]
+
+    def _counts(self, mine: forks.Chain, entry: RosterEntry, known: set[bytes], now: float) -> bool:
+        """Whether a peer's chain is not one that only a few made, where members may lie."""
+        if not self._wary or forks.compare(mine, entry.chain, known) is not forks.Choice.AHEAD:
+            return True
+        after = mine[0].version + 1
+        if any(link.version == after and link.digest in known for link in entry.chain):
+            return True
+        training = [e.chain for e in self.trusted(now) if e.chain and e.status.state == pb.TRAINING]
+        return forks.has_weight(mine, entry.chain, training)
 
     def ahead(self, mine: forks.Chain, now: float) -> set[bytes]:
         """Peers whose chain is to be followed instead of `mine`."""
@@ -329,7 +355,7 @@ class Following:
         now = forks.compare(mine, step.entry.chain, self.known(mine))
         if step.why == "behind":
             return now is forks.Choice.AHEAD and step.choice.version > mine[0].version
-        return now is forks.Choice.WINS or not _share(mine, step.entry.chain)
+        return now is forks.Choice.WINS or not forks.share(mine, step.entry.chain)
 
     def stuck(self, digest: bytes) -> None:
         """From this head on nobody could give the next commit: a whole state is needed."""
@@ -338,7 +364,7 @@ class Following:
     def _believed(self, mine: forks.Chain, entry: RosterEntry, now: float) -> bool:
         """Whether a head counts: its commits can be replayed or judged, or others name its state as well."""
         gap = entry.chain[0].version - mine[0].version
-        if _share(mine, entry.chain) and (gap <= self._reach or forks.parting(mine, entry.chain)):
+        if forks.share(mine, entry.chain) and (gap <= self._reach or forks.parting(mine, entry.chain)):
             return True
         choice = choose_state(self.trusted(now), (), entry, mine[0].version)
         return choice is None or self._enough(mine, choice, now)
@@ -389,16 +415,7 @@ def _second(entries: Collection[RosterEntry]) -> int:
     return versions[-2] if len(versions) > 1 else -1
 
 
-def _share(mine: forks.Chain, theirs: forks.Chain) -> bool:
-    """Whether both chains name some version."""
-    return max(mine[-1].version, theirs[-1].version) <= min(mine[0].version, theirs[0].version)
-
-
 def _both_have(mine: forks.Chain, theirs: forks.Chain, version: int) -> bool:
     """Whether a version of both chains is the same commit."""
     digests = {link.digest for link in mine if link.version == version}
     return any(link.digest in digests for link in theirs)
-
-
-def _on_one_chain(mine: forks.Chain, theirs: forks.Chain) -> bool:
-    return _share(mine, theirs) and forks.parting(mine, theirs) is None

@@ -61,6 +61,26 @@ def link_of(head: Head) -> Link:
     return Link(head.version, head.digest, head.certified, head.cumulative_tokens)
 
 
+def has_weight(mine: Chain, theirs: Chain, training: Iterable[Chain]) -> bool:
+    """Whether as many of those who train have gone on with `theirs`, beyond our head, as have not.
+
+    `training`: chains of all others who do; this node is one that has not. Where there is none, that is so.
+    """
+    chains = list(training)
+    gone_on = [c for c in chains if c[0].version > mine[0].version and on_one_chain(theirs, c)]
+    return 2 * len(gone_on) > len(chains) or not chains
+
+
+def on_one_chain(one: Chain, other: Chain) -> bool:
+    """Whether both name some version, and none differently."""
+    return share(one, other) and parting(one, other) is None
+
+
+def share(one: Chain, other: Chain) -> bool:
+    """Whether both chains name some version."""
+    return max(one[-1].version, other[-1].version) <= min(one[0].version, other[0].version)
+
+
 def extend(chain: Chain, link: Link) -> Chain:
     """A chain with one more commit, or one that was certified since."""
     kept = chain[1:] if chain and chain[0].version == link.version else chain

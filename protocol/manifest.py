@@ -141,6 +141,11 @@ class SwarmManifest:
         return mode if MODES[mode or DILOCO].ahead else None
 
     @property
+    def holds(self) -> bool:
+        """Whether its merge holds against liars: then members don't trust each other."""
+        return str(self.body.rounds.merge) in HOLDING_MERGES
+
+    @property
     def small_commits(self) -> bool:
         """Whether a commit is of those who arrive together, and the others go on meanwhile."""
         return str(self.body.sync.mode) == ASYNC

@@ -808,14 +808,16 @@ class Vote(_message.Message):
     def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., commit: _Optional[bytes] = ...) -> None: ...
 
 class Abort(_message.Message):
-    __slots__ = ("session", "reason", "missing")
+    __slots__ = ("session", "reason", "missing", "commit")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
     session: SessionId
     reason: str
     missing: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., reason: _Optional[str] = ..., missing: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    commit: bytes
+    def __init__(self, session: _Optional[_Union[SessionId, _Mapping]] = ..., reason: _Optional[str] = ..., missing: _Optional[_Iterable[bytes]] = ..., commit: _Optional[bytes] = ...) -> None: ...
 
 class Forward(_message.Message):
     __slots__ = ("origin", "target", "envelope")

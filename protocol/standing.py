@@ -18,7 +18,7 @@ RECOVERY = 0.01
 """A commit's worth of good conduct."""
 MAX_PEERS = 4096
 
-LIED, TWO_PLEDGES, NO_RECORD, UNPLEDGED, MALFORMED, HUGE, DISAGREES, FALSE_ALARM = (
+LIED, TWO_PLEDGES, NO_RECORD, UNPLEDGED, MALFORMED, HUGE, DISAGREES, FALSE_ALARM, VOTED_DOWN = (
     "lied",
     "two_pledges",
     "no_record",
@@ -27,6 +27,7 @@ LIED, TWO_PLEDGES, NO_RECORD, UNPLEDGED, MALFORMED, HUGE, DISAGREES, FALSE_ALARM
     "huge",
     "disagrees",
     "false_alarm",
+    "voted_down",
 )
 FACTORS: Mapping[str, float] = {
     LIED: 0.0,
@@ -37,6 +38,7 @@ FACTORS: Mapping[str, float] = {
     HUGE: 0.6,
     DISAGREES: 0.85,
     FALSE_ALARM: 0.6,
+    VOTED_DOWN: 0.6,
 }
 WORDS: Mapping[str, str] = {
     LIED: "an audit proved that a result it made was not what its contributions make",
@@ -47,6 +49,7 @@ WORDS: Mapping[str, str] = {
     HUGE: "it sent contributions many times longer than is usual",
     DISAGREES: "its contributions point elsewhere than most of the others'",
     FALSE_ALARM: "it accused a node of a lie, and the audit showed none",
+    VOTED_DOWN: "it made results that voters refused, for they pointed against what this node had learned",
 }
 PROVEN = (LIED, TWO_PLEDGES)
 

@@ -23,6 +23,7 @@ from atoll.protocol import wire
 from atoll.protocol.codecs import CODECS, Codec, aggregate, result_codec
 from atoll.protocol.codecs.merging import rda
 from atoll.protocol.codecs.robust import ROBUST, robust
+from atoll.protocol.judgement import Look
 from atoll.protocol.manifest import MEAN, RDA
 from atoll.protocol.modes.budget import EVERY, Roughness
 from atoll.protocol.outer import Float32
@@ -140,6 +141,19 @@ class CodecWorker:
         delta = self._difference(anchor, local, chunk)
         lengths = float(np.linalg.norm(delta)) * float(np.linalg.norm(mean))
         return float(np.dot(delta, mean)) / lengths if lengths > 0 else None
+
+    def look(self, anchor: Float32, local: Float32, chunk: int, payload: wire.Payload, count: int) -> Look:
+        """The result of a chunk, which has `count` contributions, beside this node's pseudo-gradient of it.
+
+        Raises CodecError.
+        """
+        delta = self._difference(anchor, local, chunk)
+        result = torch.empty(delta.size)
+        # Where merges hold against liars a result is never the contributions, and weights mean nothing.
+        self._result.decode(_tensor(payload), [1] * count, result)
+        own, made = delta, result.numpy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return Look(float(np.dot(own, made)), float(np.dot(own, own)), float(np.dot(made, made)))
 
     def roughness(self, anchor: Float32, local: Float32) -> float:
         """How rough this node's loss is, by its last two pseudo-gradients; 0 where it is not known."""

@@ -23,6 +23,7 @@ from atoll.daemon.rounds.codec_worker import CodecWorker
 from atoll.daemon.rounds.config import round_config
 from atoll.daemon.rounds.drops import Drops
 from atoll.daemon.rounds.guard import Guard
+from atoll.daemon.rounds.judging import Own
 from atoll.daemon.rounds.outer_state import OuterState, StateLost
 from atoll.daemon.rounds.results import Results
 from atoll.daemon.rounds.surroundings import Surroundings
@@ -110,7 +111,15 @@ class RoundDriver:
         self._results = Results(state.rounds, self.on_disk, self._start, links.send_bulk)
         self._closed = False
         self.guard = Guard(
-            state.manifest, keyring, around, self._codec, self.on_codec, self._start, self._present
+            state.manifest,
+            keyring,
+            around,
+            self._codec,
+            self.on_codec,
+            self._start,
+            self._present,
+            self._own,
+            self._stored,
         )
         self._clockwork = asyncio.create_task(self._tick_for_ever(), name="round-clock")
         self.amended()
@@ -162,6 +171,7 @@ class RoundDriver:
                 case t.Apply():
                     self._start(self._apply(effect))
                 case t.Ended():
+                    self.guard.ended(effect.report)
                     self._ended(effect.report)
                 case t.Dropped():
                     self.dropped.note(effect.sender, effect.reason)
@@ -170,6 +180,17 @@ class RoundDriver:
         """Contributors of the session under way that are alive."""
         session = self.machine.session
         return session.present if session is not None else ()
+
+    def _own(self) -> Own | None:
+        """What this node offers now; None: nothing, or another life of its trainer wrote the snapshot."""
+        offer = self.machine.offer
+        if offer is None or offer != self.offer:
+            return None
+        return Own(offer, self.state.parameters, self._snapshot)
+
+    async def _stored(self, version: int, chunk: int, count: int, digest: bytes) -> wire.Payload:
+        payload: bytes = await self.on_disk(self.state.rounds.get, version, chunk, count, digest)
+        return payload
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -298,7 +319,10 @@ class RoundDriver:
         self.feed(t.ChunkReduced(plan.session, chunk, members, payload, digest, effect.partial, left_out))
         session = self.machine.session
         if not effect.partial and session is not None and chunk in session.exchange.results:
-            await self.guard.seal(version, plan, chunk, session.exchange.results[chunk][1])
+            result, signed = session.exchange.results[chunk]
+            await self.guard.seal(version, plan, chunk, signed)
+            if result.payload_digest == digest:
+                await self.guard.look(result, payload)
 
     def _reduced(self, effect: t.Reduce) -> tuple[wire.Payload, bytes, tuple[int, ...]]:
         """The encoded mean, its digest (nobody asks for that of a group's), and whom the merge left out."""
@@ -311,12 +335,15 @@ class RoundDriver:
 
     async def _persist(self, effect: t.Persist) -> None:
         version = self.state.head.version + 1
-        if self.machine.session is not None:
-            self.guard.voted(version, self.machine.session.exchange.results)
-        may_vote = True
+        session = self.machine.session
+        results = dict(session.exchange.results) if session is not None else {}
+        self.guard.voted(version, results)
+        may_vote, refusal, accused = True, "", tuple[bytes, ...]()
         try:
+            refusal, accused = await self.guard.refuses(pb.Commit.FromString(effect.commit.body), results)
             # A vote says that all bytes are here: results that the disk refused must not be voted for.
-            if not await self._disk_took(self.state.rounds.vote, version, effect.commit):
+            keep = self.state.rounds.hold if refusal else self.state.rounds.vote
+            if not await self._disk_took(keep, version, effect.commit):
                 return
         except NoVoteLeft as error:
             self._trouble("no_vote", f"This node holds version {version} and does not vote for it: {error}.")
@@ -324,7 +351,8 @@ class RoundDriver:
         except RoundLogError as error:
             self._trouble("results_lacking", f"The results of version {version} are not all here: {error}.")
             return
-        self.feed(t.Persisted(effect.session, commit_digest(effect.commit.body), may_vote))
+        digest = commit_digest(effect.commit.body)
+        self.feed(t.Persisted(effect.session, digest, may_vote, refusal, accused))
 
     async def _apply(self, effect: t.Apply) -> None:
         while not await self._trainer_lets():
@@ -416,7 +444,15 @@ class RoundDriver:
                 if isinstance(event, t.PlanReceived) and (reason := self.guard.leads(event.message)):
                     self._decline(event.message, reason)
                     return
+                if isinstance(event, t.AbortReceived) and event.message.commit:
+                    self._refused(event)
                 self.feed(event)
+
+    def _refused(self, event: t.AbortReceived) -> None:
+        """A node is against a commit: what voters at this head say, people hear."""
+        head = self.state.head
+        if event.message.session.parent == head.digest and event.sender in head.electorate:
+            self.guard.heard_refusal(event.sender, event.message)
 
     def _decline(self, plan: pb.Plan, reason: str) -> None:
         """Takes no part in a session, and lets its members know: nobody is to wait for this node."""
@@ -469,6 +505,7 @@ class RoundDriver:
     async def _result(self, sender: bytes, signed: pb.Signed, payload: wire.Payload) -> None:
         message = await self.on_codec(self._judged, signed, payload)
         self.feed(t.ResultArrived(sender, message, signed, payload))
+        await self.guard.look(message, payload)
         await self._results.room()
 
     def _judged(self, signed: pb.Signed, payload: wire.Payload) -> pb.ChunkResult:

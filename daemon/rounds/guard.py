@@ -1,8 +1,9 @@
 """What a node does so that members who lie do no harm: the one place where the rounds' driver asks.
 
 Standings hold in every swarm. Where the manifest's merge holds against liars, contributions many times longer
-than is usual are not taken; where rounds are audited, contributions are pledged before they are shown, and
-results are made again by others (protocol/pledge.py, audit.py, standing.py).
+than is usual are not taken, and results that point against what this node learned are not voted for; where
+rounds are audited, contributions are pledged before they are shown, and results are made again by others
+(protocol/judgement.py, pledge.py, audit.py, standing.py).
 """
 
 from __future__ import annotations
@@ -14,23 +15,27 @@ from typing import Any
 
 from atoll.daemon.rounds.audits import Auditor
 from atoll.daemon.rounds.codec_worker import CodecWorker
+from atoll.daemon.rounds.judging import Judging, Own, Stored
 from atoll.daemon.rounds.norms import Norms
 from atoll.daemon.rounds.pledging import Pledging
 from atoll.daemon.rounds.surroundings import Surroundings
 from atoll.peers.files import ServedFile
+from atoll.peers.identity import readable_name
 from atoll.protocol import audit, standing, wire
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.manifest import HOLDING_MERGES, SwarmManifest
+from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.pledge import Equivocation, Pledges
 from atoll.protocol.round import types as t
 from atoll.protocol.round.plan import due_chunks
 from atoll.protocol.signing import Keyring
+from atoll.protocol.text import plain
 
 log = logging.getLogger(__name__)
 
 
 class Guard:
-    """Of one node. `present`: contributors of the session under way that are alive."""
+    """Of one node. `present`: contributors of the session under way that are alive; `own` and `stored`: see
+    Judging."""
 
     def __init__(
         self,
@@ -41,10 +46,12 @@ class Guard:
         on_codec: Callable[..., asyncio.Future[Any]],
         start: Callable[[Coroutine[Any, Any, None]], object],
         present: Callable[[], Collection[bytes]],
+        own: Callable[[], Own | None],
+        stored: Stored,
     ) -> None:
-        rounds = manifest.body.rounds
-        self.audits = bool(rounds.audit)
-        self._holds = rounds.merge in HOLDING_MERGES
+        self.audits = bool(manifest.body.rounds.audit)
+        self._holds = manifest.holds
+        self._me = keyring.peer_id
         self._manifest = manifest
         self._around = around
         self._codec = codec
@@ -58,6 +65,10 @@ class Guard:
         self._sizes: dict[int, list[int]] = {}
         """Of the payloads of chunks that this node averages now."""
         self._owners: tuple[int, Mapping[int, bytes]] = (0, {})
+        self._judging = Judging(codec, on_codec, own, stored)
+        self._accused: tuple[bytes, ...] = ()
+        self._heard: set[bytes] = set()
+        """Whose refusals at this head people have been told of."""
         chunks = manifest.chunks
         held = Pledges(keyring, manifest.swarm_id, chunks.fragments)
         self.pledging = Pledging(keyring, held, around.send, present)
@@ -175,6 +186,44 @@ class Guard:
         except OSError as error:
             log.warning("no record of chunk %d for audits: %s", chunk, error.strerror)
 
+    async def look(self, message: pb.ChunkResult, payload: wire.Payload) -> None:
+        """The result of a chunk is here: what comes of it if it is voted on."""
+        if self._holds:
+            digest, count = bytes(message.payload_digest), len(message.contributors)
+            await self._judging.look(message.chunk, count, digest, payload)
+
+    async def refuses(
+        self, commit: pb.Commit, results: Mapping[int, tuple[pb.ChunkResult, pb.Signed]]
+    ) -> tuple[str, tuple[bytes, ...]]:
+        """Why this node does not vote for a commit (empty: it does), and whose results it is against.
+
+        `results`: of all chunks that are due. Raises RoundLogError.
+        """
+        self._accused = ()
+        if not self._holds:
+            return "", ()
+        owners = {chunk: bytes(signed.signer) for chunk, (_, signed) in results.items()}
+        reason, made_by = await self._judging.against(commit, owners)
+        self._accused = tuple(peer for peer in made_by if peer != self._me)
+        if reason:
+            leader = readable_name(bytes(commit.session.leader))
+            self._around.say(f"This node votes against round {commit.version}, led by {leader}: {reason}.")
+        return reason, self._accused
+
+    def heard_refusal(self, sender: bytes, message: pb.Abort) -> None:
+        """Another voter is against a commit at this head: people are told, once."""
+        if sender not in self._heard:
+            self._heard.add(sender)
+            leader, why = readable_name(bytes(message.session.leader)), plain(message.reason)
+            self._around.say(f"{readable_name(sender)} votes against a round led by {leader}: {why}.")
+
+    def ended(self, report: t.SessionReport) -> None:
+        """A session is over. Where others refused its results as well, their makers stand worse here."""
+        if report.outcome == "aborted" and self._me in report.refused:
+            for peer in self._accused:
+                self._around.standings.strike(peer, standing.VOTED_DOWN)
+        self._accused = ()
+
     def voted(self, version: int, results: Mapping[int, tuple[pb.ChunkResult, pb.Signed]]) -> None:
         """A commit is about to be made of these results."""
         owners = {c: bytes(signed.signer) for c, (message, signed) in results.items() if message.contributors}
@@ -186,6 +235,8 @@ class Guard:
             if 2 * chunks > self._averaged:
                 self.strike(peer, standing.DISAGREES)
         self._disagreed, self._averaged, self._struck = {}, 0, set()
+        self._heard = set()
+        self._judging.applied()
         self._lengths = {}
         self._around.standings.commit()
         version, owners = self._owners

@@ -1,4 +1,7 @@
-"""How long contributions usually are, chunk by chunk: one that is many times longer is not taken."""
+"""How long contributions usually are, chunk by chunk: one that is many times longer is not taken.
+
+And results, fragment by fragment, beside a node's own contribution.
+"""
 
 from __future__ import annotations
 

@@ -134,16 +134,23 @@ class RoundLog:
         encoded = torch.frombuffer(bytearray(self.get(version, chunk, len(weights))), dtype=torch.uint8)
         self.codec.decode(encoded, weights, torch.from_numpy(out))
 
+    def hold(self, version: int, commit: pb.Signed) -> None:
+        """Makes results durable, and promises nothing: the node is against the commit, and may yet apply it.
+
+        Raises AtollError, and RoundLogError if a result is not here as the commit names it.
+        """
+        path = self.path(version, "payload")
+        self._disk.truncate(path, self.payload_bytes)
+        self._disk.fsync(path)
+        self._check_chunks(version, pb.Commit.FromString(commit.body), self._written)
+
     def vote(self, version: int, commit: pb.Signed) -> None:
         """Makes results and commit durable: after this, the node may vote.
 
         Raises AtollError, RoundLogError if a result is not here as the commit names it, and NoVoteLeft if the
         results are durable and the vote for this parent is given.
         """
-        path = self.path(version, "payload")
-        self._disk.truncate(path, self.payload_bytes)
-        self._disk.fsync(path)
-        self._check_chunks(version, pb.Commit.FromString(commit.body), self._written)
+        self.hold(version, commit)
         parent, digest = _named(commit)
         voted = self._promised(version, "vote")
         promises = {**self._promised(version, "commit"), **voted, **self._promises()}

@@ -1,9 +1,11 @@
 """The second half of a session, from the first sight of a commit: hold it, vote for it, see it certified.
 
-A member that lacks results asks for them, puts everything on stable storage, and only then votes. When a
-majority of the parent's electorate has voted the commit is certified; when its time is over, or the voters
-that are missing have left, it is provisional; `outcome` then says which and why. A member that never got all
-results has missed it.
+A member that lacks results asks for them, puts everything on stable storage, and only then votes, or says
+that it is against the commit. When a majority of the parent's electorate has voted the commit is certified;
+when its time is over, or the voters that are missing have left, it is provisional; `outcome` then says which
+and why. A member that never got all results has missed it. A commit is aborted where no more voters are for
+it than against it, and the members that are missing can't change that; and, if no majority is for it in time,
+by whoever is against it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,16 @@ from atoll.protocol.chain import Head, commit_digest
 from atoll.protocol.round.ballot import Ballot
 from atoll.protocol.round.commit import CommitError, check_commit
 from atoll.protocol.round.exchange import Exchange
-from atoll.protocol.round.types import CommitReceived, Dropped, Effect, Persist, Send, VoteReceived
+from atoll.protocol.round.types import (
+    AbortReceived,
+    CommitReceived,
+    Dropped,
+    Effect,
+    Persist,
+    Persisted,
+    Send,
+    VoteReceived,
+)
 from atoll.protocol.signing import Keyring
 
 WANT_AFTER = 0.1
@@ -36,7 +47,7 @@ class Agreement:
         self.since = math.inf
         """When the commit was first seen."""
         self.voted = False
-        """Whether this node holds all of it durably, and has voted if it may."""
+        """Whether this node holds all of it durably, and has voted, or refused to, if it may."""
         self.outcome: tuple[str, str] | None = None
         """Outcome and reason, once it is decided."""
         self.persisting = False
@@ -112,11 +123,18 @@ class Agreement:
         holders = [peer for peer in (bytes(self._exchange.plan.session.leader), *voters) if peer in live]
         return next((peer for peer in holders if peer != self._me), None)
 
-    def persisted(self, live: Collection[bytes], may_vote: bool) -> list[Effect]:
-        """It is on stable storage: votes, if this node has a vote left for the parent."""
+    def persisted(self, live: Collection[bytes], event: Persisted) -> list[Effect]:
+        """It is on stable storage: votes, if this node has a vote left for the parent, or says why not."""
         assert self.commit is not None
         self.voted = True
-        if self._me not in self._head.electorate or not may_vote:
+        if event.refusal and self.ballot.refuse(self.commit[2], self._me) is None:
+            self._count(live)
+            # Whoever was left out of the session hears that its leader can't bring it to an end.
+            peers = (self._exchange.members | set(self._head.electorate)) - {self._me}
+            session = self.commit[0].session
+            abort = pb.Abort(session=session, reason=event.refusal, commit=self.commit[2])
+            return [Send(tuple(sorted(peers)), pb.Frame(abort=abort))]
+        if self._me not in self._head.electorate or not event.may_vote:
             self._count(live)
             return []  # it holds the commit, but has no vote on it
         # The session of the commit: whoever is still in that one counts it as well.
@@ -133,6 +151,13 @@ class Agreement:
             return [Dropped(event.sender, reason)]
         return [] if self.commit is None else self.changed(live)
 
+    def refusal(self, event: AbortReceived, live: Collection[bytes]) -> list[Effect]:
+        """Somebody is against a commit; that may come before the commit."""
+        reason = self.ballot.refuse(bytes(event.message.commit), event.sender)
+        if reason:
+            return [Dropped(event.sender, reason)]
+        return [] if self.commit is None else self.changed(live)
+
     def changed(self, live: Collection[bytes]) -> list[Effect]:
         """Votes came, or members left."""
         effects = self.seek(live)
@@ -141,6 +166,10 @@ class Agreement:
 
     def _count(self, live: Collection[bytes]) -> None:
         assert self.commit is not None
+        if self.ballot.outvoted(self.commit[2], self._exchange.members & set(live)):
+            # Whoever is not in the session has no vote on it.
+            self.outcome = "aborted", self._refused()
+            return
         if not self.voted:
             return
         if self.ballot.certified(self.commit[2]):
@@ -149,13 +178,26 @@ class Agreement:
         if not self.ballot.awaits(live, self._me):
             alone = self.ballot.missing() == (self._me,)
             why = "this node has no vote left for it" if alone else "the voters that are missing have left"
-            self.outcome = "provisional", why
+            self.outcome = self._without_majority(why)
+
+    def _without_majority(self, why: str) -> tuple[str, str]:
+        """Outcome and reason of a commit that this node holds, and that is not certified."""
+        assert self.commit is not None
+        commit = self.commit[2]
+        if self.ballot.outvoted(commit) or self._me in self.ballot.refusals(commit):
+            return "aborted", self._refused()
+        return "provisional", why
+
+    def _refused(self) -> str:
+        assert self.commit is not None
+        against, voters = len(self.ballot.refusals(self.commit[2])), len(self._head.electorate)
+        return f"{against} of {voters} voters refuse its results"
 
     def tick(self, live: Collection[bytes], now: float) -> list[Effect]:
         """Time has passed."""
         if now >= self._vote_at:
             self.outcome = (
-                ("provisional", "no majority answered in time")
+                self._without_majority("no majority answered in time")
                 if self.voted
                 else ("missed", "results of the commit did not come in time")
             )

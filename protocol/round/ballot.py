@@ -1,7 +1,8 @@
-"""Counting votes. A vote says: I durably hold all bytes of this commit.
+"""Counting votes. A vote says: I durably hold all bytes of this commit; a refusal: and I am against it.
 
 Votes go to every member, so each can certify on its own and no leader's death after the proposal matters.
-One voter has one vote in a session: the first, and a different one after it is refused with its reason.
+One voter has one vote in a session: the first, and a different one after it is refused with its reason. What
+it said first of a commit, vote or refusal, holds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Ballot:
         self._electorate = frozenset(electorate)
         self._votes: dict[bytes, tuple[bytes, pb.Signed]] = {}
         self._count: Counter[bytes] = Counter()
+        self._refusals: dict[bytes, bytes] = {}
         self._missing = set(electorate)
 
     def put(self, commit: bytes, signed: pb.Signed) -> str | None:
@@ -28,6 +30,8 @@ class Ballot:
         if voter not in self._electorate:
             return "vote of a node outside the electorate"
         known = self._votes.get(voter)
+        if known is None and self._refusals.get(voter) == commit:
+            return "vote after a refusal"
         if known is None:
             self._votes[voter] = (commit, signed)
             self._count[commit] += 1
@@ -35,6 +39,28 @@ class Ballot:
         elif known[0] != commit:
             return "second, different vote"
         return None
+
+    def refuse(self, commit: bytes, voter: bytes) -> str | None:
+        """Notes that a voter is against the commit with this digest. The reason if that does not count."""
+        if voter not in self._electorate:
+            return "refusal of a node outside the electorate"
+        if voter in self._votes:
+            return "refusal after a vote"
+        self._refusals.setdefault(voter, commit)
+        self._missing.discard(voter)
+        return None
+
+    def refusals(self, commit: bytes) -> tuple[bytes, ...]:
+        """Who is against this commit, sorted."""
+        return tuple(sorted(voter for voter, digest in self._refusals.items() if digest == commit))
+
+    def outvoted(self, commit: bytes, others: Collection[bytes] = ()) -> bool:
+        """Whether somebody is against it, and no more voters for it than against.
+
+        `others`: who may still vote for it, a set; then it is so whatever they do.
+        """
+        against = len(self.refusals(commit))
+        return 0 < against >= self._count[commit] + len(self._missing & set(others))
 
     def votes(self, commit: bytes) -> tuple[pb.Signed, ...]:
         """Signed votes for this commit, by voter."""

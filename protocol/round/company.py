@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 
-from atoll.protocol.chain import Head, leader_of
+from atoll.protocol.chain import Head, is_majority, leader_of
 from atoll.protocol.round.types import PeerView, RoundConfig, TrainingChanged
 
 PAST_HEADS = 64
@@ -25,16 +25,19 @@ class Company:
         self.peers: Mapping[bytes, PeerView] = {}
         self.me_trains = TrainingChanged(False)
         self.suspects: set[bytes] = set()
-        """Leaders that left or stayed silent at this head."""
+        """Leaders that left, stayed silent or were refused at this head."""
         self.no_owners: set[bytes] = set()
-        """Owners that left or were too slow at this head."""
+        """Owners that left, were too slow or were refused at this head."""
+        self._refusals: dict[bytes, set[bytes]] = {}
         self.past: deque[bytes] = deque(maxlen=PAST_HEADS)
         self._lives: dict[bytes, int] = {}
 
     def leader(self, head: Head) -> bytes | None:
-        """Who leads the next session: training nodes at this head, suspects left out."""
+        """Who leads the next session: training nodes at this head; suspects where nobody else is left."""
         nodes = self._training_at({head.digest})
-        candidates = nodes & {self._config.genesis_node} if head.version == 0 else nodes - self.suspects
+        candidates = (
+            nodes & {self._config.genesis_node} if head.version == 0 else nodes - self.suspects or nodes
+        )
         return leader_of(head.digest, self._config.fragment(head.version), candidates)
 
     def expected(self, head: Head) -> set[bytes]:
@@ -69,9 +72,19 @@ class Company:
         """Whether a peer's chain is to be followed instead of this node's."""
         return any(view.ahead for view in self.peers.values())
 
+    def refused(self, head: Head, leader: bytes, voter: bytes) -> bool:
+        """A voter is against what came of a session that this node is not in.
+
+        Whether that can't be certified any more: this node does not vote for it either.
+        """
+        refusals = self._refusals.setdefault(leader, {self.me})
+        refusals.add(voter)
+        voters = set(head.electorate)
+        return not is_majority(len(voters - refusals), len(voters))
+
     def left(self, head: Head) -> None:
         """This head was left for another one."""
         self.past.append(head.digest)
-        self.suspects, self.no_owners = set(), set()
+        self.suspects, self.no_owners, self._refusals = set(), set(), {}
         # Who is ahead was said of the old head; the roster is asked anew.
         self.peers = {peer: replace(view, ahead=False) for peer, view in self.peers.items()}

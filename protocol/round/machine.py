@@ -6,9 +6,10 @@ It has no clock, no socket and no randomness: `handle` and `tick` take the time,
 What can fail and what then happens: a leader that leaves or stays silent is passed over (suspects) and the
 next in rank leads; what an owner that left or is too slow had to do goes to others, and a leader that leaves
 in mid-session is followed by the next, both under a plan that continues the session; a member that can't
-follow a plan declines it, so that nobody waits for it; of two plans of one view, by two nodes that both think
-they lead, the one of the higher leader in rank stays; a node that knows itself behind begins no round;
-messages for another head or a past view are counted and dropped; messages that come early are kept (stash).
+follow a plan declines it, so that nobody waits for it; a leader whose commit too many voters are against is
+passed over; of two plans of one view, by two nodes that both think they lead, the one of the higher leader in
+rank stays; a node that knows itself behind begins no round; messages for another head or a past view are
+counted and dropped; messages that come early are kept (stash).
 """
 
 from __future__ import annotations
@@ -148,6 +149,8 @@ class RoundMachine:
             # Whoever sent it thinks that this node goes on with a session; it can't.
             abort = pb.Abort(session=session, reason="this node is not in the session")
             return [t.Send((event.sender,), pb.Frame(abort=abort))]
+        if isinstance(event, t.AbortReceived) and event.message.commit:
+            return self._refused_elsewhere(event, now)
         voting = running is not None and running.commit is not None and session.parent == running.id.parent
         if voting and running is not None and isinstance(event, t.ResultArrived):
             return running.result(event, now)  # of a session that this node was not in
@@ -388,7 +391,20 @@ class RoundMachine:
             effects += self._message(event, now, since)
         return effects
 
+    def _refused_elsewhere(self, event: t.AbortReceived, now: float) -> list[t.Effect]:
+        """A voter is against what came of a session that this node is not in, or not any more."""
+        leader = bytes(event.message.session.leader)
+        waits_for = event.message.session.parent == self.head.digest and leader == self._leader()
+        if not waits_for or event.sender not in self.head.electorate:
+            return []
+        if self._company.refused(self.head, leader, event.sender):
+            self._company.suspects.add(leader)
+            self._ready_since = now
+        return []
+
     def _abort_received(self, event: t.AbortReceived, session: Session, now: float) -> list[t.Effect]:
+        if event.message.commit:
+            return session.refusal(event, now)
         if event.message.session != session.id:
             return []  # of one that this session continues: that is settled
         if event.sender == session.id.leader:
@@ -411,7 +427,9 @@ class RoundMachine:
             self._door.exchange_s = session.report.phases["end_s"]
             return []
         # A node that leads badly is passed over, one that owns badly owns nothing in the next view.
-        self._company.suspects |= session.blamed & {bytes(session.id.leader)} - {self._me}
+        # One whose commit was refused would make the same again, this node as well.
+        passed_over = {bytes(session.id.leader)} - (set() if session.voted_down else {self._me})
+        self._company.suspects |= session.blamed & passed_over
         self._company.no_owners |= session.blamed
         if self._company.is_ahead():
             self._behind_since = now
@@ -449,6 +467,11 @@ class RoundMachine:
             return session.abort(reason, now)
         declined = t.Send(session.others, pb.Frame(abort=pb.Abort(session=session.id, reason=reason)))
         return [declined, *session.end("missed", reason, now, ())]
+
+    @property
+    def offer(self) -> int | None:
+        """Number of this node's offer that stands; None: it has nothing to contribute."""
+        return None if self._local is None else self._local.offer
 
     # ---- for the sentence
 

@@ -14,7 +14,8 @@ whoever has seen the leader's commit passes that on instead. A result that any l
 not reduced anew.
 
 A session ends once, as `certified`, `provisional` (this node holds the commit, a majority was not heard),
-`aborted` (nothing changes) or `missed` (others may have committed; this node has to catch up).
+`aborted` (nothing changes: too many voters are against the commit, or there is none) or `missed` (others may
+have committed; this node has to catch up).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from atoll.protocol.round.exchange import Exchange
 from atoll.protocol.round.plan import COLLECT_PART
 from atoll.protocol.round.salvage import ANSWER_PART, Salvage, successor
 from atoll.protocol.round.types import (
+    AbortReceived,
     Apply,
     ChunkReduced,
     CommitReceived,
@@ -96,6 +98,9 @@ class Session:
         self._given: dict[int, set[bytes]] = {**previous._given} if previous else {}
         self.report: SessionReport | None = None
         self.blamed: frozenset[bytes] = frozenset()
+        self.voted_down = False
+        """Whether it ended because voters were against its commit."""
+        self._accused: frozenset[bytes] = frozenset()
         self.collect_at = now + COLLECT_PART * plan.scatter_s
         self.scatter_at = now + plan.scatter_s
         self.reduce_at = self.scatter_at + plan.reduce_s
@@ -263,12 +268,16 @@ class Session:
         if self.commit is None or event.commit != self.commit[2]:
             return []  # of a session that this one continues, which ended otherwise
         self._marks["persist_s"] = now
-        return self._agreed(self.agreement.persisted(self._live, event.may_vote), now)
+        self._accused = frozenset(event.accused)
+        return self._agreed(self.agreement.persisted(self._live, event), now)
 
     def vote(self, event: VoteReceived, now: float) -> list[Effect]:
         if self.commit is not None:
             self.arrivals["vote"].append(now - self.agreement.since)
         return self._agreed(self.agreement.vote(event, self._live), now)
+
+    def refusal(self, event: AbortReceived, now: float) -> list[Effect]:
+        return self._agreed(self.agreement.refusal(event, self._live), now)
 
     def _agreed(self, effects: list[Effect], now: float) -> list[Effect]:
         """Draws the consequence when it is decided what becomes of the commit."""
@@ -278,7 +287,10 @@ class Session:
         outcome, reason = self.agreement.outcome
         missing = self.agreement.ballot.missing() if outcome == "provisional" else ()
         effects = effects + self.end(outcome, reason, now, missing)
-        if outcome == "missed":
+        if outcome == "aborted":
+            self.voted_down = True
+            self.blamed = self._accused | {bytes(self.id.leader)}
+        if outcome in ("missed", "aborted"):
             return effects
         _, signed, digest = self.commit
         votes = self.agreement.ballot.votes(digest)
@@ -455,7 +467,8 @@ class Session:
             late=tuple(sorted(self.exchange.late)),
             rejected=tuple(sorted(self.exchange.rejected.items())),
             missing=tuple(sorted(lost)),
-            tokens=accepted_tokens(self.commit[0]) if self.commit else 0,
+            refused=self.agreement.ballot.refusals(self.commit[2]) if self.commit else (),
+            tokens=accepted_tokens(self.commit[0]) if self.commit and outcome != "aborted" else 0,
             outer_lr=self.plan.outer_lr,
             codec=self.plan.codec,
             groups=self.exchange.grid.groups,

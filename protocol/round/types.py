@@ -231,11 +231,15 @@ class Persisted:
     """The answer to Persist: this commit (its digest) and its results are on stable storage.
 
     `may_vote` is False where this node has, or may have, voted for another commit of the same parent.
+    `refusal`: why it is against this one (a sentence part; empty: it is not); `accused`: who made the results
+    that it is against.
     """
 
     session: pb.SessionId
     commit: bytes
     may_vote: bool = True
+    refusal: str = ""
+    accused: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,10 @@ class VoteReceived:
 
 @dataclass(frozen=True)
 class AbortReceived:
-    """By the leader: the session is over. By another member: it takes no part."""
+    """By the leader: the session is over. By another member: it takes no part.
+
+    With a `commit`, by anybody: it takes part, and is against that commit.
+    """
 
     sender: bytes
     message: pb.Abort
@@ -419,6 +426,8 @@ class SessionReport:
     late: tuple[bytes, ...] = ()
     rejected: tuple[tuple[bytes, str], ...] = ()
     missing: tuple[bytes, ...] = ()
+    refused: tuple[bytes, ...] = ()
+    """Voters that were against the commit."""
     tokens: int = 0
     outer_lr: float = 0.0
     codec: str = ""

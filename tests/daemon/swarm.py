@@ -278,7 +278,11 @@ class Swarm:
         task.add_done_callback(self._tasks.discard)
 
     def _is_ahead(self, other: Member, member: Member) -> bool:
-        return forks.compare(member.state.chain, other.state.chain).follow
+        mine, theirs = member.state.chain, other.state.chain
+        choice = forks.compare(mine, theirs)
+        if choice is forks.Choice.AHEAD and self.manifest.holds and not other.state.head.certified:
+            return forks.has_weight(mine, theirs, [m.state.chain for m in self.members if m is not member])
+        return choice.follow
 
     def roster_changed(self) -> None:
         for member in self.members:

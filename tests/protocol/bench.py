@@ -130,9 +130,18 @@ class Bench:
     def commit(self, sender: bytes = FIRST, signer: bytes = FIRST, **change: Any) -> list[t.Effect]:
         return self.feed(commit_event(self.session.plan, sender, signer, **change))
 
-    def persisted(self, may_vote: bool = True) -> list[t.Effect]:
+    def persisted(
+        self, may_vote: bool = True, refusal: str = "", accused: tuple[bytes, ...] = ()
+    ) -> list[t.Effect]:
         """The disk has the commit in hand."""
-        return self.feed(t.Persisted(self.session.id, self.session.commit[2], may_vote))
+        commit = self.session.commit[2]
+        return self.feed(t.Persisted(self.session.id, commit, may_vote, refusal, accused))
+
+    def refuse(self, voter: bytes, commit: bytes | None = None) -> list[t.Effect]:
+        """A voter is against a commit, by default the one in hand."""
+        commit = commit or self.session.commit[2]
+        abort = pb.Abort(session=self.session.id, reason="it points away", commit=commit)
+        return self.feed(t.AbortReceived(voter, abort))
 
     def holding(self, peer: bytes, *chunks: int) -> list[t.Effect]:
         message = pb.Holding(session=self.session.id, chunks=chunks)
