@@ -94,7 +94,7 @@ class Neighbours:
         self.forwarded = Counter[str]()
         """Envelopes of others: passed on, or why not."""
         self.roster = Roster()
-        self.following = Following(self.roster, KEEP, self._doubted)
+        self.following = Following(self.roster, KEEP, self._doubted, wary=manifest.holds)
         self._telling = Telling()
         self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)

@@ -262,3 +262,69 @@ def test_no_chain_is_left_while_there_are_claims(around: Around):
     assert around.best(MINE) in (L, B)
     steps = [around.following.next(MINE, (), now) for now in (0.0, 2.0, 4.0, 6.0)]
     assert all(isinstance(step, Prove) for step in steps)
+
+
+# ---- where members may lie
+
+
+@pytest.fixture
+def wary(around: Around) -> Around:
+    around.following = Following(
+        around.roster, 3, lambda peer, why: around.doubts.append(peer), TIMING, wary=True
+    )
+    return around
+
+
+def test_what_a_few_made_alone_is_not_followed_where_members_may_lie(wary: Around):
+    for peer in (b"1" * 38, b"2" * 38, b"3" * 38):
+        wary.meet(peer, chained("abc"))
+    for liar in (A, B):
+        wary.meet(liar, chained("abcL"))
+    wary.following.met(0.0)
+    assert wary.following.ahead(MINE, 0.0) == set() and wary.best(MINE) is None, "two have it, four have not"
+    wary.meet(b"1" * 38, chained("abcL"))
+    assert wary.following.ahead(MINE, 0.0) == {A, B, b"1" * 38}, "as many have it as have not"
+    wary.meet(b"2" * 38, chained("abcd"))
+    assert b"2" * 38 not in wary.following.ahead(MINE, 0.0), (
+        "one that goes on elsewhere counts for nobody else"
+    )
+
+
+def test_what_is_certified_is_followed_however_few_have_it_yet(wary: Around):
+    for peer in (b"1" * 38, b"2" * 38):
+        wary.meet(peer, chained("abc"))
+    wary.meet(A, chained("abcd", certified="d"))
+    step = wary.following.next(MINE, (), 0.0)
+    assert isinstance(step, Prove) and step.peer == A and step.link.version == 3
+    wary.following.unshown(A, step.link.digest, 0.0)
+    assert wary.best(MINE) is None, "its word is one of three"
+    wary.following.proven(step.link.digest)
+    assert wary.best(MINE) == A
+
+
+def test_where_votes_can_not_be_shown_most_have_to_say_so_if_members_may_lie(wary: Around):
+    wary.meet(C, chained("abc"))
+    wary.meet(L, chained("abc"))
+    wary.meet(A, chained("abT", certified="T"))
+    wary.meet(B, chained("abT", certified="T"))
+    wary.following.unshown(A, chained("abT").digest, 0.0)
+    assert wary.best(MINE) is None
+    wary.meet(C, chained("abT", certified="T"))
+    wary.following.unshown(A, chained("abT").digest, 0.0)
+    assert wary.best(MINE) in (A, B, C)
+
+
+def test_a_long_way_that_a_few_went_alone_is_not_followed_either(wary: Around):
+    for peer in (b"1" * 38, b"2" * 38, b"3" * 38):
+        wary.meet(peer, chained("abc"))
+    far = "".join(chr(ord("a") + k) for k in range(24))
+    for liar in (A, B):
+        wary.meet(liar, chained(far), v24="far")
+    assert wary.best(MINE) is None and wary.following.ahead(MINE, 0.0) == set()
+
+
+def test_of_two_each_follows_the_other(wary: Around):
+    wary.meet(A, chained("abcd"))
+    assert wary.best(MINE) == A
+    wary.meet(A, chained("abcd", state=pb.FOLLOWING))
+    assert wary.best(MINE) == A, "nobody else trains"
