@@ -2,6 +2,7 @@
 
     python -m benchmarks.byzantine                  8 attacks, 0 to 3 of 8, three seeds (about an hour)
     python -m benchmarks.byzantine --quick          some of them, one seed
+    python -m benchmarks.byzantine --attack leader  the rows of one, printed
 
 Stopped, it goes on where it was (build/byzantine.json). Liars train like everybody and see what the honest
 send, which is more than real ones could know. Attacks on contributions: `flip` sends minus what it learned;
@@ -15,12 +16,19 @@ of all chunks, and all of these results are lies.
 The robust setting is `atoll init --untrusted`: merge `filter`, and audits. An audit here is the product's
 draw of the chunk (protocol/audit.py); that looking at a lie proves it, and that the proof convinces all, is
 what tests/daemon/test_guard.py shows with real records. Who was proved to lie has weight 0, owns nothing,
-and its plans are declined. Perplexity is per byte, on held-out text, of the outer parameters at the end.
+and its plans are declined.
+
+With each of the merges that hold against liars, honest members vote by the product's rule
+(protocol/judgement.py), liars for everything. Where results are refused and no majority is for them, the next
+in rank leads, and who made them owns nothing (tests/daemon/test_voting_down.py shows it with real drivers). Whom
+all honest nodes have in quarantine for that counts as proved to lie; what a single one's quarantine does before
+is left out. Perplexity is per byte, on held-out text, of the outer parameters at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -33,10 +41,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from atoll.daemon.rounds.norms import Norms
 from atoll.protocol import audit
 from atoll.protocol.chain import leader_of
+from atoll.protocol.judgement import Look, accused, against, times_longer
+from atoll.protocol.manifest import HOLDING_MERGES
 from atoll.protocol.outer import Float32
 from atoll.protocol.schema import BLOCK, ChunkTable, default_chunk_values
+from atoll.protocol.standing import VOTED_DOWN, Standings
 from benchmarks.papers.arms import Arm, Average, Run
 
 WORKERS = 8
@@ -64,14 +76,19 @@ class Case:
     def audits(self) -> bool:
         return self.rule == ROBUST
 
+    @property
+    def judges(self) -> bool:
+        return self.rule in HOLDING_MERGES
+
 
 @dataclass(frozen=True)
 class Outcome:
     """`perplexity`: infinite where the parameters are not finite. `caught`: rounds until the last liar was
-    proved to lie; 0: nothing to catch, or no audit; -1: one was not."""
+    out; 0: nothing to catch, or no audit; -1: one was not. `refused`: sessions that were voted down."""
 
     perplexity: float
     caught: int = 0
+    refused: int = 0
 
 
 class Attacked(Run):
@@ -86,9 +103,13 @@ class Attacked(Run):
         self._chance = np.random.default_rng(seed)
         self._draw = random.Random(seed).randrange
         self._liars = set(range(WORKERS - case.liars, WORKERS))
+        honest = sorted(set(range(WORKERS)) - self._liars)
+        self._norms = {k: Norms() for k in honest}
+        self._standings = {k: Standings() for k in honest}
         self._out: set[int] = set()
-        """Proved to lie."""
+        """Proved to lie, or in quarantine with everybody."""
         self.caught = 0
+        self.refused = 0
 
     # ---- attacks on contributions
 
@@ -133,20 +154,23 @@ class Attacked(Run):
 
     # ---- attacks on rounds
 
-    def _plan(self, number: int) -> tuple[list[int], list[int]]:
-        """Who contributes, and who owns which chunk."""
+    def _plan(self, leader: int, accused: set[int]) -> tuple[list[int], list[int]]:
+        """Who contributes, and who owns which chunk; `accused` own none, unless a liar leads."""
         there = [k for k in range(WORKERS) if k not in self._out]
-        owners = [there[chunk % len(there)] for chunk in range(len(self.table))]
-        if self._case.attack != "leader":
-            return there, owners
-        names = {_name(k): k for k in there}
-        leader = leader_of(f"{self.seed} {number}".encode(), 0, names)
         liars = sorted(self._liars - self._out)
-        if leader is None or names[leader] not in liars:
-            return there, owners
-        # Voters are all eight, of the commit before: so many have to be there.
-        honest = [k for k in there if k not in liars][: WORKERS // 2 + 1 - len(liars)]
-        return honest + liars, [liars[chunk % len(liars)] for chunk in range(len(self.table))]
+        if self._case.attack == "leader" and leader in liars:
+            # Voters are all eight, of the commit before: so many have to be there.
+            honest = [k for k in there if k not in liars][: WORKERS // 2 + 1 - len(liars)]
+            return honest + liars, [liars[chunk % len(liars)] for chunk in range(len(self.table))]
+        able = [k for k in there if k not in accused]
+        return there, [able[chunk % len(able)] for chunk in range(len(self.table))]
+
+    def _leader(self, number: int, refused: set[int]) -> int:
+        """Who leads, by hash; of those who are not out and were not refused in this round."""
+        names = {_name(k): k for k in range(WORKERS) if k not in self._out | refused}
+        leader = leader_of(f"{self.seed} {number}".encode(), 0, names)
+        assert leader is not None
+        return names[leader]
 
     def _lies_in(self, contributors: Sequence[int], owners: Sequence[int]) -> list[int]:
         """Chunks whose owner gives minus the result."""
@@ -165,16 +189,66 @@ class Attacked(Run):
                 self._out.add(owners[chunk])
                 self.caught = number + 1
 
+    # ---- votes
+
+    def _voted_down(self, contributors: Sequence[int], owners: Sequence[int], own: list[Float32]) -> set[int]:
+        """Whose results voters refuse; empty: most are for them. Of `own` the honest members' counts."""
+        if not self._case.judges:
+            return set()
+        made_by = {chunk: _name(owner) for chunk, owner in enumerate(owners)}
+        refusing: dict[int, tuple[bytes, ...]] = {}
+        longer: dict[int, float | None] = {}
+        for k in sorted(set(contributors) - self._liars):
+            looks = {chunk: self._look(own[k], chunk) for chunk in made_by}
+            longer[k] = times_longer(looks.values())
+            if against(looks, len(looks), self._norms[k].limit(0)):
+                refusing[k] = accused(looks, made_by)
+        in_favour = len(contributors) - len(refusing)
+        honest = len(longer) - len(refusing)
+        # Certified; or provisional, as most of the honest go on with it.
+        if not refusing or 2 * in_favour > WORKERS or honest > len(refusing):
+            for k, times in longer.items():
+                self._norms[k].saw(0, [] if times is None else [times])
+            return set()
+        self.refused += 1
+        for k, peers in refusing.items():
+            for peer in peers:
+                self._standings[k].strike(peer, VOTED_DOWN)
+        return {peer[0] for peers in refusing.values() for peer in peers}
+
+    def _look(self, own: Float32, chunk: int) -> Look:
+        mine, made = own[self.table.span(chunk)], self.mean[self.table.span(chunk)]
+        return Look(float(np.dot(mine, made)), float(np.dot(mine, mine)), float(np.dot(made, made)))
+
+    def _risen(self, number: int) -> None:
+        """A commit was applied. Who is in quarantine with all honest nodes takes no part any more."""
+        for standings in self._standings.values():
+            standings.commit()
+        out = {k for k in self._liars if all(s.quarantined(_name(k)) for s in self._standings.values())}
+        if out - self._out:
+            self._out |= out
+            self.caught = number + 1
+
     def _round(self, number: int) -> None:
         self.train(self.arm.steps)
-        contributors, owners = self._plan(number)
-        sent = self._sent([self.outer - self.local(k) for k in range(WORKERS)])
-        deltas = [delta if k in contributors else None for k, delta in enumerate(sent)]
-        self.average(deltas, self.carried, range(len(self.table)), self.mean)
-        lies = self._lies_in(contributors, owners)
-        for chunk in lies:
-            self.mean[self.table.span(chunk)] *= -1
+        learned = [self.outer - self.local(k) for k in range(WORKERS)]
+        sent = self._sent(list(learned))
+        passed_over, made_by = set[int](), set[int]()
+        for attempt in itertools.count():
+            leader = self._leader(number, passed_over)
+            contributors, owners = self._plan(leader, made_by)
+            deltas = [delta if k in contributors else None for k, delta in enumerate(sent)]
+            self.average(deltas, self.carried, range(len(self.table)), self.mean)
+            lies = self._lies_in(contributors, owners)
+            for chunk in lies:
+                self.mean[self.table.span(chunk)] *= -1
+            found = self._voted_down(contributors, owners, learned)
+            if not found or attempt == WORKERS - 1:
+                break
+            passed_over.add(leader)
+            made_by |= found
         self._step(range(len(self.table)))
+        self._risen(number)
         if self._case.audits:
             self._audit(number, owners, lies)
         for k in range(WORKERS):
@@ -184,7 +258,8 @@ class Attacked(Run):
     def outcome(self) -> Outcome:
         loss = self.whole()
         all_out = self._case.attack not in ROUNDS or not self._case.audits or self._out == self._liars
-        return Outcome(math.exp(loss) if loss < 50 else math.inf, self.caught if all_out else -1)
+        perplexity = math.exp(loss) if loss < 50 else math.inf
+        return Outcome(perplexity, self.caught if all_out else -1, self.refused)
 
 
 def _name(k: int) -> bytes:
@@ -196,8 +271,8 @@ def table(found: dict[Case, list[Outcome]], honest: float, cases: Sequence[Case]
     rules = list(dict.fromkeys(case.rule for case in cases))
     names = [f"{rule}, audits" if rule == ROBUST else rule for rule in rules]
     lines = [
-        f"| attack | liars of {WORKERS} | {' | '.join(names)} | caught after |",
-        "|---|---|" + "---|" * (len(rules) + 1),
+        f"| attack | liars of {WORKERS} | {' | '.join(names)} | caught after | voted down |",
+        "|---|---|" + "---|" * (len(rules) + 2),
     ]
     for attack, liars in dict.fromkeys((case.attack, case.liars) for case in cases):
         cells = []
@@ -214,7 +289,9 @@ def table(found: dict[Case, list[Outcome]], honest: float, cases: Sequence[Case]
             if attack not in ROUNDS
             else ", ".join("never" if c < 0 else str(c) for c in caught) + " rounds"
         )
-        lines.append(f"| {attack or 'none'} | {liars} | {' | '.join(cells)} | {when} |")
+        refused = [o.refused for o in found.get(Case(ROBUST, attack, liars), ())]
+        down = ", ".join(str(n) for n in refused) if any(refused) else ""
+        lines.append(f"| {attack or 'none'} | {liars} | {' | '.join(cells)} | {when} | {down} |")
     return lines
 
 
@@ -253,7 +330,8 @@ def report(found: dict[Case, list[Outcome]], quick: bool, seeds: int) -> str:
         f"Made by `{command}`: {WORKERS} workers, {BASE.rounds} rounds of {BASE.steps} steps, {seeds} seed"
         f"{'s' if seeds > 1 else ''}, int8, chunks as `atoll init` makes them.",
         f"Perplexity against the honest run's with the mean ({honest:.3f} per byte); `lost`: ten times it.",
-        f"`{ROBUST}, audits` is `atoll init --untrusted`. The attacks are explained in `byzantine.py`.",
+        f"`{ROBUST}, audits` is `atoll init --untrusted`; `voted down`: its rounds that voters refused, so that",
+        "another node led them anew. The attacks are explained in `byzantine.py`.",
         "",
         *table(found, honest, [c for c in found if c.rule in ("mean", ROBUST)]),
         "",
@@ -273,27 +351,34 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--attack", choices=(*CONTRIBUTIONS, *ROUNDS), help="only this one's rows")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     seeds = range(1) if arguments.quick else range(3)
     known: dict[str, list[float]] = json.loads(FOUND.read_text()) if FOUND.exists() else {}
     found: dict[Case, list[Outcome]] = {}
+    cases = [c for c in all_cases(arguments.quick) if arguments.attack in (None, c.attack) or not c.attack]
     for seed in seeds:
-        for case in all_cases(arguments.quick):
-            if case.rule in MERGES and seed:
+        for case in cases:
+            if case.rule in MERGES and (seed or arguments.attack):
                 continue
-            key = json.dumps([asdict(case), asdict(BASE), seed])
+            key = json.dumps([asdict(case), asdict(BASE), seed, *(["votes"] if case.judges else [])])
             if key not in known:
                 began = time.monotonic()
                 outcome = Attacked(case, BASE, seed).outcome()
-                known[key] = [outcome.perplexity, outcome.caught]
+                known[key] = [outcome.perplexity, outcome.caught, outcome.refused]
                 FOUND.parent.mkdir(exist_ok=True)
                 FOUND.write_text(json.dumps(known))
                 print(f"{case}, seed {seed}: {outcome} ({time.monotonic() - began:.0f} s)", flush=True)
-            found.setdefault(case, []).append(Outcome(known[key][0], int(known[key][1])))
-        arguments.out.write_text(report(found, arguments.quick, seed + 1))
-        print(f"written: {arguments.out}")
+            perplexity, *counts = known[key]
+            found.setdefault(case, []).append(Outcome(perplexity, *map(int, counts)))
+        if not arguments.attack:
+            arguments.out.write_text(report(found, arguments.quick, seed + 1))
+            print(f"written: {arguments.out}")
+    if arguments.attack:
+        honest = statistics.fmean(o.perplexity for o in found[Case("mean")])
+        print(*table(found, honest, list(found)), sep="\n")
 
 
 if __name__ == "__main__":
