@@ -20,9 +20,9 @@ and its plans are declined.
 
 With each of the merges that hold against liars, honest members vote by the product's rule
 (protocol/judgement.py), liars for everything. Where results are refused and no majority is for them, the next
-in rank leads, and who made them owns nothing (tests/daemon/test_voting_down.py shows it with real drivers). Whom
-all honest nodes have in quarantine for that counts as proved to lie; what a single one's quarantine does before
-is left out. Perplexity is per byte, on held-out text, of the outer parameters at the end.
+in rank leads, and who made them owns nothing (tests/daemon/test_voting_down.py shows it with real drivers).
+Whom all honest nodes have in quarantine for that counts as proved to lie; what a single one's quarantine does
+before is left out. Perplexity is per byte, on held-out text, of the outer parameters at the end.
 """
 
 from __future__ import annotations
@@ -330,8 +330,8 @@ def report(found: dict[Case, list[Outcome]], quick: bool, seeds: int) -> str:
         f"Made by `{command}`: {WORKERS} workers, {BASE.rounds} rounds of {BASE.steps} steps, {seeds} seed"
         f"{'s' if seeds > 1 else ''}, int8, chunks as `atoll init` makes them.",
         f"Perplexity against the honest run's with the mean ({honest:.3f} per byte); `lost`: ten times it.",
-        f"`{ROBUST}, audits` is `atoll init --untrusted`; `voted down`: its rounds that voters refused, so that",
-        "another node led them anew. The attacks are explained in `byzantine.py`.",
+        f"`{ROBUST}, audits` is `atoll init --untrusted`; `voted down`: its rounds that voters refused, and",
+        "another node led anew. The attacks are explained in `byzantine.py`.",
         "",
         *table(found, honest, [c for c in found if c.rule in ("mean", ROBUST)]),
         "",

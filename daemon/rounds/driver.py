@@ -172,6 +172,8 @@ class RoundDriver:
                     self._start(self._apply(effect))
                 case t.Ended():
                     self.guard.ended(effect.report)
+                    if effect.report.outcome == "aborted" and effect.report.refused:
+                        self._start(self._give_up())
                     self._ended(effect.report)
                 case t.Dropped():
                     self.dropped.note(effect.sender, effect.reason)
@@ -353,6 +355,10 @@ class RoundDriver:
             return
         digest = commit_digest(effect.commit.body)
         self.feed(t.Persisted(effect.session, digest, may_vote, refusal, accused))
+
+    async def _give_up(self) -> None:
+        """A commit was voted down. Who voted for it has no other vote; but a start must not adopt it."""
+        await self._disk_took(self.state.rounds.clear, self.state.head.version)
 
     async def _apply(self, effect: t.Apply) -> None:
         while not await self._trainer_lets():

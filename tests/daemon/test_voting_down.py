@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,13 @@ async def test_what_a_lying_leader_made_is_voted_down_and_the_next_one_goes_on(
     others = [m for m in honest if m not in judges]
     assert all(any("votes against a round led by" in text for text in m.said) for m in others)
     assert not any(r.outcome == "provisional" for m in honest for r in m.reports)
+    for liar in liars.members:
+        # It voted for it: it has no vote for another one, and would not take it up after a restart.
+        assert [code for code, _ in liar.trouble] == ["no_vote"]
+        record = liar.state.rounds.voted(2)
+        assert record is None
+        promised = json.loads((liar.folder / "rounds" / "promises.json").read_text())
+        assert len(promised) == 1
 
 
 async def test_one_that_refuses_what_most_vote_for_applies_it_with_them(swarm: Swarm) -> None:
