@@ -12,8 +12,9 @@ word decides little:
                                 together, even if it is further
     a state of our own chain    in other bits than ours: the minority takes the majority's
 
-Where members may lie (`wary`), a commit that goes on from our head counts if its votes were seen, or if as
-many of those who train have it as have not: else a few could make one alone, and all would follow it.
+Where members may lie (`wary`), a chain that goes on from our head counts if the votes for the commit after it
+were seen, or if as many of those who train have it as have not: else a few could make one alone, and all
+would follow it. Of chains with no version in common the one counts that more of them have.
 
 Whoever shows something else than it said is not believed for a while.
 """
@@ -250,11 +251,8 @@ class Following:
                 if (said.version, said.digest) in held:
                     return Prove(entry.peer, said)
                 decides = pair is not None and pair[1].digest == said.digest
-                if (
-                    pair is None
-                    and said.version == mine[0].version + 1
-                    and not self._counts(mine, entry, known, now)
-                ):
+                goes_on = pair is None and said.version == mine[0].version + 1
+                if goes_on and not self._leads_on(mine, entry, known, now):
                     return Prove(entry.peer, said)
                 loses = decides and not forks.compare(mine, entry.chain, known).follow
                 if loses and forks.compare(mine, entry.chain, known | {said.digest}).follow:
@@ -266,8 +264,7 @@ class Following:
     def _candidates(self, mine: forks.Chain, known: set[bytes], now: float) -> list[RosterEntry]:
         """Peers whose chain is to be followed instead of `mine`, if any is."""
         trusted = [e for e in self.trusted(now) if e.chain]
-        found = [e for e in trusted if forks.compare(mine, e.chain, known).follow]
-        found = [e for e in found if self._counts(mine, e, known, now)]
+        found = [e for e in trusted if self._leads_on(mine, e, known, now)]
         if not found and not self._fresh(now):
             # Too far apart to compare: whoever goes on alone gives way to those who go on together.
             return [e for e in trusted if e.peer in self._company and not forks.share(mine, e.chain)]
@@ -277,10 +274,12 @@ class Following:
         self._alone = alone
         return [e for e in found if e.peer not in alone]
 
-    def _counts(self, mine: forks.Chain, entry: RosterEntry, known: set[bytes], now: float) -> bool:
-        """Whether a peer's chain is not one that only a few made, where members may lie."""
-        if not self._wary or forks.compare(mine, entry.chain, known) is not forks.Choice.AHEAD:
-            return True
+    def _leads_on(self, mine: forks.Chain, entry: RosterEntry, known: set[bytes], now: float) -> bool:
+        """Whether a peer's chain is to be had instead of `mine`: where members may lie, not by its length."""
+        choice = forks.compare(mine, entry.chain, known)
+        apart = not forks.share(mine, entry.chain)
+        if not self._wary or choice.fork or not (apart or choice is forks.Choice.AHEAD):
+            return choice.follow
         after = mine[0].version + 1
         if any(link.version == after and link.digest in known for link in entry.chain):
             return True

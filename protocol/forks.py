@@ -62,13 +62,15 @@ def link_of(head: Head) -> Link:
 
 
 def has_weight(mine: Chain, theirs: Chain, training: Iterable[Chain]) -> bool:
-    """Whether as many of those who train have gone on with `theirs`, beyond our head, as have not.
+    """Whether more of those who train are on `theirs` than are not, or as many, where it is the longer one.
 
-    `training`: chains of all others who do; this node is one that has not. Where there is none, that is so.
+    `theirs` goes on from our head, or has no version in common with our chain. `training`: chains of all
+    others who do; this node counts with those who are not. Where nobody else trains, the longer one will do.
     """
-    chains = list(training)
-    gone_on = [c for c in chains if c[0].version > mine[0].version and on_one_chain(theirs, c)]
-    return 2 * len(gone_on) > len(chains) or not chains
+    chains, longer = list(training), theirs[0].version > mine[0].version
+    apart = not share(mine, theirs)
+    there = [c for c in chains if on_one_chain(theirs, c) and (apart or c[0].version > mine[0].version)]
+    return 2 * len(there) > len(chains) + (not longer) or (longer and not chains)
 
 
 def on_one_chain(one: Chain, other: Chain) -> bool:

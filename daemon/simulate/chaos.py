@@ -70,7 +70,17 @@ class Swarm:
         payloads = Payloads(self.plan.gathers)
         self.nodes = [
             SimNode(
-                k, f"{seed}/{k}", self.engine, self.oracle, config, genesis, traits, make, payloads, chunks
+                k,
+                f"{seed}/{k}",
+                self.engine,
+                self.oracle,
+                config,
+                genesis,
+                traits,
+                make,
+                payloads,
+                chunks,
+                self.plan.refusing,
             )
             for k, traits in enumerate(self.plan.traits)
         ]
@@ -203,6 +213,8 @@ class Swarm:
         engine, oracle = self.engine, self.oracle
         engine.run(lambda: False, scenario.QUIET_AT_S)
         engine.now = max(engine.now, scenario.QUIET_AT_S)
+        for node in self.nodes:
+            node.refusing = 0.0
         self._heal()
         quiet = engine.now
         engine.at(quiet + SETTLED_S, self._settled)
@@ -261,10 +273,16 @@ class Swarm:
 
 
 def run(
-    seed: int, tell: Callable[[str], None] | None = None, kinds: tuple[str, ...] | None = None
+    seed: int,
+    tell: Callable[[str], None] | None = None,
+    kinds: tuple[str, ...] | None = None,
+    plan: Scenario | None = None,
 ) -> Outcome:
-    """One seed to its end. Raises Violation, with seed, time and the end of the trace in it."""
-    swarm = Swarm(seed, tell, kinds)
+    """One seed to its end. Raises Violation, with seed, time and the end of the trace in it.
+
+    `plan`: instead of what the seed draws.
+    """
+    swarm = Swarm(seed, tell, kinds, plan)
     try:
         outcome = swarm.run()
     except Violation as violation:

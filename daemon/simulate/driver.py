@@ -154,23 +154,33 @@ class Driver:
             case t.SendResult():
                 self._send_result(effect)
             case t.Persist():
-                version = node.store.head.version + 1
-                self.on_disk(
-                    lambda: self._vote(version, effect.commit),
-                    lambda may_vote: node.feed(
-                        t.Persisted(effect.session, commit_digest(effect.commit.body), may_vote)
-                    ),
-                )
+                self._persist(effect)
             case t.Apply():
                 self._decide(effect)
             case t.Ended():
                 node.engine.say("{} ends {}: {}", node.name, effect.report.outcome, effect.report.reason)
                 if node.liar is None:
                     node.oracle.session_ended(node, effect.report)
+                if effect.report.outcome == "aborted" and effect.report.refused:
+                    # What it voted for must not be taken up by a start.
+                    self.on_disk(lambda: node.store.log.clear(node.store.head.version))
             case t.Dropped():
                 node.dropped[effect.reason] += 1
                 node.oracle.dropped(node, effect)
                 node.engine.say("{} drops: {}", node.name, effect.reason)
+
+    def _persist(self, effect: t.Persist) -> None:
+        node, version = self._node, self._node.store.head.version + 1
+        digest = commit_digest(effect.commit.body)
+        if node.refusing and node.engine.random.random() < node.refusing:
+            node.engine.say("{} is against version {}", node.name, version)
+            refused = t.Persisted(effect.session, digest, refusal="it points away")
+            self.on_disk(lambda: node.store.log.hold(version, effect.commit), lambda _: node.feed(refused))
+            return
+        self.on_disk(
+            lambda: self._vote(version, effect.commit),
+            lambda may_vote: node.feed(t.Persisted(effect.session, digest, may_vote)),
+        )
 
     def _vote(self, version: int, commit: pb.Signed) -> bool:
         """Makes commit and results durable; whether this node may vote for it."""

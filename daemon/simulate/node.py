@@ -68,6 +68,7 @@ class SimNode:
         make_island: MakeIsland,
         payloads: Payloads,
         chunks: ChunkTable,
+        refusing: float = 0.0,
     ) -> None:
         self.index = index
         self.name = name
@@ -82,6 +83,7 @@ class SimNode:
         self._make_island = make_island
         self.payloads = payloads
         self.chunks = chunks
+        self.refusing, self.wary = refusing, refusing > 0
         self.network: Network
         self.others: dict[bytes, SimNode] = {}
         self.liar: Any = None
@@ -100,7 +102,7 @@ class SimNode:
         self.links: dict[bytes, Link] = {}
         self.roster = Roster()
         self.router = Router(self.keyring, (self.life + 1) << 32)
-        self.following = Following(self.roster, KEEP, self._doubted, TIMING)
+        self.following = Following(self.roster, KEEP, self._doubted, TIMING, self.wary)
         self.store = Store(
             self.disk,
             self.keyring,

@@ -53,7 +53,8 @@ class Scenario:
     `missed`: the manifest's rule for work that a round did without. `two_level_above`: its threshold.
     `gathers`: contributions are so short that results are made of them. `fragments`: they take turns.
     `ahead`: trainers begin their next phase before the commit, as the eager mode's do. `arrivals`: commits
-    are small, of those who arrive together, as in the asynchronous mode.
+    are small, of those who arrive together, as in the asynchronous mode. `refusing`: the part of commits that
+    each node is against, until the faults are over, in a swarm where members may lie; no seed draws it.
     """
 
     traits: tuple[Traits, ...]
@@ -70,6 +71,7 @@ class Scenario:
     fragments: int = 1
     ahead: bool = False
     arrivals: bool = False
+    refusing: float = 0.0
 
     @property
     def size(self) -> int:

@@ -3,9 +3,8 @@
 A member that lacks results asks for them, puts everything on stable storage, and only then votes, or says
 that it is against the commit. When a majority of the parent's electorate has voted the commit is certified;
 when its time is over, or the voters that are missing have left, it is provisional; `outcome` then says which
-and why. A member that never got all results has missed it. A commit is aborted where no more voters are for
-it than against it, and the members that are missing can't change that; and, if no majority is for it in time,
-by whoever is against it.
+and why. A member that never got all results has missed it. A commit is aborted where at least half of the
+voters in the session are against it; and, if no majority is for it in time, by whoever is.
 """
 
 from __future__ import annotations
@@ -166,8 +165,8 @@ class Agreement:
 
     def _count(self, live: Collection[bytes]) -> None:
         assert self.commit is not None
+        # Whoever is not in the session has no vote on it.
         if self.ballot.outvoted(self.commit[2], self._exchange.members & set(live)):
-            # Whoever is not in the session has no vote on it.
             self.outcome = "aborted", self._refused()
             return
         if not self.voted:
@@ -183,8 +182,7 @@ class Agreement:
     def _without_majority(self, why: str) -> tuple[str, str]:
         """Outcome and reason of a commit that this node holds, and that is not certified."""
         assert self.commit is not None
-        commit = self.commit[2]
-        if self.ballot.outvoted(commit) or self._me in self.ballot.refusals(commit):
+        if self._me in self.ballot.refusals(self.commit[2]):
             return "aborted", self._refused()
         return "provisional", why
 

@@ -54,13 +54,16 @@ class Ballot:
         """Who is against this commit, sorted."""
         return tuple(sorted(voter for voter, digest in self._refusals.items() if digest == commit))
 
-    def outvoted(self, commit: bytes, others: Collection[bytes] = ()) -> bool:
-        """Whether somebody is against it, and no more voters for it than against.
+    def outvoted(self, commit: bytes, members: Collection[bytes]) -> bool:
+        """Whether at least half of the voters in its session are against it.
 
-        `others`: who may still vote for it, a set; then it is so whatever they do.
+        `members`: of the session, those who are here. One that says nothing may have no vote left for it,
+        because it voted for another commit of this parent: it counts as not against it.
         """
-        against = len(self.refusals(commit))
-        return 0 < against >= self._count[commit] + len(self._missing & set(others))
+        against = set(self.refusals(commit))
+        voted = {voter for voter, (digest, _) in self._votes.items() if digest == commit}
+        others = (self._electorate & set(members) | voted) - against
+        return 0 < len(against) >= len(others)
 
     def votes(self, commit: bytes) -> tuple[pb.Signed, ...]:
         """Signed votes for this commit, by voter."""
