@@ -342,7 +342,9 @@ class RoundDriver:
         self.guard.voted(version, results)
         may_vote, refusal, accused = True, "", tuple[bytes, ...]()
         try:
-            refusal, accused = await self.guard.refuses(pb.Commit.FromString(effect.commit.body), results)
+            commit = pb.Commit.FromString(effect.commit.body)
+            voters = len(self.state.head.electorate)
+            refusal, accused = await self.guard.refuses(commit, results, voters)
             # A vote says that all bytes are here: results that the disk refused must not be voted for.
             keep = self.state.rounds.hold if refusal else self.state.rounds.vote
             if not await self._disk_took(keep, version, effect.commit):

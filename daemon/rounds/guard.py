@@ -67,6 +67,9 @@ class Guard:
         self._owners: tuple[int, Mapping[int, bytes]] = (0, {})
         self._judging = Judging(codec, on_codec, own, stored)
         self._accused: tuple[bytes, ...] = ()
+        self._against: tuple[bytes, set[bytes]] = (b"", set())
+        """The last head at which this node was against commits, and their leaders."""
+        self._voters = 0
         self._heard: set[bytes] = set()
         """Whose refusals at this head people have been told of."""
         chunks = manifest.chunks
@@ -91,8 +94,13 @@ class Guard:
 
     def leads(self, plan: pb.Plan) -> str | None:
         """Why a plan is not taken part in."""
-        proven = self._around.standings.proven(bytes(plan.session.leader))
-        return "plan led by a node that was proved to lie" if proven else None
+        leader = bytes(plan.session.leader)
+        if self._around.standings.proven(leader):
+            return "plan led by a node that was proved to lie"
+        parent = plan.session.parent
+        if leader in self._against_at(parent) and not self._gives_way(parent):
+            return "plan led by a node whose results were refused at this head"
+        return None
 
     # ---- contributions
 
@@ -193,22 +201,36 @@ class Guard:
             await self._judging.look(message.chunk, count, digest, payload)
 
     async def refuses(
-        self, commit: pb.Commit, results: Mapping[int, tuple[pb.ChunkResult, pb.Signed]]
+        self, commit: pb.Commit, results: Mapping[int, tuple[pb.ChunkResult, pb.Signed]], voters: int
     ) -> tuple[str, tuple[bytes, ...]]:
         """Why this node does not vote for a commit (empty: it does), and whose results it is against.
 
         `results`: of all chunks that are due. Raises RoundLogError.
         """
         self._accused = ()
-        if not self._holds:
+        self._voters = voters
+        if not self._holds or self._gives_way(commit.session.parent):
             return "", ()
         owners = {chunk: bytes(signed.signer) for chunk, (_, signed) in results.items()}
         reason, made_by = await self._judging.against(commit, owners)
         self._accused = tuple(peer for peer in made_by if peer != self._me)
         if reason:
+            parent, leaders = bytes(commit.session.parent), self._against_at(commit.session.parent)
+            self._against = parent, {*leaders, bytes(commit.session.leader)}
             leader = readable_name(bytes(commit.session.leader))
             self._around.say(f"This node votes against round {commit.version}, led by {leader}: {reason}.")
         return reason, self._accused
+
+    def _against_at(self, parent: bytes) -> set[bytes]:
+        head, leaders = self._against
+        return leaders if head == parent else set()
+
+    def _gives_way(self, parent: bytes) -> bool:
+        """Whether this node was against what more than half of the voters led: some of them are honest.
+
+        Members who differ so much have to go on all the same.
+        """
+        return 2 * len(self._against_at(parent)) > self._voters
 
     def heard_refusal(self, sender: bytes, message: pb.Abort) -> None:
         """Another voter is against a commit at this head: people are told, once."""

@@ -176,3 +176,44 @@ def swarm_views(swarm: Swarm, idle: Member) -> None:
             if other is not member
         }
         member.driver.feed(t.RosterChanged(views))
+
+
+async def test_members_who_differ_too_much_go_on_all_the_same(tmp_path: Path) -> None:
+    """Two of which one learned the opposite of the other, and ten times as much."""
+    swarm = Swarm(tmp_path / "swarm", 2, merge="filter", audit=True)
+    try:
+        train(swarm, 1)
+        await swarm.version(1)
+        one, other = swarm.members
+        one.train(10 * delta(7), 100)
+        other.train(-delta(7), 100)
+        await swarm.version(2)
+        assert [r.outcome for r in other.reports if r.version == 2][:2] == ["aborted", "aborted"]
+        assert other.reports[-1].outcome != "aborted" and one.bits == other.bits
+    finally:
+        await swarm.close()
+
+
+async def test_a_refused_leader_is_not_followed_again_at_this_head(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(swarm, 1)
+    await swarm.version(1)
+    first = next(m for m in swarm.members if m.me == leads(swarm))
+    liars = Liars(swarm, [first], monkeypatch)
+    judges: list[Member] = []
+
+    def refused() -> bool:
+        judges[:] = [m for m in swarm.members if m.driver.guard._against[1]]
+        return bool(judges)
+
+    parent = first.state.head.digest
+    train(swarm, 2)
+    await swarm.until(refused)
+    again = pb.Plan(session=pb.SessionId(parent=parent, view=9, leader=first.me))
+    elsewhere = pb.Plan(session=pb.SessionId(parent=b"n" * 32, view=9, leader=first.me))
+    for member in judges:
+        assert "refused at this head" in (member.driver.guard.leads(again) or "")
+        assert member.driver.guard.leads(elsewhere) is None
+    await swarm.until(lambda: all(m.commits[-1].version >= 2 for m in swarm.members if m is not first))
+    assert liars.led == 1
