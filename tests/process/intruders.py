@@ -193,13 +193,14 @@ async def slow_loris(who: Intruder) -> None:
             streams.append(await who.stream(wire.LINK_PROTOCOL))
         except GONE:
             break
-    first = asyncio.create_task(_closed(streams[0][0]))
+    # All of them: which ones are taken up, and which are turned away at once, is the victim's to choose.
+    ends = [asyncio.create_task(_closed(reader)) for reader, _ in streams]
     async with asyncio.timeout(DEADLINE_S):
-        while not first.done():
+        while not all(end.done() for end in ends):
             for _, writer in streams:
                 if not writer.is_closing():
                     writer.write(b"\x00")
-            await asyncio.wait([first], timeout=1.0)
+            await asyncio.wait(ends, timeout=1.0)
     for _, writer in streams:
         writer.close()
 
