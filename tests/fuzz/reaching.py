@@ -19,6 +19,7 @@ from atoll.peers import prober, relays
 from atoll.peers.dialback import DialBackServer
 from atoll.peers.punching import MAX_ADDRESSES, MAX_DIALS, Puncher, Ways
 from atoll.peers.reach import MAX_PROVEN, Reach
+from atoll.peers.relay_server import RelayServer
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
 
@@ -129,6 +130,24 @@ def relay_reply(data: bytes) -> None:
     _run(asks)
 
 
+def relay_asked(data: bytes) -> None:
+    """What strangers ask of a relay for members: whatever it is, they get no place."""
+    member = keyring(2).peer_id
+
+    async def call(peer: object, protocol: str) -> tuple[object, asyncio.StreamReader, Sink]:
+        return None, _stream(data), Sink()
+
+    async def asked() -> None:
+        host: Any = SimpleNamespace(p2p=SimpleNamespace(call_binary_stream_handler=call))
+        server = RelayServer(host, lambda peer: peer == member, lambda: 0.0)
+        server._places[member] = 1.0
+        writer: Any = Sink()
+        await server._accept(INFO, _stream(data), writer)
+        assert not server.has_place(KEYS.peer_id) and not server._open and not server._circuits
+
+    _run(asked)
+
+
 def libp2p_certificate(data: bytes) -> None:
     if prober.proves(data, KEYS.peer_id):
         # Only what libp2p itself would take, too: the key's own signature of the certificate's key is in it.
@@ -154,7 +173,9 @@ _REPLY = pb.DialBackReply(
     seen=SEEN, results=[pb.DialBackResult(address=f"/ip4/{SEEN}/tcp/31337", cause="no answer in 5 s")]
 )
 _PUNCH = pb.Punch(addresses=[f"/ip4/{SEEN}/udp/31337/quic-v1"])
-_PLACE = pb.CircuitHop(type=2, reservation=pb.CircuitReservation(expire=1), status=100).SerializeToString()
+_PLACE = pb.CircuitHop(type=2, reservation=pb.CircuitReservation(expire=1), status=100)
+
+_MEET = pb.CircuitHop(type=relays.CONNECT, peer=pb.CircuitPeer(id=keyring(2).peer_id))
 
 REACHING: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
     "dial_back": (dial_back, [wire.prefixed(_REQUEST.SerializeToString())]),
@@ -163,6 +184,10 @@ REACHING: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
         punch,
         [_PUNCH.SerializeToString(), pb.Punch(addresses=_PUNCH.addresses, answer=True).SerializeToString()],
     ),
-    "relay_reply": (relay_reply, [bytes([len(_PLACE)]) + _PLACE]),
+    "relay_reply": (relay_reply, [relays.delimited(_PLACE)]),
+    "relay_asked": (
+        relay_asked,
+        [relays.delimited(pb.CircuitHop(type=relays.RESERVE)), relays.delimited(_MEET)],
+    ),
     "libp2p_certificate": (libp2p_certificate, [made_certificate()]),
 }

@@ -42,22 +42,22 @@ def command(namespace: str, *arguments: str, status: int = 0) -> str:
     return done.stdout
 
 
-def a_swarm(net: Internet, start: Start, folder: Path) -> tuple[Daemon, list[Daemon]]:
+def a_swarm(net: Internet, start: Start, folder: Path, *options: str) -> tuple[Daemon, list[Daemon]]:
     """The organiser's node, which is public, and the hidden ones, which joined with its ticket."""
-    must("init", "lab", "--data-dir", str(folder / "organiser"), "--inner-steps", "10")
+    must("init", "lab", "--data-dir", str(folder / "organiser"), "--inner-steps", "10", *options)
     organiser = start("organiser", "run", host="0.0.0.0", namespace=net.public[0])
-    ticket = wait_until(lambda: ticket_of(organiser), "a ticket")
+    ticket = wait_until(lambda: ticket_of(organiser, "--uses", "2"), "a ticket")
     others = [start(name, "join", ticket, "--yes", host="0.0.0.0", namespace=name) for name in net.hidden]
     return organiser, others
 
 
-def ticket_of(node: Daemon) -> str:
+def ticket_of(node: Daemon, *options: str) -> str:
     """Empty while the node knows no address."""
     assert node.namespace is not None
     done = subprocess.run(
         [
             *("ip", "netns", "exec", node.namespace, sys.executable, "-m", "atoll"),
-            *("ticket", "--data-dir", str(node.folder)),
+            *("ticket", "--data-dir", str(node.folder), *options),
         ],
         capture_output=True,
         text=True,
@@ -132,14 +132,19 @@ def test_two_nodes_behind_routers_punch_a_hole_and_train_with_a_third(
 def test_where_no_hole_can_be_punched_a_third_node_passes_on(
     internet: Internet, start: Start, tmp_path: Path
 ) -> None:
-    """One router gives every connection another port, so the other side never knows where to dial."""
+    """One router gives every connection another port, so the other side never knows where to dial.
+
+    In a private swarm: the hidden ones are members, and have their places at the organiser's relay.
+    """
     internet.scramble_ports(internet.hidden[0])
-    organiser, (one, other) = a_swarm(internet, start, tmp_path)
+    organiser, (one, other) = a_swarm(internet, start, tmp_path, "--private")
     wait_until(
         lambda: way_to(one, other) == "relay" == way_to(other, one), "the two met through others", LONG_S
     )
     wait_until(lambda: together(organiser), "a round of all three", LONG_S)
     assert way_to(one, other) == "relay"
+    for node in (one, other):
+        wait_until(lambda node=node: (s := node.state()) and s["reachability"]["relays"], "a place", LONG_S)
 
 
 @pytest.mark.timeout(600)
