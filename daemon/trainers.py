@@ -175,7 +175,8 @@ class Trainer:
         self._merged.set()
         if self._process is not None:
             try:
-                status = await asyncio.wait_for(self._process.wait(), EXIT_TIMEOUT_S)
+                async with asyncio.timeout(EXIT_TIMEOUT_S):
+                    status = await self._process.wait()
             except TimeoutError:
                 self._process.kill()
                 status = await self._process.wait()

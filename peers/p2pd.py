@@ -108,9 +108,13 @@ class Host:
         """Starts p2pd with this identity, listening on these multiaddrs. Raises HostError."""
         launch = _Launch(identity, tuple(listen), run_dir, tuple(announce), nat_port_map)
         host = cls(launch, await _run(launch))
-        if not announce:
-            # Should it be started again, then where its peers know it to be.
-            host._launch = replace(launch, listen=_settled(launch.listen, await host.addresses()))
+        try:
+            if not announce:
+                # Should it be started again, then where its peers know it to be.
+                host._launch = replace(launch, listen=_settled(launch.listen, await host.addresses()))
+        except BaseException:
+            await host.close()
+            raise
         return host
 
     async def restart(self) -> None:
@@ -219,7 +223,10 @@ async def _run_claimed(launch: _Launch, claims: ExitStack) -> _Running:
         arguments.append(f"-announceAddrs={','.join(launch.announce)}")
     process = await _spawn(arguments, folder)
     try:
-        await asyncio.wait_for(_until_up(process), START_TIMEOUT_S)
+        # Not wait_for: where both come at once it takes what was waited for and drops the cancellation
+        # (Python before 3.12), and a node that was asked to stop goes on.
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await _until_up(process)
         claims.close()
         p2p = await _attach(folder, control)
     except TimeoutError as error:
@@ -336,13 +343,20 @@ async def _drain(process: asyncio.subprocess.Process) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process, folder: Path) -> None:
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-        except TimeoutError:
+    try:
+        if process.returncode is None:
             with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+                process.terminate()
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    except BaseException:
+        # Nobody waits for it any more: it has to end all the same.
+        with suppress(ProcessLookupError):
+            process.kill()
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

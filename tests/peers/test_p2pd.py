@@ -187,6 +187,33 @@ async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path, monke
     assert not (tmp_path / "run" / "p2p").exists()
 
 
+@pytest.mark.parametrize("steps", range(5))
+async def test_a_start_that_is_cancelled_as_it_comes_up_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+):
+    """A node that was asked to stop at that very moment went on for ever."""
+    key = tmp_path / "key"
+    identity.create(key)
+    waits, up = asyncio.Event(), asyncio.get_running_loop().create_future()
+    really_up = p2pd._until_up
+
+    async def until_up(process: asyncio.subprocess.Process) -> None:
+        await really_up(process)
+        waits.set()
+        await up
+
+    monkeypatch.setattr(p2pd, "_until_up", until_up)
+    start = asyncio.create_task(Host.start(key, [LOOPBACK], tmp_path / "run"))
+    await waits.wait()
+    up.set_result(None)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert not (tmp_path / "run" / "p2p").exists()
+
+
 async def test_a_host_that_is_not_up_in_time_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     key = tmp_path / "key"
     identity.create(key)
