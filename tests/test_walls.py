@@ -138,7 +138,7 @@ def test_importing_atoll_is_light():
 
 
 def test_a_node_has_its_page_up_before_torch_is_loaded():
-    """`atoll join` answers within 3 s: PyTorch takes most of that on a busy machine, and the page needs none."""
+    """`atoll join` answers within 3 s: PyTorch alone takes most of that on a busy machine."""
     loaded = loaded_by(
         "from atoll.dht.without_torch import lighten_hivemind; lighten_hivemind(); import atoll.daemon.node"
     )
