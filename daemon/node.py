@@ -222,6 +222,8 @@ class Node:
         await self._start_page(undo)
         libraries = asyncio.create_task(asyncio.to_thread(import_module, ROUNDS), name="libraries")
         undo.callback(libraries.cancel)
+        if self._consent is None:
+            await self._warm_up(undo)
         self.controls.owner.restore()
         self._spawn(self.controls.watch(), "rules")
         await self._start_network(undo)
@@ -242,10 +244,7 @@ class Node:
         if self.members.admission.roll is not None:
             self.tickets.used = self.members.admission.roll.uses_of
         self._spawn(self.members.keep(), "members")
-        if self._trainer_socket is None and not self.observes:
-            # Its libraries take seconds to load: that goes on while the state is fetched.
-            self._warm = await WarmTrainer.start()
-            undo.push_async_callback(self._warm.close)
+        await self._warm_up(undo)
         await self._start_links(undo)
         assert self.recovery is not None
         memory = self.recovery.memory()
@@ -268,6 +267,18 @@ class Node:
         self.enter(State.PREPARING, "the trainer is starting")
         await self.island.start()
         await asyncio.Event().wait()
+
+    async def _warm_up(self, undo: contextlib.AsyncExitStack) -> None:
+        """Starts the trainer's process, unless nothing will train or it runs already.
+
+        Its libraries take seconds to load: that goes on while peers are looked for and the state is fetched.
+        """
+        if self.observes and self._warm is not None:
+            await self._warm.close()
+            self._warm = None
+        elif self.trains_by_itself and not self.observes and self._warm is None:
+            self._warm = await WarmTrainer.start()
+            undo.push_async_callback(self._warm.close)
 
     async def _read_amendments(self, manifest: SwarmManifest) -> None:
         amendments = await asyncio.to_thread(load, self.folder, manifest)
