@@ -148,7 +148,18 @@ def _settings(folder: DataDir) -> dict[str, Any]:
 def _manifest(folder: DataDir) -> dict[str, Any]:
     from google.protobuf.json_format import MessageToDict
 
-    facts = MessageToDict(folder.load_manifest().body, preserving_proto_field_name=True)
+    from atoll.daemon.amending import load as load_amendments
+
+    amendments = load_amendments(folder, folder.load_manifest())
+    facts = MessageToDict(amendments.newest.body, preserving_proto_field_name=True)
+    facts["amendments"] = [
+        {
+            "sequence": one.sequence,
+            "from_round": one.from_round,
+            "fields": [name for name, _, _ in one.changes],
+        }
+        for one in amendments
+    ]
     for name in ("bootstrap", "genesis_parameters", "schema_digest"):
         facts.pop(name, None)
     data = facts.get("data", {})

@@ -45,6 +45,15 @@ def bundle(node: DataDir, *more: str) -> dict[str, str]:
         return {name: found.read(name).decode() for name in found.namelist()}
 
 
+def test_it_says_what_was_amended_without_addresses(node: DataDir) -> None:
+    seed = "bootstrap=/dns4/seed.example/tcp/1/p2p/12D3KooWx"
+    assert main(["manifest", "update", "inner.lr=0.001", seed, "--yes", "--data-dir", str(node.root)]) == 0
+    told = bundle(node)["manifest.json"]
+    facts = json.loads(told)
+    assert facts["inner"]["lr"] == 0.001 and "seed.example" not in told
+    assert facts["amendments"] == [{"sequence": 2, "from_round": 10, "fields": ["inner.lr", "bootstrap"]}]
+
+
 def test_it_has_what_helps(node: DataDir, capsys: pytest.CaptureFixture[str]) -> None:
     found = bundle(node)
     assert "Look through it before you send it" in capsys.readouterr().out
