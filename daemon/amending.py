@@ -15,13 +15,14 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from atoll.daemon.errors import AtollError
+from atoll.daemon.alerts import Alerts
+from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.events import Events
 from atoll.daemon.rounds.drops import Drops
 from atoll.daemon.storage import files
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.amendments import MAX_AMENDMENT_BYTES, Amended, AmendmentError, Amendments
+from atoll.protocol.amendments import MAX_AMENDMENT_BYTES, Amended, AmendmentError, Amendments, OtherAmendment
 from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
 from atoll.web_ui.state_types import Amendment
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 def load(folder: DataDir, manifest: SwarmManifest) -> Amendments:
     """What is in a data dir; what can't be used is told in the log, and peers have it. Blocking."""
     amendments = Amendments(manifest)
-    for path in sorted(folder.amendments.glob("*.pb")):
+    for path in _files(folder):
         try:
             amendments.add(_read(path))
         except (AmendmentError, OSError) as error:
@@ -42,12 +43,25 @@ def load(folder: DataDir, manifest: SwarmManifest) -> Amendments:
 
 
 def keep(folder: DataDir, amended: Amended) -> None:
-    """Writes one down. Raises AtollError. Blocking."""
+    """Writes one down; never over another one. Raises AtollError. Blocking."""
     try:
         folder.amendments.mkdir(exist_ok=True)
     except OSError as error:
         raise files.disk_error(folder.amendments, error) from error
-    files.write_bytes(_path(folder, amended.sequence), amended.signed.SerializeToString())
+    path, data = _path(folder, amended.sequence), amended.signed.SerializeToString()
+    if path.exists() and path.read_bytes() != data:
+        text = f"There is another version {amended.sequence} of the manifest in {path}."
+        raise AtollError(Exit.USAGE, "amendment_exists", text, "Look at it with `atoll manifest show`.")
+    files.write_bytes(path, data)
+
+
+def _files(folder: DataDir) -> list[Path]:
+    """In order; none where the disk does not tell."""
+    try:
+        return sorted(folder.amendments.glob("*.pb"))
+    except OSError as error:
+        log.warning("%s can't be looked at: %s", folder.amendments, error)
+        return []
 
 
 def _path(folder: DataDir, sequence: int) -> Path:
@@ -72,6 +86,7 @@ class Amending:
         folder: DataDir,
         amendments: Amendments,
         events: Events,
+        alerts: Alerts,
         changed: Callable[[], None],
     ) -> None:
         self.amendments = amendments
@@ -80,6 +95,7 @@ class Amending:
         self.tell: Callable[[pb.Frame, bytes], None] = lambda frame, but: None
         self._folder = folder
         self._events = events
+        self._alerts = alerts
         self._changed = changed
         self._unsaved: dict[int, Amended] = {}
         self._unused: set[Path] = set()
@@ -91,41 +107,48 @@ class Amending:
     def heard(self, peer: bytes, signed: pb.Signed) -> None:
         """A peer told of one."""
         try:
-            if self._take(signed, peer):
-                self._unsaved[self._newest.sequence] = self._newest
+            new = self._take(signed, peer)
+        except OtherAmendment as error:
+            fix = "Ask the organiser which one holds: whoever has the other one goes another way."
+            self._alerts.raise_("amendments_differ", f"A peer tells that {error}.", fix)
         except AmendmentError as error:
             self.refused.note(peer, "amendment that is not possible", str(error))
+        else:
+            if new is not None:
+                self._unsaved[new.sequence] = new
 
-    @property
-    def _newest(self) -> Amended:
-        return list(self.amendments)[-1]
-
-    def _take(self, signed: pb.Signed, teller: bytes) -> bool:
-        """Whether it is new. Raises AmendmentError."""
+    def _take(self, signed: pb.Signed, teller: bytes) -> Amended | None:
+        """The amendment, where it is new. Raises AmendmentError."""
         if not self.amendments.add(signed):
-            return False
-        new = self._newest
+            return None
+        new = self.amendments.last
+        assert new is not None
         text = f"The organiser has amended the manifest: {said(new)}."
         self._events.emit("manifest", text, sequence=new.sequence, from_round=new.from_round)
-        self._changed()
+        # First: a plan that goes by it must not come before it.
         self.tell(pb.Frame(amendment=signed), teller)
-        return True
+        self._changed()
+        return new
 
     async def keep(self) -> None:
         """Takes in what a command left, and writes down what peers told. Runs until cancelled."""
         while True:
-            here = {one.sequence for one in self.amendments}
-            for path in await asyncio.to_thread(lambda: sorted(self._folder.amendments.glob("*.pb"))):
-                if path not in self._unused and path not in {_path(self._folder, n) for n in here}:
+            here = {_path(self._folder, one.sequence) for one in self.amendments}
+            for path in await asyncio.to_thread(_files, self._folder):
+                if path not in self._unused | here:
                     await self._left(path)
-            for sequence, one in list(self._unsaved.items()):
-                try:
-                    await asyncio.to_thread(keep, self._folder, one)
-                except AtollError as error:
-                    log.warning("%s", error)
-                    break
-                del self._unsaved[sequence]
+            await self._save()
             await asyncio.sleep(LOOK_S)
+
+    async def _save(self) -> None:
+        """Writes down what peers told; a disk that refuses is an alert, and tried again."""
+        for sequence, one in list(self._unsaved.items()):
+            try:
+                await asyncio.to_thread(keep, self._folder, one)
+            except AtollError as error:
+                self._alerts.raise_(error.code, error.message, error.fix)
+                return
+            del self._unsaved[sequence]
 
     async def _left(self, path: Path) -> None:
         try:
@@ -142,10 +165,10 @@ def said(amended: Amended) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as people read it, and as `atoll manifest update --set` takes it."""
+    """A value as people read it, and as `atoll manifest update` takes it."""
     if isinstance(value, list):
         return ",".join(shown(one) for one in value) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def described(amendments: Amendments, head: Head | None) -> list[Amendment]:

@@ -181,7 +181,7 @@ class Island:
         self._since = head.version
         self.phase = Phase(0, self._length, before.loss, before.phase_loss, before.tokens_per_s)
         self._place = self._find_place()
-        terms = self._terms_at(head)
+        terms = self._go_by(head)
         self._trainer.send(
             ch.Begin(
                 version=head.version,
@@ -196,7 +196,8 @@ class Island:
         )
         self.begun = True
 
-    def _terms_at(self, head: Head) -> Terms:
+    def _go_by(self, head: Head) -> Terms:
+        """What is in force for the phase after `head`, its evaluations among it."""
         terms = self._terms(head)
         self._rhythm.every = terms.validate_every
         return terms
@@ -458,7 +459,7 @@ class Island:
         if resets and not contributed and whole:
             self.begin()
         else:
-            terms = self._terms_at(head)
+            terms = self._go_by(head)
             self._send(
                 ch.Committed(
                     version=head.version,

@@ -57,6 +57,8 @@ def metrics_of(node: Node, state: Mapping[str, Any]) -> str:
     dropped = Counter("atoll_dropped_messages", "Messages dropped, by reason", ["reason"], registry=registry)
     for reason, count in (node.driver.dropped.reasons if node.driver else {}).items():
         dropped.labels(reason).inc(count)
+    for reason, count in (node.amending.refused.reasons if node.amending else {}).items():
+        dropped.labels(reason).inc(count)
     refused = Counter(
         "atoll_refused_lanes", "Direct connections not let in, by reason", ["reason"], registry=registry
     )

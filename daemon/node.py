@@ -282,9 +282,13 @@ class Node:
 
     async def _read_amendments(self, manifest: SwarmManifest) -> None:
         amendments = await asyncio.to_thread(load, self.folder, manifest)
-        self.amending = Amending(self.folder, amendments, self.events, self._amended)
+        self.amending = Amending(self.folder, amendments, self.events, self.alerts, self._amended)
 
     def _amended(self) -> None:
+        assert self.amending is not None
+        for address in self.amending.amendments.newest.body.bootstrap:
+            if self.finder is not None:
+                self.finder.add(address)
         if self.driver is not None:
             self.driver.amended()
         self.events.changed()

@@ -36,7 +36,7 @@ from atoll.peers.p2pd import Host
 from atoll.peers.pacing import RateCap
 from atoll.peers.roster import RosterEntry
 from atoll.protocol import forks
-from atoll.protocol.amendments import Amendments
+from atoll.protocol.amendments import Amendments, UnknownAmendment
 from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.round import types as t
 from atoll.protocol.schema import ParameterSchema
@@ -145,6 +145,8 @@ class Recovery:
                 if error.code != "no_checkpoint":
                     raise
                 self._events.emit("disk", error.sentence())
+                # One may be here that goes by an amendment which is not: that comes with the next link.
+                await self._retry(State.CONNECTING, "a state that can be gone on from is looked for")
                 await self._fetch_checkpoint()
                 continue
             self._events.emit("state-here", f"Version {outer.head.version} of the outer state is here.")
@@ -407,7 +409,11 @@ class Recovery:
         try:
             await driver.on_disk(self._take_over, outer, path, step.choice.version, chain)
         except CheckpointError as error:
-            self._following.distrust(step.entry.peer, f"its state is not usable: {error}", time.monotonic())
+            if isinstance(error.__cause__, UnknownAmendment):
+                self._events.emit("behind", f"The state can't be taken over yet: {error}.")
+            else:
+                why = f"its state is not usable: {error}"
+                self._following.distrust(step.entry.peer, why, time.monotonic())
             return False
         except AtollError as error:
             # Before the state was taken over, or in clearing up behind it.

@@ -40,6 +40,10 @@ class UnknownAmendment(AmendmentError):
     """An amendment that is not here, or follows one that is not: peers may have it."""
 
 
+class OtherAmendment(AmendmentError):
+    """The organiser has signed another one where one is here: whoever holds that goes another way."""
+
+
 @dataclass(frozen=True)
 class Field:
     """A value that can be amended. `read`: from a manifest; `write`: into one, as `read` gave it."""
@@ -118,13 +122,20 @@ class Amendments:
         return len(self._all)
 
     @property
+    def last(self) -> Amended | None:
+        return self._all[-1] if self._all else None
+
+    @property
     def newest(self) -> SwarmManifest:
         """As it will be once all are in force."""
-        return self._all[-1].manifest if self._all else self.genesis
+        return self.last.manifest if self.last is not None else self.genesis
 
     def add(self, signed: pb.Signed) -> bool:
         """Takes in the next one; False: it is here already. Raises AmendmentError."""
-        if any(one.digest == digest_of(signed) for one in self._all):
+        if signed.ByteSize() > MAX_AMENDMENT_BYTES:
+            raise AmendmentError(f"an amendment of {signed.ByteSize()} bytes is over {MAX_AMENDMENT_BYTES}")
+        digest = digest_of(signed)
+        if any(one.digest == digest for one in self._all):
             return False
         self._all = (*self._all, self._read(signed))
         return True
@@ -207,8 +218,6 @@ class Amendments:
 
     def _read(self, signed: pb.Signed) -> Amended:
         """Raises AmendmentError unless it follows the newest one here."""
-        if signed.ByteSize() > MAX_AMENDMENT_BYTES:
-            raise AmendmentError(f"an amendment of {signed.ByteSize()} bytes is over {MAX_AMENDMENT_BYTES}")
         if len(self._all) >= MAX_AMENDMENTS:
             raise AmendmentError(f"a manifest can be amended {MAX_AMENDMENTS} times")
         organiser = bytes(self.genesis.body.organiser)
@@ -221,6 +230,8 @@ class Amendments:
         if said.swarm_id != self.genesis.swarm_id:
             raise AmendmentError("the amendment is of another swarm")
         if said.previous != self.newest.amendment:
+            if said.previous in {b"", *(one.digest for one in self._all)}:
+                raise OtherAmendment(f"the organiser has signed two different versions {said.sequence}")
             raise UnknownAmendment("the amendment follows another one than the newest here")
         self._check_order(said)
         body = self._amended(said)
@@ -243,7 +254,7 @@ class Amendments:
         )
 
     def _check_order(self, said: pb.Amendment) -> None:
-        last = self._all[-1] if self._all else None
+        last = self.last
         if said.sequence != self.newest.body.sequence + 1:
             raise AmendmentError(f"version {said.sequence} does not follow {self.newest.body.sequence}")
         if not (last.from_round if last else 0) < said.from_round <= MAX_ROUND:

@@ -9,16 +9,19 @@ import time
 from typing import Any
 
 from atoll.daemon.amending import keep, load, said, shown
-from atoll.daemon.config import data_dir_of, where
+from atoll.daemon.cli.api import client_of, refused
+from atoll.daemon.config import data_dir_of, is_multiaddr, where
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import checkpoint
+from atoll.daemon.storage.checkpoint import CheckpointError
 from atoll.daemon.storage.data_dir import DataDir
-from atoll.protocol.amendments import AMENDABLE, Amended, AmendmentError, Amendments
+from atoll.protocol.amendments import AMENDABLE, Amended, AmendmentError, Amendments, UnknownAmendment
 from atoll.protocol.manifest import SwarmManifest
+from atoll.web_ui.client import ApiRefused, ApiUnreachable
 
 AHEAD = 10
-"""Unless a round is named, an amendment is in force so many rounds after the newest version here: by then
-everybody should have heard of it."""
+"""Unless a round is named, an amendment is in force so many rounds after the version here: by then everybody
+should have heard of it."""
 
 
 def manifest(arguments: argparse.Namespace) -> int:
@@ -34,16 +37,16 @@ def manifest(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace, amendments: Amendments) -> int:
-    facts = described(amendments.newest)
+    facts = facts_of(amendments.newest)
     if len(amendments):
-        facts["amendments"] = [_facts(one) for one in amendments]
+        facts["amendments"] = [facts_of_amendment(one) for one in amendments]
     if not arguments.json:
         facts.get("data", {}).pop("shards", None)  # `atoll shards` lists them
     print(json.dumps(facts) if arguments.json else json.dumps(facts, indent=2, ensure_ascii=False))
     return int(Exit.OK)
 
 
-def described(manifest: SwarmManifest) -> dict[str, Any]:
+def facts_of(manifest: SwarmManifest) -> dict[str, Any]:
     """A manifest as JSON values; what people compare comes first."""
     from google.protobuf.json_format import MessageToDict
 
@@ -56,7 +59,8 @@ def described(manifest: SwarmManifest) -> dict[str, Any]:
     return facts
 
 
-def _facts(one: Amended) -> dict[str, Any]:
+def facts_of_amendment(one: Amended) -> dict[str, Any]:
+    """An amendment as JSON values."""
     return {
         "sequence": one.sequence,
         "from_round": one.from_round,
@@ -74,20 +78,28 @@ def _update(arguments: argparse.Namespace, folder: DataDir, amendments: Amendmen
             "Only the organiser can amend the manifest, and its key is not here.",
             f"Do it on the machine where {folder.organiser.name} is.",
         )
+    head = _head(folder, amendments)
     values = _values(arguments.pairs, amendments)
-    from_round = arguments.from_round if arguments.from_round is not None else _soon(folder, amendments)
+    if head and "rounds.min_peers_to_start" in values:
+        raise _refused("rounds.min_peers_to_start is about round 1, and that was.")
+    from_round = arguments.from_round if arguments.from_round is not None else _soon(head, amendments)
     try:
         amended = amendments.amend(
             folder.keyring(folder.organiser), values, from_round, int(time.time()), arguments.note
         )
     except AmendmentError as error:
         raise _refused(f"The manifest can't be amended so: {error}.") from error
+    if from_round <= head:
+        print(
+            f"Round {from_round} was: it is in force as soon as enough nodes have heard of it.",
+            file=sys.stderr,
+        )
     if not (arguments.yes or _agreed(amended)):
         print("Nothing was signed.")
         return int(Exit.OK)
     keep(folder, amended)
     if arguments.json:
-        print(json.dumps(_facts(amended)))
+        print(json.dumps(facts_of_amendment(amended)))
         return int(Exit.OK)
     print(f"Version {amended.sequence} of the manifest is signed: {said(amended)}.")
     if folder.is_locked():
@@ -123,17 +135,45 @@ def _values(pairs: list[str], amendments: Amendments) -> dict[str, Any]:
 
 def _value(name: str, before: Any, text: str) -> Any:
     """A value as it is written. Raises ValueError."""
-    if isinstance(before, list):
-        kind = float if name == "outer.lr_by_contributors" else str
-        return [kind(one.strip()) for one in text.split(",")] if text != "none" else []
-    return type(before)(text)
+    if not isinstance(before, list):
+        return type(before)(text)
+    listed = [one.strip() for one in text.split(",")] if text != "none" else []
+    if name == "outer.lr_by_contributors":
+        return [float(one) for one in listed]
+    if name == "bootstrap" and not all(is_multiaddr(one) and "/p2p/" in one for one in listed):
+        raise ValueError("no multiaddr with a peer id")
+    return listed
 
 
-def _soon(folder: DataDir, amendments: Amendments) -> int:
-    """A round that is ahead for everybody."""
-    head = next(iter(checkpoint.versions(folder.checkpoints)), 0)
-    last = max((one.from_round for one in amendments), default=0)
-    return max(head + AHEAD, last + 1)
+def _head(folder: DataDir, amendments: Amendments) -> int:
+    """The version that the node of this data dir has, as far as it tells.
+
+    Raises AtollError where amendments are lacking: another one would be signed in their place.
+    """
+    here = checkpoint.versions(folder.checkpoints)
+    try:
+        saved = [checkpoint.path_of(folder.checkpoints, version) for version in here[:1]]
+        heads = [checkpoint.read_header(path, amendments.genesis.swarm_id)[0].head for path in saved]
+        for head in heads:
+            amendments.manifest(head.amendment)
+    except CheckpointError:
+        heads = []
+    except UnknownAmendment as error:
+        text = f"The state in {folder.root} goes by an amendment that is not there."
+        fix = f"Let the node run for a while, so that it hears of it: `atoll run{where(folder.root)}`."
+        raise AtollError(Exit.USAGE, "amendments_lacking", text, fix) from error
+    client = client_of(folder)
+    try:
+        told = int(client.state()["version"]) if client is not None else 0
+    except (ApiRefused, ApiUnreachable) as error:
+        raise refused(error) from error
+    return max(told, *(head.version for head in heads), 0)
+
+
+def _soon(head: int, amendments: Amendments) -> int:
+    """A round that is ahead for everybody; the first one, before there was any."""
+    last = amendments.last.from_round if amendments.last is not None else 0
+    return max(head + AHEAD if head else 1, last + 1)
 
 
 def _agreed(amended: Amended) -> bool:

@@ -36,6 +36,7 @@ class Door:
         self, grace_floor_s: float, grace_cap_s: float, rule: str = ALL, rule_s: float = 0.0
     ) -> None:
         """`rule`: of DOORS; `rule_s`: its seconds, of a period or a window."""
+        self._floor = grace_floor_s
         self._cap = grace_cap_s
         self._rule = rule
         self._rule_s = rule_s
@@ -47,8 +48,10 @@ class Door:
         """How long the last session took."""
 
     def limit(self, grace_floor_s: float, grace_cap_s: float) -> None:
-        """Other bounds of the grace, which learns anew."""
-        self._cap, self._grace = grace_cap_s, Pace(grace_floor_s, grace_cap_s)
+        """Other bounds of the grace, which learns anew then."""
+        if (grace_floor_s, grace_cap_s) != (self._floor, self._cap):
+            self._floor, self._cap = grace_floor_s, grace_cap_s
+            self._grace = Pace(grace_floor_s, grace_cap_s)
 
     def put(self, peer: bytes, ready: pb.Ready, now: float) -> bool:
         """Notes a Ready; a repeated one keeps its first arrival. False where there is no room for it."""

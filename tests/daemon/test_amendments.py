@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from atoll.daemon import amending
+from atoll.daemon.alerts import Alerts
 from atoll.daemon.amending import Amending, described, keep, load, said
 from atoll.daemon.cli import main
 from atoll.daemon.events import Events
 from atoll.daemon.rhythm import Terms, terms_of
 from atoll.daemon.rounds.outer_state import OuterState, check_record, genesis_head
+from atoll.daemon.storage import checkpoint
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.daemon.storage.round_log import RoundLogError
 from atoll.protocol import messages_pb2 as pb
@@ -105,10 +108,7 @@ async def test_replay_needs_the_amendment_and_goes_by_it(swarm: Swarm) -> None:
     for seed in (3, 4):
         await one_round(swarm, seed)
     member = swarm.members[0]
-    record = member.state.rounds.read(3)
-    assert record is not None
-    parent = next(h for h in (commit for commit in member.commits) if h.version == 3)
-    assert parent.amendment == amended.digest
+    assert next(c for c in member.commits if c.version == 3).amendment == amended.digest
     from_disk = OuterState(
         swarm.manifest,
         SCHEMA,
@@ -171,6 +171,24 @@ def folder(tmp_path: Path) -> DataDir:
     return made
 
 
+@pytest.fixture
+def swarm_at(tmp_path: Path) -> Callable[[bytes], DataDir]:
+    """Data dirs of organisers whose newest state is version 7, by this amendment."""
+
+    def make(amendment: bytes) -> DataDir:
+        made = DataDir(tmp_path / (amendment.hex()[:4] or "none"))
+        assert main(["init", "lab", "--data-dir", str(made.root)]) == 0
+        manifest = made.load_manifest()
+        path = checkpoint.path_of(made.checkpoints, 0)
+        schema = checkpoint.schema_of(path, manifest.swarm_id, manifest.body.schema_digest)
+        head = replace(genesis_head(manifest), version=7, digest=bytes(32), amendment=amendment)
+        zeros = np.zeros(schema.total, np.float32)
+        checkpoint.save(made.checkpoints, manifest.swarm_id, head, schema, zeros, zeros)
+        return made
+
+    return make
+
+
 class Node:
     """What amending has to do with."""
 
@@ -178,7 +196,8 @@ class Node:
         self.told: list[tuple[pb.Frame, bytes]] = []
         self.changes = 0
         self.events = Events(folder.events, lambda: 0.0)
-        self.amending = Amending(folder, amendments, self.events, self._changed)
+        self.alerts = Alerts(self.events)
+        self.amending = Amending(folder, amendments, self.events, self.alerts, self._changed)
         self.amending.tell = lambda frame, but: self.told.append((frame, but))
 
     def _changed(self) -> None:
@@ -210,6 +229,46 @@ async def test_what_a_peer_tells_is_kept_and_told_on(folder: DataDir) -> None:
     await until(lambda: len(load(folder, manifest)) == 1)
     task.cancel()
     assert "inner.lr 0.001 → 0.0001, from round 5 on" in node.said
+
+
+async def test_two_of_one_version_are_an_alert(folder: DataDir) -> None:
+    manifest = make_manifest(keyring(0), 1)
+    node = Node(folder, Amendments(manifest))
+    node.amending.heard(b"peer", new(Amendments(manifest), 5, inner__lr=1e-4).signed)
+    node.amending.heard(b"other", new(Amendments(manifest), 5, inner__lr=1e-5).signed)
+    (alert,) = node.alerts.all()
+    assert alert["code"] == "amendments_differ" and "two different versions 2" in alert["text"]
+    assert node.amending.amendments.newest.body.inner.lr == 1e-4, "what is here holds"
+
+
+async def test_a_disk_that_refuses_is_an_alert_and_tried_again(
+    folder: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = make_manifest(keyring(0), 1)
+    node = Node(folder, Amendments(manifest))
+    folder.amendments.write_bytes(b"no folder")
+    node.amending.heard(b"peer", new(Amendments(manifest), 5, inner__lr=1e-4).signed)
+    monkeypatch.setattr(amending, "LOOK_S", 0.01)
+    task = asyncio.create_task(node.amending.keep())
+    await until(lambda: bool(node.alerts.all()))
+    folder.amendments.unlink()
+    await until(lambda: len(load(folder, manifest)) == 1)
+    task.cancel()
+
+
+def test_state_that_goes_by_what_is_not_here_is_not_amended_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], swarm_at: Callable[[bytes], DataDir]
+) -> None:
+    where = ["--data-dir", str(swarm_at(bytes(32)).root)]
+    assert main(["manifest", "update", "inner.lr=0.001", "--yes", *where]) == 2
+    assert "goes by an amendment that is not there" in capsys.readouterr().err
+    where = ["--data-dir", str(swarm_at(b"").root)]
+    assert main(["manifest", "update", "inner.lr=0.001", "--yes", *where]) == 0
+    assert "from round 17 on" in capsys.readouterr().out, "ten after what is here"
+    assert main(["manifest", "update", "rounds.min_peers_to_start=2", "--yes", *where]) == 2
+    assert "about round 1" in capsys.readouterr().err
+    assert main(["manifest", "update", "inner.lr=0.002", "--from-round", "18", "--yes", *where]) == 0
+    capsys.readouterr()
 
 
 async def test_what_a_command_leaves_is_taken_and_told(folder: DataDir) -> None:
@@ -264,8 +323,10 @@ def test_the_organiser_amends_by_command(
 
     status, _, err = run("update", "inner.lr=0.001")
     assert status == 2 and "--yes" in err, "nobody is there to look at it"
-    status, out, _ = run("update", "inner.lr=0.001", "bootstrap=none", "--yes", "--note", "calmer")
-    assert status == 0 and "inner.lr 0.002 → 0.001, from round 10 on" in out and "atoll run" in out
+    status, out, _ = run(
+        "update", "rounds.min_peers_to_start=2", "inner.lr=0.001", "--yes", "--note", "calmer"
+    )
+    assert status == 0 and "inner.lr 0.002 → 0.001" in out and "from round 1 on" in out and "atoll run" in out
     status, out, _ = run(
         "update", "outer.lr_by_contributors=0.5,0.25", "--from-round", "30", "--yes", "--json"
     )
@@ -273,7 +334,7 @@ def test_the_organiser_amends_by_command(
     status, out, _ = run("show", "--json")
     facts = json.loads(out)
     assert facts["inner"]["lr"] == 0.001 and facts["sequence"] == "3"
-    assert [one["from_round"] for one in facts["amendments"]] == [10, 30]
+    assert [one["from_round"] for one in facts["amendments"]] == [1, 30]
     assert facts["amendments"][0]["note"] == "calmer"
     for bad, why in (
         (["update", "--yes"], "nothing to amend"),
@@ -283,6 +344,8 @@ def test_the_organiser_amends_by_command(
         (["update", "inner.steps=10", "--yes"], "can't be amended"),
         (["update", "inner.lr=0.5", "--from-round", "30", "--yes"], "after 30"),
         (["update", "inner.lr=0.5", "--from-round", "-1", "--yes"], "has to be 1 to"),
+        (["update", "bootstrap=", "--yes"], "can't be ''"),
+        (["update", "bootstrap=/ip4/1.2.3.4/tcp/1", "--yes"], "can't be"),
         (["show", "inner.lr=1"], "takes no values"),
     ):
         status, _, err = run(*bad)
@@ -294,6 +357,10 @@ def test_the_organiser_amends_by_command(
         assert status == 0 and "Every node goes by it from round 31 on. Sign it?" in out
         _, out, _ = run("show", "--json")
         assert json.loads(out)["sequence"] == version
+    other = tmp_path / "a" / "amendments" / "000005.pb"
+    other.write_bytes(b"another one")
+    status, _, err = run("update", "inner.lr=0.5", "--yes")
+    assert status == 2 and "another version 5" in err and other.read_bytes() == b"another one"
     (tmp_path / "a" / "organiser.key").unlink()
     status, _, err = run("update", "inner.lr=0.5", "--yes")
     assert status == 2 and "its key is not here" in err

@@ -51,7 +51,7 @@ def test_it_says_what_was_amended_without_addresses(node: DataDir) -> None:
     told = bundle(node)["manifest.json"]
     facts = json.loads(told)
     assert facts["inner"]["lr"] == 0.001 and "seed.example" not in told
-    assert facts["amendments"] == [{"sequence": 2, "from_round": 10, "fields": ["inner.lr", "bootstrap"]}]
+    assert facts["amendments"] == [{"sequence": 2, "from_round": 1, "fields": ["inner.lr", "bootstrap"]}]
 
 
 def test_it_has_what_helps(node: DataDir, capsys: pytest.CaptureFixture[str]) -> None:

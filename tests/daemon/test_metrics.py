@@ -16,6 +16,7 @@ def test_a_rule_is_one_while_it_pauses_the_node() -> None:
         driver=None,
         network=None,
         members=None,
+        amending=None,
         standings=SimpleNamespace(standings=Standings()),
         neighbours=None,
         loop_lag_s=0.0,
