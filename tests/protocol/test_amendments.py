@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.amendments import (
@@ -31,6 +34,7 @@ from atoll.protocol.round.commit import CommitError, check_commit, make_commit
 from atoll.protocol.round.plan import PlanError, check_continuation, continue_plan
 
 from .bench import CONFIG, FIRST, SECOND, THIRD, Bench, frames, reasons
+from .swarm import Node, Swarm
 from .test_manifest import ORGANISER, STRANGER, body
 
 NEW = hashlib.sha256(b"an amendment").digest()
@@ -287,3 +291,32 @@ def test_a_leader_plans_by_the_newer_manifest_with_its_grace():
     assert leader.machine.deadline() == leader.now + 7.0, "nothing is known of arrivals: the cap holds"
     leader.tick()
     assert leader.session.plan.amendment == NEW
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    size=st.integers(2, 6),
+    hears=st.lists(st.floats(0.0, 40.0), min_size=6, max_size=6),
+    dies=st.none() | st.floats(0.0, 40.0),
+)
+def test_a_swarm_of_which_each_hears_in_its_own_time_goes_on(
+    seed: int, size: int, hears: list[float], dies: float | None
+) -> None:
+    """Whenever who hears of an amendment, and whoever leaves: once all have, rounds go by it."""
+    swarm = Swarm(size, seed)
+    other = replace(swarm.config, amendment=NEW, grace_cap_s=10.0)
+
+    def amend(node: Node) -> None:
+        swarm.feed(node, t.ConfigChanged(other))
+
+    for node, at_s in zip(swarm.nodes, hears, strict=False):
+        swarm.at(at_s, partial(amend, node))
+    if dies is not None and size > 2:
+        swarm.at(dies, partial(swarm.kill, swarm.nodes[-1]))
+    swarm.run(lambda: swarm.now >= 41.0)
+    live = [node for node in swarm.nodes if node.alive]
+    goal = max(node.head.version for node in live) + 3
+    swarm.run(lambda: all(node.head.version >= goal for node in live))
+    for node in live:
+        assert swarm.commits[node.head.digest].amendment == NEW
