@@ -283,13 +283,11 @@ def table(found: dict[Case, list[Outcome]], honest: float, cases: Sequence[Case]
                 continue
             ratio = statistics.fmean(o.perplexity for o in outcomes) / honest
             cells.append("lost" if ratio > 10 else f"{ratio - 1:+.1%}")
-        caught = [o.caught for o in found.get(Case(ROBUST, attack, liars), ())]
-        when = (
-            ""
-            if attack not in ROUNDS
-            else ", ".join("never" if c < 0 else str(c) for c in caught) + " rounds"
-        )
-        refused = [o.refused for o in found.get(Case(ROBUST, attack, liars), ())]
+        outcomes = found.get(Case(ROBUST, attack, liars), [])
+        caught, refused = [o.caught for o in outcomes], [o.refused for o in outcomes]
+        # Where each lie was voted down there is no commit to audit.
+        audited = attack in ROUNDS and not all(o.caught < 0 < o.refused for o in outcomes)
+        when = ", ".join("never" if c < 0 else str(c) for c in caught) + " rounds" if audited else ""
         down = ", ".join(str(n) for n in refused) if any(refused) else ""
         lines.append(f"| {attack or 'none'} | {liars} | {' | '.join(cells)} | {when} | {down} |")
     return lines
@@ -331,7 +329,8 @@ def report(found: dict[Case, list[Outcome]], quick: bool, seeds: int) -> str:
         f"{'s' if seeds > 1 else ''}, int8, chunks as `atoll init` makes them.",
         f"Perplexity against the honest run's with the mean ({honest:.3f} per byte); `lost`: ten times it.",
         f"`{ROBUST}, audits` is `atoll init --untrusted`; `voted down`: its rounds that voters refused, and",
-        "another node led anew. The attacks are explained in `byzantine.py`.",
+        "another node led anew; where each lie was, there was none to catch. The attacks are explained in",
+        "`byzantine.py`.",
         "",
         *table(found, honest, [c for c in found if c.rule in ("mean", ROBUST)]),
         "",
