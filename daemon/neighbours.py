@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from atoll.daemon.amending import Amending
@@ -58,6 +58,8 @@ class Hooks:
     """Whether payloads of others may be passed on."""
     weighs: Callable[[bytes], bool] = lambda peer: True
     """Whether a peer's contributions count here."""
+    past: Callable[[], Collection[bytes]] = tuple
+    """Digests of the versions before this node's, as far as they are known."""
 
 
 class Neighbours:
@@ -94,7 +96,7 @@ class Neighbours:
         self.forwarded = Counter[str]()
         """Envelopes of others: passed on, or why not."""
         self.roster = Roster()
-        self.following = Following(self.roster, KEEP, self._doubted, wary=manifest.holds)
+        self.following = Following(self.roster, KEEP, self._doubted, wary=manifest.holds, past=hooks.past)
         self._telling = Telling()
         self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)

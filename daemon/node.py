@@ -392,6 +392,7 @@ class Node:
             between_rounds=self._between_rounds,
             carries=lambda: self.controls.network.is_open,
             weighs=lambda peer: self.standings.quarantined(peer) is None,
+            past=lambda: self.outer.position.ancestors if self.outer is not None else (),
         )
         lanes = await self.network.open_lanes(undo, self.settings)
         self.neighbours = Neighbours(

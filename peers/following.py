@@ -14,7 +14,8 @@ word decides little:
 
 Where members may lie (`wary`), a chain that goes on from our head counts if the votes for the commit after it
 were seen, or if as many of those who train have it as have not: else a few could make one alone, and all
-would follow it. Of chains with no version in common the one counts that more of them have.
+would follow it. Of two commits of one version without seen votes the one counts that more of them have, what
+tokens it claims decides only between equals; so it is with chains that have no version in common.
 
 Whoever shows something else than it said is not believed for a while.
 """
@@ -136,7 +137,8 @@ def choose_state(
 class Following:
     """One node's judgement. `doubted` hears whom it does not believe any more, and why.
 
-    `reach`: so many versions back the logs of peers go. `wary`: members may lie.
+    `reach`: so many versions back the logs of peers go. `wary`: members may lie. `past`: digests of the
+    versions that led to this node's head, further back than its chain goes, as far as they are known.
     """
 
     def __init__(
@@ -146,12 +148,14 @@ class Following:
         doubted: Callable[[bytes, str], None],
         timing: Timing | None = None,
         wary: bool = False,
+        past: Callable[[], Collection[bytes]] = tuple,
     ) -> None:
         self._roster = roster
         self._reach = reach
         self._doubted = doubted
         self._timing = timing or Timing()
         self._wary = wary
+        self._past = past
         self._distrusted: dict[bytes, float] = {}
         self._asked: dict[tuple[bytes, bytes], float] = {}
         self._proven: dict[bytes, None] = {}
@@ -195,6 +199,9 @@ class Following:
             self.met(now)
         self._together = _second(here)
         away = [e for e in entries if not forks.share(mine, e.chain) and e.chain[0].version < mine[0].version]
+        if away:
+            past = self._past()
+            away = [e for e in away if e.chain[0].digest not in past]
         leader = max(away, key=lambda e: (e.chain[0].version, e.peer), default=None)
         company = [e for e in away if leader is not None and forks.on_one_chain(leader.chain, e.chain)]
         if _second(company) > self._away > -1:
@@ -252,19 +259,36 @@ class Following:
                     return Prove(entry.peer, said)
                 decides = pair is not None and pair[1].digest == said.digest
                 goes_on = pair is None and said.version == mine[0].version + 1
-                if goes_on and not self._leads_on(mine, entry, known, now):
+                if goes_on and not self._leads_on(mine, entry, known):
                     return Prove(entry.peer, said)
-                loses = decides and not forks.compare(mine, entry.chain, known).follow
-                if loses and forks.compare(mine, entry.chain, known | {said.digest}).follow:
+                loses = decides and not self._compare(mine, entry.chain, known).follow
+                if loses and self._compare(mine, entry.chain, known | {said.digest}).follow:
                     return Prove(entry.peer, said)
         return None
 
     # ---- which chain
 
+    def _training(self) -> list[forks.Chain]:
+        """Chains of the others who train and are believed."""
+        entries = self._roster.entries.values()
+        return [
+            entry.chain
+            for entry in entries
+            if entry.chain and entry.status.state == pb.TRAINING and entry.peer not in self._distrusted
+        ]
+
+    def _weights(self, mine: forks.Chain) -> list[forks.Chain]:
+        """By which chains it is judged how many have a commit; none where tokens are believed."""
+        return [mine, *self._training()] if self._wary else []
+
+    def _compare(self, mine: forks.Chain, theirs: forks.Chain, known: Collection[bytes]) -> forks.Choice:
+        """What a peer's chain is to ours."""
+        return forks.compare(mine, theirs, known, self._weights(mine))
+
     def _candidates(self, mine: forks.Chain, known: set[bytes], now: float) -> list[RosterEntry]:
         """Peers whose chain is to be followed instead of `mine`, if any is."""
         trusted = [e for e in self.trusted(now) if e.chain]
-        found = [e for e in trusted if self._leads_on(mine, e, known, now)]
+        found = [e for e in trusted if self._leads_on(mine, e, known)]
         if not found and not self._fresh(now):
             # Too far apart to compare: whoever goes on alone gives way to those who go on together.
             return [e for e in trusted if e.peer in self._company and not forks.share(mine, e.chain)]
@@ -274,17 +298,18 @@ class Following:
         self._alone = alone
         return [e for e in found if e.peer not in alone]
 
-    def _leads_on(self, mine: forks.Chain, entry: RosterEntry, known: set[bytes], now: float) -> bool:
-        """Whether a peer's chain is to be had instead of `mine`: where members may lie, not by its length."""
-        choice = forks.compare(mine, entry.chain, known)
+    def _leads_on(self, mine: forks.Chain, entry: RosterEntry, known: set[bytes]) -> bool:
+        """Whether a peer's chain is to be had instead of `mine`: where members may lie, not by its claims."""
+        choice = self._compare(mine, entry.chain, known)
         apart = not forks.share(mine, entry.chain)
         if not self._wary or choice.fork or not (apart or choice is forks.Choice.AHEAD):
             return choice.follow
+        if apart and entry.chain[0].digest in self._past():
+            return False  # it is behind us, however many are there
         after = mine[0].version + 1
         if any(link.version == after and link.digest in known for link in entry.chain):
             return True
-        training = [e.chain for e in self.trusted(now) if e.chain and e.status.state == pb.TRAINING]
-        return forks.has_weight(mine, entry.chain, training)
+        return forks.has_weight(mine, entry.chain, self._training())
 
     def ahead(self, mine: forks.Chain, now: float) -> set[bytes]:
         """Peers whose chain is to be followed instead of `mine`."""
@@ -294,7 +319,7 @@ class Following:
         """The peer with the chain to have instead of `mine`; None where that is the best."""
         known = self.known(mine)
         candidates = self._candidates(mine, known, now)
-        index = forks.best(mine, [e.chain for e in candidates], known)
+        index = forks.best(mine, [e.chain for e in candidates], known, self._weights(mine))
         if index is None:
             return max(candidates, key=lambda e: e.chain[0].version, default=None)
         return candidates[index]
@@ -329,7 +354,7 @@ class Following:
             return self._repair(mine, held, now)
         if not waited or replay is not None:
             return replay
-        forked = forks.compare(mine, best.chain, known) is not forks.Choice.AHEAD
+        forked = self._compare(mine, best.chain, known) is not forks.Choice.AHEAD
         choice = choose_state(self.trusted(now), begun(), best, -1 if forked else mine[0].version)
         if choice is None:
             self.distrust(best.peer, "it has no state to show that others don't contradict", now)
@@ -344,14 +369,14 @@ class Following:
     ) -> Replay | None:
         """Going on along our own chain, where that is near enough."""
         near = prefetched or best.chain[0].version - mine[0].version <= self._reach
-        forked = forks.compare(mine, best.chain, known) is not forks.Choice.AHEAD
+        forked = self._compare(mine, best.chain, known) is not forks.Choice.AHEAD
         return Replay(best) if not forked and near and self._stuck != mine[0].digest else None
 
     def still(self, step: Take, mine: forks.Chain) -> bool:
         """Whether a fetched state is still to take the place of ours: rounds went on meanwhile."""
         if step.why == "bits":
             return True
-        now = forks.compare(mine, step.entry.chain, self.known(mine))
+        now = self._compare(mine, step.entry.chain, self.known(mine))
         if step.why == "behind":
             return now is forks.Choice.AHEAD and step.choice.version > mine[0].version
         return now is forks.Choice.WINS or not forks.share(mine, step.entry.chain)

@@ -3,7 +3,9 @@
 Two heads either lie on one chain, and the shorter one catches up, or their chains differ from some commit on.
 That commit decides, whatever came after it: certified beats provisional, then more cumulative accepted
 tokens, then the smaller digest. So the choice does not change while both sides go on, and nodes that know the
-same commits choose the same. That a commit is certified is known to some nodes earlier than to others, and
+same commits choose the same. Where members may lie tokens are no more than a claim, and of two provisional
+commits the one counts that more of those who train have: then the choice is the same once all see the same
+peers. That a commit is certified is known to some nodes earlier than to others, and
 never taken back: callers compare chains by what they know (peers/following.py), not by what each chain says.
 
 Nodes tell each other the last WINDOW commits. Chains that differ by more are compared at the oldest commit
@@ -123,23 +125,32 @@ def _at(chain: Chain, version: int) -> Link:
     return chain[chain[0].version - version]
 
 
-def compare(mine: Chain, theirs: Chain, known: Collection[bytes] | None = None) -> Choice:
+def compare(
+    mine: Chain,
+    theirs: Chain,
+    known: Collection[bytes] | None = None,
+    training: Collection[Chain] = (),
+) -> Choice:
     """What `theirs` is to `mine`. Both at least one commit (or the genesis) long.
 
-    `known`: the commits that are certified; without it the chains are believed.
+    `known`: the commits that are certified; without it the chains are believed. `training`: where members may
+    lie, the chains of all who train and this node's: how many have a commit goes before its tokens.
     """
     pair = parting(mine, theirs)
     if pair is not None:
-        own, other = (_rank(link, known) for link in pair)
+        own, other = (_rank(link, known, training) for link in pair)
         return Choice.WINS if other > own else Choice.LOSES
     if theirs[0].version == mine[0].version:
         return Choice.SAME
     return Choice.AHEAD if theirs[0].version > mine[0].version else Choice.BEHIND
 
 
-def _rank(link: Link, known: Collection[bytes] | None) -> tuple[bool, int, bytes]:
+def _rank(
+    link: Link, known: Collection[bytes] | None, training: Collection[Chain]
+) -> tuple[bool, int, int, bytes]:
     certified = link.certified if known is None else link.digest in known
-    return certified, link.cumulative_tokens, bytes(255 - b for b in link.digest)
+    holders = sum(any(link.digest == other.digest for other in chain) for chain in training)
+    return certified, holders, link.cumulative_tokens, bytes(255 - b for b in link.digest)
 
 
 def common_version(mine: Chain, theirs: Chain) -> int | None:
@@ -164,12 +175,18 @@ def certified_in(chains: Iterable[Chain]) -> set[bytes]:
     return {link.digest for chain in chains for link in chain if link.certified}
 
 
-def best(mine: Chain, others: Sequence[Chain], known: Collection[bytes] | None = None) -> int | None:
+def best(
+    mine: Chain,
+    others: Sequence[Chain],
+    known: Collection[bytes] | None = None,
+    training: Collection[Chain] = (),
+) -> int | None:
     """Which of `others` to follow: the winner of every fork, the longest of its like. None: stay."""
     chosen, found = mine, None
     for index, chain in enumerate(others):
         # Through a third chain, which names less of the past, one that loses against ours could seem to win.
-        if compare(chosen, chain, known).follow and compare(mine, chain, known).follow:
+        wins = compare(chosen, chain, known, training).follow
+        if wins and compare(mine, chain, known, training).follow:
             chosen, found = chain, index
     return found
 

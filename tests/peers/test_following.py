@@ -290,6 +290,78 @@ def test_what_a_few_made_alone_is_not_followed_where_members_may_lie(wary: Aroun
     )
 
 
+def test_of_two_commits_without_votes_the_one_counts_that_more_have_whatever_tokens_it_claims(wary: Around):
+    for peer in (A, B, C):
+        wary.meet(peer, chained("abc"))
+    lie = chained("abL")
+    lie.chain[0].cumulative_tokens = 10**12
+    wary.meet(L, lie, v2="L")
+    assert wary.best(MINE) is None and wary.following.ahead(MINE, 0.0) == set()
+    assert wary.following.next(MINE, (), 0.0) is None and wary.following.next(MINE, (), 2.0) is None
+
+    theirs = chain_of(lie)
+    wary.roster.down(L)
+    wary.meet(b"1" * 38, chained("abc"), v2="c")
+    assert wary.best(theirs) == b"1" * 38, "and whoever is on it alone comes back"
+    wary.following.next(theirs, (), 3.0)
+    step = wary.following.next(theirs, (), 4.0)
+    assert isinstance(step, Take) and step.why == "forked" and wary.following.still(step, theirs)
+
+
+def test_of_two_commits_that_as_many_have_the_one_with_more_tokens_counts(wary: Around):
+    wary.meet(A, chained("abc"))
+    more = chained("abT")
+    more.chain[0].cumulative_tokens = 10**12
+    wary.meet(B, more)
+    assert wary.best(MINE) is None
+    wary.meet(C, more)
+    assert wary.best(MINE) in (B, C), "two on each"
+    wary.following.proven(MINE[0].digest)
+    assert wary.best(MINE) is None, "but not where the votes for ours were seen"
+
+
+def test_of_more_forks_that_win_the_one_is_followed_that_most_have(wary: Around):
+    lie = chained("abL")
+    lie.chain[0].cumulative_tokens = 10**12
+    for peer in (b"1" * 38, b"2" * 38):
+        wary.meet(peer, lie)
+    for peer in (A, B, C):
+        wary.meet(peer, chained("abT"))
+    assert wary.best(MINE) in (A, B, C)
+
+
+def test_the_votes_for_a_fork_that_few_have_are_asked_for(wary: Around):
+    wary.meet(A, chained("abc"))
+    said = chained("abT", certified="T")
+    said.chain[0].cumulative_tokens = 10**12
+    wary.meet(B, said)
+    step = wary.following.next(MINE, (), 0.0)
+    assert isinstance(step, Prove) and step.peer == B
+    wary.following.proven(step.link.digest)
+    assert wary.best(MINE) == B
+
+
+def test_who_is_further_does_not_go_back_to_more_that_are_behind_on_its_own_chain(wary: Around):
+    past: set[bytes] = set()
+    wary.following._past = lambda: past
+    mine = chain_of(far("mine"))
+    for peer in (A, B, C):
+        wary.meet(peer, chained("abc"))
+    assert wary.following.ahead(mine, 0.0) == {A, B, C}, "as far as it knows they went another way"
+    past.add(MINE[0].digest)
+    assert wary.following.ahead(mine, 0.0) == set() and wary.best(mine) is None
+
+
+def test_whoever_catches_up_on_our_own_chain_is_no_other_company(around: Around):
+    mine, past = chain_of(far("mine")), {chain_of(chained(names))[0].digest for names in ("abcd", "abcde")}
+    around.following._past = lambda: past
+    for names in ("abcd", "abcde"):
+        for peer in (A, B):
+            around.meet(peer, chained(names), v3="x")
+        assert around.following.next(mine, (), 0.0) is None
+    assert around.following.ahead(mine, 1.0) == set()
+
+
 def test_what_is_certified_is_followed_however_few_have_it_yet(wary: Around):
     for peer in (b"1" * 38, b"2" * 38):
         wary.meet(peer, chained("abc"))
