@@ -120,6 +120,7 @@ class RoundDriver:
             self._present,
             self._own,
             self._stored,
+            lambda: machine.voters,
         )
         self._clockwork = asyncio.create_task(self._tick_for_ever(), name="round-clock")
         self.amended()
@@ -343,8 +344,7 @@ class RoundDriver:
         may_vote, refusal, accused = True, "", tuple[bytes, ...]()
         try:
             commit = pb.Commit.FromString(effect.commit.body)
-            voters = len(self.state.head.electorate)
-            refusal, accused = await self.guard.refuses(commit, results, voters)
+            refusal, accused = await self.guard.refuses(commit, results)
             # A vote says that all bytes are here: results that the disk refused must not be voted for.
             keep = self.state.rounds.hold if refusal else self.state.rounds.vote
             if not await self._disk_took(keep, version, effect.commit):

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 class Guard:
     """Of one node. `present`: contributors of the session under way that are alive; `own` and `stored`: see
-    Judging."""
+    Judging; `voters`: those of this head who are here."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Guard:
         present: Callable[[], Collection[bytes]],
         own: Callable[[], Own | None],
         stored: Stored,
+        voters: Callable[[], Collection[bytes]],
     ) -> None:
         self.audits = bool(manifest.body.rounds.audit)
         self._holds = manifest.holds
@@ -69,7 +70,7 @@ class Guard:
         self._accused: tuple[bytes, ...] = ()
         self._against: tuple[bytes, set[bytes]] = (b"", set())
         """The last head at which this node was against commits, and their leaders."""
-        self._voters = 0
+        self._voters = voters
         self._heard: set[bytes] = set()
         """Whose refusals at this head people have been told of."""
         chunks = manifest.chunks
@@ -201,14 +202,13 @@ class Guard:
             await self._judging.look(message.chunk, count, digest, payload)
 
     async def refuses(
-        self, commit: pb.Commit, results: Mapping[int, tuple[pb.ChunkResult, pb.Signed]], voters: int
+        self, commit: pb.Commit, results: Mapping[int, tuple[pb.ChunkResult, pb.Signed]]
     ) -> tuple[str, tuple[bytes, ...]]:
         """Why this node does not vote for a commit (empty: it does), and whose results it is against.
 
         `results`: of all chunks that are due. Raises RoundLogError.
         """
         self._accused = ()
-        self._voters = voters
         if not self._holds or self._gives_way(commit.session.parent):
             return "", ()
         owners = {chunk: bytes(signed.signer) for chunk, (_, signed) in results.items()}
@@ -226,11 +226,12 @@ class Guard:
         return leaders if head == parent else set()
 
     def _gives_way(self, parent: bytes) -> bool:
-        """Whether this node was against what more than half of the voters led: some of them are honest.
+        """Whether this node was against commits of more than half as many leaders as there are voters here.
 
-        Members who differ so much have to go on all the same.
+        Then some of them are honest: members who differ so much have to go on all the same.
         """
-        return 2 * len(self._against_at(parent)) > self._voters
+        leaders = self._against_at(parent)
+        return bool(leaders) and 2 * len(leaders) > len(self._voters())
 
     def heard_refusal(self, sender: bytes, message: pb.Abort) -> None:
         """Another voter is against a commit at this head: people are told, once."""
@@ -243,7 +244,7 @@ class Guard:
         """A session is over. Where others refused its results as well, their makers stand worse here."""
         if report.outcome == "aborted" and self._me in report.refused:
             for peer in self._accused:
-                self._around.standings.strike(peer, standing.VOTED_DOWN)
+                self.strike(peer, standing.VOTED_DOWN)
         self._accused = ()
 
     def voted(self, version: int, results: Mapping[int, tuple[pb.ChunkResult, pb.Signed]]) -> None:

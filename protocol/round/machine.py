@@ -473,6 +473,12 @@ class RoundMachine:
         """Number of this node's offer that stands; None: it has nothing to contribute."""
         return None if self._local is None else self._local.offer
 
+    @property
+    def voters(self) -> set[bytes]:
+        """Voters on the next commit who are here: they hold this head, or are about to apply it."""
+        here = self._company.here(self.head) | self._expected()
+        return here & set(self.head.electorate)
+
     # ---- for the sentence
 
     def situation(self, now: float) -> t.Situation:

@@ -190,6 +190,52 @@ async def test_members_who_differ_too_much_go_on_all_the_same(tmp_path: Path) ->
         await swarm.version(2)
         assert [r.outcome for r in other.reports if r.version == 2][:2] == ["aborted", "aborted"]
         assert other.reports[-1].outcome != "aborted" and one.bits == other.bits
+        for member in (one, other):
+            assert member.driver.guard._around.standings.standings.all_quarantined == {}
+    finally:
+        await swarm.close()
+
+
+async def test_who_made_what_was_voted_down_twice_at_one_head_stands_worse_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An honest one whose texts are odd owns chunks in more than one session of a round."""
+    swarm = Swarm(tmp_path / "swarm", 3, merge="filter", audit=True)
+    try:
+        train(swarm, 1)
+        await swarm.version(1)
+        me, maker, third = swarm.members
+        guard = me.driver.guard
+
+        async def away(*arguments: Any) -> tuple[str, tuple[bytes, ...]]:
+            return "they point away", (maker.me,)
+
+        monkeypatch.setattr(guard._judging, "against", away)
+        for view, leader in enumerate((maker, third)):
+            session = pb.SessionId(parent=b"p" * 32, view=view, leader=leader.me)
+            assert (await guard.refuses(pb.Commit(version=2, session=session), {}))[1] == (maker.me,)
+            guard.ended(t.SessionReport(session, 2, "aborted", "most refuse its results", refused=(me.me,)))
+        assert guard._around.standings.standings.strikes[standing.VOTED_DOWN] == 1
+        assert guard.quarantined(maker.me) is None
+    finally:
+        await swarm.close()
+
+
+async def test_who_is_left_of_many_voters_goes_on_though_two_differ_too_much(tmp_path: Path) -> None:
+    """Four were in the last round, and two of them are gone."""
+    swarm = Swarm(tmp_path / "swarm", 4, merge="filter", audit=True)
+    try:
+        train(swarm, 1)
+        await swarm.version(1)
+        gone = swarm.members[2:]
+        for member in gone:
+            await swarm.lose(member)
+        one, other = swarm.members
+        assert len(one.state.head.electorate) == 4 and one.driver.machine.voters == {one.me, other.me}
+        one.train(10 * delta(7), 100)
+        other.train(-delta(7), 100)
+        await swarm.version(2)
+        assert one.bits == other.bits and other.reports[-1].outcome == "provisional"
     finally:
         await swarm.close()
 

@@ -167,3 +167,12 @@ def test_an_offer_stands_until_it_is_taken_back(member: Bench):
     assert member.machine.offer == 0
     member.feed(t.LocalWithdrawn())
     assert member.machine.offer is None
+
+
+def test_voters_who_are_here_are_those_of_this_head_that_are_alive(member: Bench):
+    assert member.machine.voters == set(TRIO)
+    member.peers[THIRD] = t.PeerView(b"elsewhere" * 4, True)
+    member.roster()
+    assert member.machine.voters == {FIRST, SECOND}
+    member.lose(FIRST)
+    assert member.machine.voters == {SECOND}
