@@ -44,6 +44,7 @@ from atoll.protocol.round.codec_choice import codec_of
 from atoll.protocol.round.commit import contribution_of
 from atoll.protocol.round.machine import RoundMachine
 from atoll.protocol.round.plan import MAX_MEMBERS, members_of
+from atoll.protocol.round.session import Session
 from atoll.protocol.signing import Keyring
 
 log = logging.getLogger(__name__)
@@ -338,13 +339,17 @@ class RoundDriver:
 
     async def _persist(self, effect: t.Persist) -> None:
         version = self.state.head.version + 1
-        session = self.machine.session
-        results = dict(session.exchange.results) if session is not None else {}
+        session = self._under_way(effect.session)
+        if session is None:
+            return
+        results = dict(session.exchange.results)
         self.guard.voted(version, results)
         may_vote, refusal, accused = True, "", tuple[bytes, ...]()
         try:
             commit = pb.Commit.FromString(effect.commit.body)
             refusal, accused = await self.guard.refuses(commit, results)
+            if self._under_way(effect.session) is not session:
+                return  # it ended meanwhile, without this node's vote
             # A vote says that all bytes are here: results that the disk refused must not be voted for.
             keep = self.state.rounds.hold if refusal else self.state.rounds.vote
             if not await self._disk_took(keep, version, effect.commit):
@@ -357,6 +362,11 @@ class RoundDriver:
             return
         digest = commit_digest(effect.commit.body)
         self.feed(t.Persisted(effect.session, digest, may_vote, refusal, accused))
+
+    def _under_way(self, session: pb.SessionId) -> Session | None:
+        """The session of this id, or that continues it; None: it is over."""
+        running = self.machine.session
+        return running if running is not None and running.exchange.knows(session) else None
 
     async def _give_up(self) -> None:
         """A commit was voted down. Who voted for it has no other vote; but a start must not adopt it."""

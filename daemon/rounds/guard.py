@@ -209,6 +209,7 @@ class Guard:
         `results`: of all chunks that are due. Raises RoundLogError.
         """
         self._accused = ()
+        self._judging.begin()
         if not self._holds or self._gives_way(commit.session.parent):
             return "", ()
         owners = {chunk: bytes(signed.signer) for chunk, (_, signed) in results.items()}

@@ -63,12 +63,16 @@ class Judging:
         self._looks[chunk] = own.offer, digest, look
         return look
 
+    def begin(self) -> None:
+        """Another commit is to be voted on: what was made of the last one says nothing of it."""
+        self._last = None
+
     async def against(self, commit: pb.Commit, owners: Mapping[int, bytes]) -> tuple[str, tuple[bytes, ...]]:
         """Why this node does not vote for a commit, and whose results it is against; empty: it votes.
 
         `owners`: who made the result of each chunk that is due. Raises RoundLogError.
         """
-        self._last = None
+        self.begin()
         looks: dict[int, Look] = {}
         for chunk in sorted(owners):
             committed = commit.chunks[chunk]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,69 @@ async def test_who_made_what_was_voted_down_twice_at_one_head_stands_worse_once(
             guard.ended(t.SessionReport(session, 2, "aborted", "most refuse its results", refused=(me.me,)))
         assert guard._around.standings.standings.strikes[standing.VOTED_DOWN] == 1
         assert guard.quarantined(maker.me) is None
+    finally:
+        await swarm.close()
+
+
+async def test_a_session_that_ends_while_its_commit_is_judged_gets_no_vote(tmp_path: Path) -> None:
+    swarm = Swarm(tmp_path / "swarm", 3, merge="filter", audit=True)
+    try:
+        train(swarm, 1)
+        await swarm.version(1)
+        slow, *others = swarm.members
+        release, judging = asyncio.Event(), asyncio.Event()
+        calls: list[pb.Commit] = []
+
+        def first(member: Member, answer: Callable[[], Awaitable[str]]) -> None:
+            refuses = member.driver.guard.refuses
+            asked: list[pb.Commit] = []
+
+            async def judged(commit: pb.Commit, results: Any) -> tuple[str, tuple[bytes, ...]]:
+                asked.append(commit)
+                if len(asked) == 1:
+                    return await answer(), ()
+                calls.append(commit)
+                return await refuses(commit, results)
+
+            member.driver.guard.refuses = judged  # type: ignore[method-assign]
+
+        async def late() -> str:
+            judging.set()
+            await release.wait()
+            return ""
+
+        async def no() -> str:
+            await judging.wait()
+            return "it points away"
+
+        first(slow, late)
+        for member in others:
+            first(member, no)
+        train(swarm, 2)
+        await swarm.until(lambda: any(r.outcome == "aborted" for r in slow.reports))
+        release.set()
+        await swarm.version(2)
+        assert slow.reports[-1].outcome == "certified" and len(calls) == 3
+        assert slow.trouble == [], "its one vote was not spent on what was voted down"
+    finally:
+        await swarm.close()
+
+
+async def test_what_was_voted_down_is_no_measure_of_what_is_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it then gives way, and judges nothing, the one before would be taken for the one applied."""
+    swarm = Swarm(tmp_path / "swarm", 2, merge="filter", audit=True)
+    try:
+        train(swarm, 1)
+        await swarm.version(1)
+        guard = swarm.members[1].driver.guard
+        guard._judging._last = 0, 1000.0
+        monkeypatch.setattr(guard, "_gives_way", lambda parent: True)
+        train(swarm, 2)
+        await swarm.version(2)
+        limit = guard._judging._norms.limit(0)
+        assert limit is not None and limit < 1000
     finally:
         await swarm.close()
 
