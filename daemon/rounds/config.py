@@ -33,6 +33,7 @@ def round_config(manifest: SwarmManifest) -> RoundConfig:
         small_commits=manifest.small_commits,
         by_attendance=body.rounds.by_attendance,
         by_roughness=body.rounds.by_roughness,
+        holds=manifest.holds,
         min_peers_to_start=body.rounds.min_peers_to_start,
         grace_floor_s=body.rounds.grace_floor_s,
         grace_cap_s=body.rounds.grace_cap_s,

@@ -236,7 +236,7 @@ class Guard:
 
     def heard_refusal(self, sender: bytes, message: pb.Abort) -> None:
         """Another voter is against a commit at this head: people are told, once."""
-        if sender not in self._heard:
+        if self._holds and sender not in self._heard:
             self._heard.add(sender)
             leader, why = readable_name(bytes(message.session.leader)), plain(message.reason)
             self._around.say(f"{readable_name(sender)} votes against a round led by {leader}: {why}.")

@@ -88,6 +88,7 @@ def round_config(
         door=WINDOW if small_commits else ALL,
         door_s=WINDOW_S if small_commits else 0.0,
         small_commits=small_commits,
+        holds=True,
         min_peers_to_start=min_peers,
         grace_floor_s=0.3,
         grace_cap_s=3.0,

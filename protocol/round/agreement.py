@@ -126,8 +126,11 @@ class Agreement:
         """It is on stable storage: votes, if this node has a vote left for the parent, or says why not."""
         assert self.commit is not None
         self.voted = True
-        if event.refusal and self.ballot.refuse(self.commit[2], self._me) is None:
+        if event.refusal:
+            refused = self.ballot.refuse(self.commit[2], self._me)
             self._count(live)
+            if refused is not None:
+                return []  # it is no voter, or had voted before it started again
             # Whoever was left out of the session hears that its leader can't bring it to an end.
             peers = (self._exchange.members | set(self._head.electorate)) - {self._me}
             session = self.commit[0].session
@@ -166,7 +169,7 @@ class Agreement:
     def _count(self, live: Collection[bytes]) -> None:
         assert self.commit is not None
         # Whoever is not in the session has no vote on it.
-        if self.ballot.outvoted(self.commit[2], self._exchange.members & set(live)):
+        if self.ballot.outvoted(self.commit[2], self._exchange.members, live):
             self.outcome = "aborted", self._refused()
             return
         if not self.voted:

@@ -54,15 +54,15 @@ class Ballot:
         """Who is against this commit, sorted."""
         return tuple(sorted(voter for voter, digest in self._refusals.items() if digest == commit))
 
-    def outvoted(self, commit: bytes, members: Collection[bytes]) -> bool:
+    def outvoted(self, commit: bytes, members: Collection[bytes], live: Collection[bytes]) -> bool:
         """Whether at least half of the voters in its session are against it.
 
-        `members`: of the session, those who are here. One that says nothing may have no vote left for it,
-        because it voted for another commit of this parent: it counts as not against it.
+        `members`: of the session; of those who have said nothing only the `live` count. One of them may have
+        no vote left for it, because it voted for another commit of this parent: it counts as not against it.
         """
-        against = set(self.refusals(commit))
+        against = set(self.refusals(commit)).intersection(members)
         voted = {voter for voter, (digest, _) in self._votes.items() if digest == commit}
-        others = (self._electorate & set(members) | voted) - against
+        others = (self._electorate.intersection(members).intersection(live) | voted) - against
         return 0 < len(against) >= len(others)
 
     def votes(self, commit: bytes) -> tuple[pb.Signed, ...]:

@@ -28,7 +28,8 @@ class Company:
         """Leaders that left, stayed silent or were refused at this head."""
         self.no_owners: set[bytes] = set()
         """Owners that left, were too slow or were refused at this head."""
-        self._refusals: dict[bytes, set[bytes]] = {}
+        self._refusals: dict[bytes, dict[bytes, bytes]] = {}
+        """By leader: which commit of it each voter was against last."""
         self.past: deque[bytes] = deque(maxlen=PAST_HEADS)
         self._lives: dict[bytes, int] = {}
 
@@ -72,15 +73,16 @@ class Company:
         """Whether a peer's chain is to be followed instead of this node's."""
         return any(view.ahead for view in self.peers.values())
 
-    def refused(self, head: Head, leader: bytes, voter: bytes) -> bool:
-        """A voter is against what came of a session that this node is not in.
+    def refused(self, head: Head, leader: bytes, voter: bytes, commit: bytes) -> bool:
+        """A voter is against a commit of a session that this node is not in.
 
         Whether that can't be certified any more: this node does not vote for it either.
         """
-        refusals = self._refusals.setdefault(leader, {self.me})
-        refusals.add(voter)
+        refusals = self._refusals.setdefault(leader, {})
+        refusals[voter] = commit
+        against = {self.me} | {peer for peer, digest in refusals.items() if digest == commit}
         voters = set(head.electorate)
-        return not is_majority(len(voters - refusals), len(voters))
+        return not is_majority(len(voters - against), len(voters))
 
     def left(self, head: Head) -> None:
         """This head was left for another one."""

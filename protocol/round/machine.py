@@ -142,6 +142,8 @@ class RoundMachine:
     def _message(self, event: Early, now: float, since: float | None = None) -> list[t.Effect]:
         """A message that belongs to a session: for the present one, early, or stale."""
         session = session_of(event)
+        if isinstance(event, t.AbortReceived) and event.message.commit and not self._config.holds:
+            return [t.Dropped(event.sender, "refusal in a swarm whose members trust each other")]
         running = self._running()
         if running is not None and running.exchange.knows(session):
             return self._in_session(event, running, now)
@@ -397,7 +399,7 @@ class RoundMachine:
         waits_for = event.message.session.parent == self.head.digest and leader == self._leader()
         if not waits_for or event.sender not in self.head.electorate:
             return []
-        if self._company.refused(self.head, leader, event.sender):
+        if self._company.refused(self.head, leader, event.sender, event.message.commit):
             self._company.suspects.add(leader)
             self._ready_since = now
         return []

@@ -47,6 +47,8 @@ class RoundConfig:
     """Whether contributions weigh by the commits since a node's last one, too (plan.weights)."""
     by_roughness: bool = False
     """Whether members of a narrow round may send more bits (modes/budget.py)."""
+    holds: bool = False
+    """Whether the merge holds against liars: then voters may be against a commit."""
     min_peers_to_start: int = 1
     grace_floor_s: float = 1.0
     grace_cap_s: float = 60.0

@@ -167,6 +167,7 @@ class Member:
             values=manifest.body.total_values,
             outer_lr=manifest.outer_lr,
             genesis_node=bytes(manifest.body.genesis_node),
+            holds=manifest.holds,
             min_peers_to_start=manifest.body.rounds.min_peers_to_start,
             two_level_above=manifest.body.rounds.two_level_above or 32,
             grace_floor_s=0.5,

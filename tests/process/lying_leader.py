@@ -46,5 +46,5 @@ if __name__ == "__main__":
     plans.make_plan = of_few
     RoundDriver._reduced = turned_about
     Guard.refuses = for_all
-    Ballot.outvoted = lambda self, commit, others=(): False
+    Ballot.outvoted = lambda self, commit, members=(), live=(): False
     sys.exit(main())

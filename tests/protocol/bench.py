@@ -31,6 +31,7 @@ CONFIG = RoundConfig(
     result_codec="int8",
     outer_lr=lambda n: 0.5,
     genesis_node=FIRST,
+    holds=True,
     grace_floor_s=1.0,
     grace_cap_s=30.0,
     scatter_s=10.0,

@@ -93,6 +93,34 @@ def test_others_go_on_with_it_where_more_are_for_it_than_against():
     assert (ended.report.outcome, ended.report.refused) == ("provisional", (THIRD,))
 
 
+def test_a_voter_outside_the_session_does_not_abort_it():
+    member = Bench(SECOND, replace(HEAD, electorate=tuple(sorted((*TRIO, OUTSIDER)))))
+    member.local()
+    member.planned()
+    member.results()
+    member.commit()
+    member.persisted()
+    member.vote(FIRST)
+    assert not of(t.Ended, member.refuse(OUTSIDER))
+    (ended,) = of(t.Ended, member.refuse(THIRD))
+    assert ended.report.outcome == "provisional", "of the three in the session one is against it"
+
+
+def test_who_was_against_it_and_left_still_is(voting: Bench):
+    voting.persisted()
+    voting.refuse(THIRD)
+    assert not of(t.Ended, voting.lose(THIRD))
+    (ended,) = of(t.Ended, voting.lose(FIRST))
+    assert (ended.report.outcome, ended.report.refused) == ("aborted", (THIRD,))
+
+
+def test_who_had_voted_before_it_started_again_says_nothing_more(voting: Bench):
+    voting.vote(SECOND)
+    effects = voting.persisted(refusal="it points away")
+    assert effects == [], "neither that it is against it, nor a vote whose record the disk does not have"
+    assert of(t.Apply, voting.vote(FIRST))
+
+
 def test_a_voter_says_one_thing(voting: Bench):
     voting.persisted()
     assert dropped(voting.refuse(OUTSIDER)) == ["refusal of a node outside the electorate"]
@@ -121,9 +149,15 @@ def test_a_node_outside_the_electorate_has_nothing_to_refuse():
 # ---- whoever was left out of the session
 
 
-def refused(bench: Bench, voter: bytes, leader: bytes = FIRST, parent: bytes = HEAD.digest) -> list[t.Effect]:
+def refused(
+    bench: Bench,
+    voter: bytes,
+    leader: bytes = FIRST,
+    parent: bytes = HEAD.digest,
+    commit: bytes = b"c" * 32,
+) -> list[t.Effect]:
     session = pb.SessionId(parent=parent, view=0, leader=leader)
-    return bench.feed(t.AbortReceived(voter, pb.Abort(session=session, reason="no", commit=b"c" * 32)))
+    return bench.feed(t.AbortReceived(voter, pb.Abort(session=session, reason="no", commit=commit)))
 
 
 def test_who_was_left_out_passes_over_a_leader_that_can_not_win():
@@ -146,6 +180,29 @@ def test_it_does_not_where_a_majority_may_still_be_for_it():
     assert refused(bench, SECOND) == [] and bench.machine._company.suspects == set()
     (said,) = frames(refused(bench, OUTSIDER), "ready")
     assert said.peers == (SECOND,)
+
+
+def test_refusals_of_different_commits_are_not_added_up():
+    bench = Bench(THIRD, replace(HEAD, electorate=tuple(sorted((*TRIO, OUTSIDER, b"fifth")))))
+    bench.local()
+    refused(bench, SECOND)
+    refused(bench, OUTSIDER, commit=b"invented" * 4)
+    assert bench.machine._company.suspects == set()
+    refused(bench, SECOND, commit=b"invented" * 4)
+    assert bench.machine._company.suspects == {FIRST}
+
+
+def test_where_members_trust_each_other_nobody_is_against_anything():
+    bench = Bench(SECOND, config=replace(CONFIG, holds=False))
+    bench.local()
+    said = "refusal in a swarm whose members trust each other"
+    assert dropped(refused(bench, THIRD)) == [said] and bench.machine._company.suspects == set()
+    bench.planned()
+    bench.results()
+    bench.commit()
+    bench.persisted()
+    assert dropped(bench.refuse(FIRST)) == dropped(bench.refuse(THIRD)) == [said]
+    assert of(t.Apply, bench.vote(FIRST))
 
 
 def test_what_others_say_of_other_sessions_means_nothing():
