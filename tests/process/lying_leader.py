@@ -38,7 +38,7 @@ def turned_about(self, effect):
     return lie, hashlib.sha256(lie).digest(), left_out
 
 
-async def for_all(self, commit, results, voters):
+async def for_all(self, commit, results):
     return "", ()
 
 
