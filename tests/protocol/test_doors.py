@@ -36,6 +36,19 @@ def test_no_other_number_learns_more_per_second(phases_s: list[float], exchange_
     assert all(n / (phase + exchange_s) <= best for n, phase in enumerate(ordered, 1))
 
 
+def test_other_bounds_of_the_grace_are_learned_anew_and_the_same_are_not() -> None:
+    door = Door(1.0, 60.0)
+    for peer, at in ((A, 0.0), (B, 4.0), (C, 4.1), (D, 4.2)):
+        door.put(peer, ready(), at)
+    door.closed(HEAD, ALL_FOUR)
+    learned = door.grace_s()
+    assert 1.0 < learned < 60.0
+    door.limit(1.0, 60.0)
+    assert door.grace_s() == learned
+    door.limit(1.0, 90.0)
+    assert door.grace_s() == 90.0, "nothing is known yet: the cap"
+
+
 def test_with_dbw_the_door_closes_when_as_many_are_ready() -> None:
     door = Door(1.0, 60.0, DBW)
     old = b"o" * 32
