@@ -96,7 +96,14 @@ class Neighbours:
         self.forwarded = Counter[str]()
         """Envelopes of others: passed on, or why not."""
         self.roster = Roster()
-        self.following = Following(self.roster, KEEP, self._doubted, wary=manifest.holds, past=hooks.past)
+        self.following = Following(
+            self.roster,
+            KEEP,
+            self._doubted,
+            wary=manifest.holds,
+            past=hooks.past,
+            trains=self._contributes,
+        )
         self._telling = Telling()
         self._router = Router(keyring, time.time_ns())
         callbacks = Callbacks(self._hello, self._refuse, self._up, self._down, self._frame)
@@ -184,15 +191,17 @@ class Neighbours:
         """Live peers that are reached through others, or over a relay."""
         return [peer for peer in self.roster.entries if not self.links.is_direct(peer)]
 
+    def _contributes(self, peer: bytes) -> bool:
+        """Whether what a peer contributes counts here: not an observer's, not that of one in quarantine."""
+        return self._admission.contributes(peer) and self._hooks.weighs(peer)
+
     def views(self) -> dict[bytes, t.PeerView]:
         """The roster as the round machine wants it."""
         ahead = self.following.ahead(self._hooks.chain(), time.monotonic())
         return {
             peer: t.PeerView(
                 bytes(entry.status.digest),
-                entry.status.state == pb.TRAINING
-                and self._admission.contributes(peer)
-                and self._hooks.weighs(peer),
+                entry.status.state == pb.TRAINING and self._contributes(peer),
                 int(entry.status.upload_bps),
                 ahead=peer in ahead,
                 direct=entry.direct,

@@ -139,6 +139,7 @@ class Following:
 
     `reach`: so many versions back the logs of peers go. `wary`: members may lie. `past`: digests of the
     versions that led to this node's head, further back than its chain goes, as far as they are known.
+    `trains`: whether a peer that says so may; observers may not.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class Following:
         timing: Timing | None = None,
         wary: bool = False,
         past: Callable[[], Collection[bytes]] = tuple,
+        trains: Callable[[bytes], bool] = lambda peer: True,
     ) -> None:
         self._roster = roster
         self._reach = reach
@@ -156,6 +158,7 @@ class Following:
         self._timing = timing or Timing()
         self._wary = wary
         self._past = past
+        self._trains = trains
         self._distrusted: dict[bytes, float] = {}
         self._asked: dict[tuple[bytes, bytes], float] = {}
         self._proven: dict[bytes, None] = {}
@@ -269,12 +272,14 @@ class Following:
     # ---- which chain
 
     def _training(self) -> list[forks.Chain]:
-        """Chains of the others who train and are believed."""
-        entries = self._roster.entries.values()
+        """Chains of the others who train, as they say and may, and are believed."""
         return [
             entry.chain
-            for entry in entries
-            if entry.chain and entry.status.state == pb.TRAINING and entry.peer not in self._distrusted
+            for peer, entry in self._roster.entries.items()
+            if entry.chain
+            and entry.status.state == pb.TRAINING
+            and peer not in self._distrusted
+            and self._trains(peer)
         ]
 
     def _weights(self, mine: forks.Chain) -> list[forks.Chain]:

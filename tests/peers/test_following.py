@@ -290,6 +290,25 @@ def test_what_a_few_made_alone_is_not_followed_where_members_may_lie(wary: Aroun
     )
 
 
+def test_who_may_not_train_counts_for_nothing_whatever_it_says(around: Around):
+    observers = {A, B}
+    around.following = Following(
+        around.roster,
+        3,
+        lambda peer, why: around.doubts.append(peer),
+        TIMING,
+        wary=True,
+        trains=lambda peer: peer not in observers,
+    )
+    around.meet(C, chained("abc"))
+    for liar in observers:
+        around.meet(liar, chained("abcL"))
+    around.following.met(0.0)
+    assert around.following.ahead(MINE, 0.0) == set()
+    observers.clear()
+    assert around.following.ahead(MINE, 0.0) == {A, B}
+
+
 def test_of_two_commits_without_votes_the_one_counts_that_more_have_whatever_tokens_it_claims(wary: Around):
     for peer in (A, B, C):
         wary.meet(peer, chained("abc"))
