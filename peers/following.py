@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from atoll.peers.roster import Roster, RosterEntry
@@ -250,7 +250,7 @@ class Following:
 
     def _claim(self, mine: forks.Chain, known: set[bytes], now: float) -> Prove | None:
         """A claim that would change something: of a commit that we hold, or that would win a fork."""
-        held = {(link.version, link.digest) for link in mine}
+        held, training = {(link.version, link.digest) for link in mine}, self._training()
         for entry in self.trusted(now):
             news = [x for x in entry.chain if x.certified and x.version and x.digest not in known]
             news = [x for x in news if self._asked.get((entry.peer, x.digest), 0.0) <= now]
@@ -262,17 +262,22 @@ class Following:
                     return Prove(entry.peer, said)
                 decides = pair is not None and pair[1].digest == said.digest
                 goes_on = pair is None and said.version == mine[0].version + 1
-                if goes_on and not self._leads_on(mine, entry, known):
+                if goes_on and not self._leads_on(mine, entry, known, training):
                     return Prove(entry.peer, said)
-                loses = decides and not self._compare(mine, entry.chain, known).follow
-                if loses and self._compare(mine, entry.chain, known | {said.digest}).follow:
+                loses = decides and not self._compare(mine, entry.chain, known, training).follow
+                if loses and self._compare(mine, entry.chain, known | {said.digest}, training).follow:
                     return Prove(entry.peer, said)
         return None
 
     # ---- which chain
 
     def _training(self) -> list[forks.Chain]:
-        """Chains of the others who train, as they say and may, and are believed."""
+        """Where members may lie: chains of the others who train, as they say and may, and are believed.
+
+        To be asked once for a decision: whether a peer may is looked up in the roll of members.
+        """
+        if not self._wary:
+            return []
         return [
             entry.chain
             for peer, entry in self._roster.entries.items()
@@ -282,18 +287,24 @@ class Following:
             and self._trains(peer)
         ]
 
-    def _weights(self, mine: forks.Chain) -> list[forks.Chain]:
-        """By which chains it is judged how many have a commit; none where tokens are believed."""
-        return [mine, *self._training()] if self._wary else []
+    def _compare(
+        self,
+        mine: forks.Chain,
+        theirs: forks.Chain,
+        known: Collection[bytes],
+        training: Sequence[forks.Chain] | None = None,
+    ) -> forks.Choice:
+        """What a peer's chain is to ours. `training`: as `_training` says, where it was asked already."""
+        return forks.compare(mine, theirs, known, self._weights(mine, training))
 
-    def _compare(self, mine: forks.Chain, theirs: forks.Chain, known: Collection[bytes]) -> forks.Choice:
-        """What a peer's chain is to ours."""
-        return forks.compare(mine, theirs, known, self._weights(mine))
+    def _weights(self, mine: forks.Chain, training: Sequence[forks.Chain] | None = None) -> list[forks.Chain]:
+        """By which chains it is judged how many have a commit; none where tokens are believed."""
+        return [mine, *(self._training() if training is None else training)] if self._wary else []
 
     def _candidates(self, mine: forks.Chain, known: set[bytes], now: float) -> list[RosterEntry]:
         """Peers whose chain is to be followed instead of `mine`, if any is."""
-        trusted = [e for e in self.trusted(now) if e.chain]
-        found = [e for e in trusted if self._leads_on(mine, e, known)]
+        trusted, training = [e for e in self.trusted(now) if e.chain], self._training()
+        found = [e for e in trusted if self._leads_on(mine, e, known, training)]
         if not found and not self._fresh(now):
             # Too far apart to compare: whoever goes on alone gives way to those who go on together.
             return [e for e in trusted if e.peer in self._company and not forks.share(mine, e.chain)]
@@ -303,9 +314,11 @@ class Following:
         self._alone = alone
         return [e for e in found if e.peer not in alone]
 
-    def _leads_on(self, mine: forks.Chain, entry: RosterEntry, known: set[bytes]) -> bool:
+    def _leads_on(
+        self, mine: forks.Chain, entry: RosterEntry, known: set[bytes], training: Sequence[forks.Chain]
+    ) -> bool:
         """Whether a peer's chain is to be had instead of `mine`: where members may lie, not by its claims."""
-        choice = self._compare(mine, entry.chain, known)
+        choice = self._compare(mine, entry.chain, known, training)
         apart = not forks.share(mine, entry.chain)
         if not self._wary or choice.fork or not (apart or choice is forks.Choice.AHEAD):
             return choice.follow
@@ -314,7 +327,7 @@ class Following:
         after = mine[0].version + 1
         if any(link.version == after and link.digest in known for link in entry.chain):
             return True
-        return forks.has_weight(mine, entry.chain, self._training())
+        return forks.has_weight(mine, entry.chain, training)
 
     def ahead(self, mine: forks.Chain, now: float) -> set[bytes]:
         """Peers whose chain is to be followed instead of `mine`."""
