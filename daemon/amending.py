@@ -173,14 +173,12 @@ def shown(value: Any) -> str:
 
 def described(amendments: Amendments, head: Head | None) -> list[Amendment]:
     """For the page: all of them, oldest first. `head`: of this node; None: it has none yet."""
-    found = list(amendments)
-    digests = [one.digest for one in found]
-    by = digests.index(head.amendment) if head is not None and head.amendment in digests else -1
+    in_force = amendments.place(head.amendment) if head is not None else 0
     return [
         {
             "version": one.sequence,
             "from_round": one.from_round,
-            "in_force": place <= by,
+            "in_force": place <= in_force,
             "note": one.note,
             "signed_unix_s": one.created_unix_s,
             "changes": [
@@ -188,5 +186,5 @@ def described(amendments: Amendments, head: Head | None) -> list[Amendment]:
                 for name, before, after in one.changes
             ],
         }
-        for place, one in enumerate(found)
+        for place, one in enumerate(amendments, 1)
     ]

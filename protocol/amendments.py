@@ -89,7 +89,6 @@ class Amended:
 
     manifest: SwarmManifest
     signed: pb.Signed
-    sequence: int
     from_round: int
     created_unix_s: int
     note: str
@@ -98,6 +97,11 @@ class Amended:
     @property
     def digest(self) -> bytes:
         return self.manifest.amendment
+
+    @property
+    def sequence(self) -> int:
+        """Of the manifest: 2 for the first amendment."""
+        return int(self.manifest.body.sequence)
 
 
 def digest_of(signed: pb.Signed) -> bytes:
@@ -177,19 +181,24 @@ class Amendments:
         )
         return self._read(organiser.sign(KIND, amendment.SerializeToString(deterministic=True)))
 
+    def place(self, digest: bytes) -> int:
+        """How many are in force under the one with this digest (empty: none). Raises UnknownAmendment."""
+        if not digest:
+            return 0
+        for place, one in enumerate(self._all, 1):
+            if one.digest == digest:
+                return place
+        raise UnknownAmendment(f"the manifest was amended ({digest.hex()[:16]}), and that is not here")
+
     def manifest(self, digest: bytes) -> SwarmManifest:
         """As it is under the amendment with this digest (empty: none). Raises UnknownAmendment."""
-        if not digest:
-            return self.genesis
-        for one in self._all:
-            if one.digest == digest:
-                return one.manifest
-        raise UnknownAmendment(f"the manifest was amended ({digest.hex()[:16]}), and that is not here")
+        place = self.place(digest)
+        return self._all[place - 1].manifest if place else self.genesis
 
     def due(self, head: Head) -> SwarmManifest:
         """As it is in the round after `head`: by all whose round has come. Raises UnknownAmendment."""
         manifest = self.manifest(head.amendment)
-        for one in self._after(head.amendment):
+        for one in self._all[self.place(head.amendment) :]:
             if one.from_round <= head.version + 1:
                 manifest = one.manifest
         return manifest
@@ -199,22 +208,12 @@ class Amendments:
 
         Raises UnknownAmendment; AmendmentError where the commit may not go by it.
         """
-        manifest = self.manifest(amendment)
-        if amendment == head.amendment:
-            return manifest
-        after = {one.digest: one.from_round for one in self._after(head.amendment)}
-        if amendment not in after:
+        place, before = self.place(amendment), self.place(head.amendment)
+        if place < before:
             raise AmendmentError("an older manifest than that of the version before")
-        if after[amendment] > head.version + 1:
-            raise AmendmentError(f"an amendment that is in force from round {after[amendment]} on")
-        return manifest
-
-    def _after(self, digest: bytes) -> tuple[Amended, ...]:
-        """Those after the one with this digest. Raises UnknownAmendment."""
-        if not digest:
-            return self._all
-        self.manifest(digest)
-        return self._all[1 + next(i for i, one in enumerate(self._all) if one.digest == digest) :]
+        if place > before and (first := self._all[place - 1].from_round) > head.version + 1:
+            raise AmendmentError(f"an amendment that is in force from round {first} on")
+        return self.manifest(amendment)
 
     def _read(self, signed: pb.Signed) -> Amended:
         """Raises AmendmentError unless it follows the newest one here."""
@@ -246,7 +245,6 @@ class Amendments:
         return Amended(
             replace(self.genesis, body=body, amendment=digest_of(signed)),
             signed,
-            int(said.sequence),
             int(said.from_round),
             int(said.created_unix_s),
             str(said.note),
