@@ -181,13 +181,13 @@ class Island:
         self._since = head.version
         self.phase = Phase(0, self._length, before.loss, before.phase_loss, before.tokens_per_s)
         self._place = self._find_place()
-        terms = self._go_by(head)
+        terms = self._terms(head)
         self._trainer.send(
             ch.Begin(
                 version=head.version,
                 steps=self._length,
                 shard=self._place.part,
-                evaluate=self._rhythm.take_evaluation(head),
+                evaluate=self._rhythm.take_evaluation(head, terms.validate_every),
                 text=self._place.text,
                 outer_lr=terms.outer_lr,
                 origin=self._origin,
@@ -195,12 +195,6 @@ class Island:
             )
         )
         self.begun = True
-
-    def _go_by(self, head: Head) -> Terms:
-        """What is in force for the phase after `head`, its evaluations among it."""
-        terms = self._terms(head)
-        self._rhythm.every = terms.validate_every
-        return terms
 
     def settled(self) -> None:
         """The committed parameters stand still: a trainer that waited for that begins."""
@@ -459,7 +453,7 @@ class Island:
         if resets and not contributed and whole:
             self.begin()
         else:
-            terms = self._go_by(head)
+            terms = self._terms(head)
             self._send(
                 ch.Committed(
                     version=head.version,
@@ -467,7 +461,7 @@ class Island:
                     shard=self._place.part,
                     keep=self._spans(others),
                     contributed=contributed,
-                    evaluate=self._rhythm.take_evaluation(head),
+                    evaluate=self._rhythm.take_evaluation(head, terms.validate_every),
                     text=self._place.text,
                     due=() if whole else self._spans(due),
                     outer_lr=terms.outer_lr,

@@ -70,19 +70,17 @@ def terms_of(amendments: Amendments, head: Head) -> Terms:
 
 
 class Rhythm:
-    """`steps`: of a whole phase; `every`: rounds between evaluations; `small_commits`: as above."""
+    """`steps`: of a whole phase; `small_commits`: as above."""
 
     def __init__(
         self,
         steps: int,
-        every: int = 1,
         small_commits: bool = False,
         speeds: Callable[[], Iterable[float]] | None = None,
     ) -> None:
         """`speeds`: of the others that train (tokens per second, 0: not known); None: all take `steps`."""
         self.steps = steps
         self.small_commits = small_commits
-        self.every = every
         self._speeds = speeds
         self._evaluated = -1
 
@@ -100,11 +98,14 @@ class Rhythm:
             return head.progress * self.steps // ROUND
         return head.version * self.steps
 
-    def take_evaluation(self, head: Head) -> bool:
-        """Whether the parameters of `head` are to be evaluated; with small commits once in a round."""
+    def take_evaluation(self, head: Head, every: int) -> bool:
+        """Whether the parameters of `head` are to be evaluated, `every` so many rounds.
+
+        With small commits once in a round.
+        """
         if not self.small_commits:
-            return head.version % self.every == 0
-        number = head.progress // (ROUND * self.every)
+            return head.version % every == 0
+        number = head.progress // (ROUND * every)
         due, self._evaluated = number != self._evaluated, number
         return due
 
@@ -116,6 +117,5 @@ def rhythm_of(manifest: SwarmManifest, roster: Roster) -> Rhythm:
         statuses = [entry.status for entry in roster.entries.values()]
         return [status.tokens_per_s for status in statuses if status.state == pb.TRAINING]
 
-    body = manifest.body
-    by_speed = speeds if body.inner.by_speed else None
-    return Rhythm(manifest.segment_steps, body.rounds.validate_every, manifest.small_commits, by_speed)
+    by_speed = speeds if manifest.body.inner.by_speed else None
+    return Rhythm(manifest.segment_steps, manifest.small_commits, by_speed)

@@ -15,7 +15,7 @@ from atoll.daemon.events import Events
 from atoll.daemon.island import Island
 from atoll.daemon.left_out import Seen
 from atoll.daemon.reading import Place
-from atoll.daemon.rhythm import Rhythm
+from atoll.daemon.rhythm import Rhythm, Terms
 from atoll.daemon.trainers import Trainer
 from atoll.daemon.training import channel as ch
 from atoll.protocol import messages_pb2 as pb
@@ -68,7 +68,7 @@ class Rig:
         self.bugs: list[str] = []
         self.place = Place()
         self.island = Island(
-            rhythm or Rhythm(10, 2),
+            rhythm or Rhythm(10),
             Ledger(len(CHUNKS)),
             Events(folder / "events.jsonl", lambda: 0.0),
             ME,
@@ -83,6 +83,7 @@ class Rig:
             resets,
             self.bugs.append,
             last_version,
+            lambda head: Terms(1 if rhythm else 2),
         )
         self.island.driver = self.driver  # type: ignore[assignment]
 
@@ -646,7 +647,7 @@ async def test_a_device_that_is_not_there_ends_it(tmp_path: Path) -> None:
 @pytest.fixture
 async def small(tmp_path: Path) -> AsyncIterator[Rig]:
     """With small commits, and others that are twice as fast."""
-    rig = Rig(tmp_path, rhythm=Rhythm(10, 1, True, lambda: [0.0, 200.0]))
+    rig = Rig(tmp_path, rhythm=Rhythm(10, True, lambda: [0.0, 200.0]))
     await rig.begin(origin=0)
     yield rig
     rig.writer.close()

@@ -30,9 +30,9 @@ def test_a_phase_begins_after_the_rounds_of_the_chain() -> None:
 
 
 def test_with_small_commits_a_round_is_evaluated_once() -> None:
-    assert [Rhythm(1, 3).take_evaluation(head(v)) for v in range(5)] == [True, False, False, True, False]
-    small = Rhythm(1, 2, small_commits=True)
-    due = [small.take_evaluation(head(9, r)) for r in (0.5, 1, 1.75, 2.25, 2.5, 3.75, 4)]
+    assert [Rhythm(1).take_evaluation(head(v), 3) for v in range(5)] == [True, False, False, True, False]
+    small = Rhythm(1, small_commits=True)
+    due = [small.take_evaluation(head(9, r), 2) for r in (0.5, 1, 1.75, 2.25, 2.5, 3.75, 4)]
     assert due == [True, False, False, True, False, False, True]
 
 
