@@ -215,9 +215,7 @@ class Node:
         self.events.emit("start", f"{SOFTWARE}: node {self.name} starts in {self.folder.root}.")
         tell_of_loss(self.folder.root, self.alerts)
         if self.folder.manifest.exists():
-            self.manifest = self.folder.load_manifest()
-            self.swarm_id = self.manifest.swarm_id
-            await self._read_amendments(self.manifest)
+            await self._know(self.folder.load_manifest())
         self._spawn(self.machine.keep(), "machine")
         await self._start_page(undo)
         libraries = asyncio.create_task(asyncio.to_thread(import_module, ROUNDS), name="libraries")
@@ -230,15 +228,14 @@ class Node:
         assert self.network is not None
         entry = Entry(self, self.network, self._invitation)
         if self.manifest is None:
-            self.manifest = await entry.manifest()
+            await self._know(await entry.manifest())
+        assert self.manifest is not None
         await libraries
         if self._consent is not None and not await self._consent(self.manifest):
             self.stop("nothing was accepted")
             return
         disk.write_bytes(self.folder.manifest, self.manifest.signed.SerializeToString())
         self.folder.remember(swarm_id=self.manifest.swarm_id.hex())
-        if self.amending is None:
-            await self._read_amendments(self.manifest)
         self.members = await entry.member(self.manifest)
         self.network.admit(self.members)
         if self.members.admission.roll is not None:
@@ -280,9 +277,11 @@ class Node:
             self._warm = await WarmTrainer.start()
             undo.push_async_callback(self._warm.close)
 
-    async def _read_amendments(self, manifest: SwarmManifest) -> None:
+    async def _know(self, manifest: SwarmManifest) -> None:
+        """The swarm's description is here, with what has amended it, as far as this disk tells."""
         amendments = await asyncio.to_thread(load, self.folder, manifest)
         self.amending = Amending(self.folder, amendments, self.events, self.alerts, self._amended)
+        self.manifest, self.swarm_id = manifest, manifest.swarm_id
 
     def _amended(self) -> None:
         assert self.amending is not None
@@ -292,11 +291,6 @@ class Node:
         if self.driver is not None:
             self.driver.amended()
         self.events.changed()
-
-    @property
-    def amended(self) -> SwarmManifest | None:
-        """The manifest with all amendments that are here, though some may not be in force yet."""
-        return self.amending.amendments.newest if self.amending is not None else self.manifest
 
     def _spawn(self, work: Any, name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -359,7 +353,7 @@ class Node:
 
     async def _start_network(self, undo: contextlib.AsyncExitStack) -> None:
         known = self.folder.node_facts().get("peers", [])
-        of_manifest = list(self.amended.body.bootstrap) if self.amended else []
+        of_manifest = list(self.amending.amendments.newest.body.bootstrap) if self.amending else []
         addresses = [*self._given, *self.settings.bootstrap, *of_manifest, *known]
         network = Network(self.folder, self.events, self.alerts, self.swarm_id)
         await network.open(undo, self.settings, self.keyring, addresses, self.events.changed)

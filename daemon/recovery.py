@@ -229,8 +229,8 @@ class Recovery:
 
     def _behind_relays(self, choice: Choice) -> bool:
         """Whether a relay is between this node and all who have a state: it would not carry that."""
-        found = [self._neighbours.links.get(peer) for peer in self._holding(choice)]
-        return any(found) and all(link is None or link.relayed for link in found)
+        links, holding = self._neighbours.links, self._holding(choice)
+        return any(map(links.get, holding)) and not any(map(links.is_direct, holding))
 
     async def _fetched(self, choice: Choice) -> Path:
         """The chosen state in a file. Raises SyncFailed; who lied is not believed for a while."""

@@ -31,7 +31,7 @@ from atoll.daemon.swarm_facts import description
 from atoll.daemon.verdicts import Connection, Reachable, verdicts
 from atoll.peers.roster import RosterEntry
 from atoll.protocol.accounts import TokenAccount
-from atoll.protocol.amendments import Amendments
+from atoll.protocol.manifest import SwarmManifest
 from atoll.protocol.signing import peer_text
 from atoll.web_ui.interface import CommandError
 
@@ -49,7 +49,7 @@ class View:
         self._sentence_key: tuple[State, str] | None = None
         self._since = time.monotonic()
         self._figures = Figures()
-        self._described: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._described: tuple[tuple[SwarmManifest, int], dict[str, Any]] | None = None
         self._sampler = Sampler(node.folder.root)
         self._organisation = OrganisationView(node)
 
@@ -182,15 +182,13 @@ class View:
     def _swarm(self) -> dict[str, Any] | None:
         """What the manifest says, for people."""
         node = self._node
-        if node.manifest is None:
+        if node.amending is None:
             return None
-        head = node.outer.head if node.outer is not None else None
-        amendments = node.amending.amendments if node.amending is not None else Amendments(node.manifest)
-        made_of = (node.manifest, head.amendment if head is not None else None, len(amendments))
+        amendments, head = node.amending.amendments, node.outer.head if node.outer is not None else None
+        in_force = amendments.manifest(head.amendment if head is not None else b"")
+        made_of = in_force, len(amendments)
         if self._described is None or self._described[0] != made_of:
-            here, in_force = node.folder.organiser.exists(), node.manifest
-            if head is not None:
-                in_force = amendments.manifest(head.amendment)
+            here = node.folder.organiser.exists()
             self._described = (made_of, description(in_force, here, described(amendments, head)))
         return self._described[1]
 
