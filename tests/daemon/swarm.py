@@ -321,3 +321,7 @@ class Swarm:
         self.members = members
         for member in self.members:
             await member.driver.close()
+
+
+Make = Callable[..., Swarm]
+"""Makes a swarm that is closed when its test ends."""

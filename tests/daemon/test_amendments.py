@@ -109,24 +109,17 @@ async def test_replay_needs_the_amendment_and_goes_by_it(swarm: Swarm) -> None:
         await one_round(swarm, seed)
     member = swarm.members[0]
     assert next(c for c in member.commits if c.version == 3).amendment == amended.digest
-    from_disk = OuterState(
-        swarm.manifest,
-        SCHEMA,
-        np.zeros(SCHEMA.total, np.float32),
-        member.folder / "checkpoints",
-        member.state.rounds,
-    )
+
+    def from_folder(amendments: Amendments | None) -> OuterState:
+        vector, folder = np.zeros(SCHEMA.total, np.float32), member.folder / "checkpoints"
+        rounds = member.state.rounds
+        return OuterState(swarm.manifest, SCHEMA, vector, folder, rounds, amendments=amendments)
+
+    from_disk = from_folder(None)
     problems = await member.driver.on_disk(from_disk.restore)
     assert any("another manifest" in p or "can't be gone on from" in p for p in problems)
     assert from_disk.head.version == 2, "it stops before what it can't follow"
-    again = OuterState(
-        swarm.manifest,
-        SCHEMA,
-        np.zeros(SCHEMA.total, np.float32),
-        member.folder / "checkpoints",
-        member.state.rounds,
-        amendments=member.state.amendments,
-    )
+    again = from_folder(member.state.amendments)
     assert await member.driver.on_disk(again.restore) == []
     assert (again.parameters.tobytes(), again.momentum.tobytes()) == member.bits
     assert again.head == member.state.head

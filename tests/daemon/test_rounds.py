@@ -7,7 +7,7 @@ import errno
 import hashlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,22 +27,7 @@ from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.amendments import Amendments
 from atoll.protocol.round import types as t
 
-from .swarm import SCHEMA, Member, Swarm, delta
-
-Make = Callable[..., Swarm]
-
-
-@pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Make]:
-    swarms: list[Swarm] = []
-
-    def begin(count: int, min_peers: int | None = None, sizes: Sequence[int] = (), **more: Any) -> Swarm:
-        swarms.append(Swarm(tmp_path / "swarm", count, min_peers, sizes, **more))
-        return swarms[-1]
-
-    yield begin
-    for swarm in swarms:
-        await swarm.close()
+from .swarm import SCHEMA, Make, Member, Swarm, delta
 
 
 async def one_round(swarm: Swarm, seed: int) -> None:

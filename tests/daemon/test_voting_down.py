@@ -18,7 +18,7 @@ from atoll.protocol.chain import leader_of
 from atoll.protocol.round import plan as plans
 from atoll.protocol.round import types as t
 
-from .swarm import Member, Swarm, delta
+from .swarm import Make, Member, Swarm, delta
 
 LIARS = {1: 5, 2: 8}
 """How many lie of how many: as many as leave the honest ones a majority of voters."""
@@ -179,129 +179,114 @@ def swarm_views(swarm: Swarm, idle: Member) -> None:
         member.driver.feed(t.RosterChanged(views))
 
 
-async def test_members_who_differ_too_much_go_on_all_the_same(tmp_path: Path) -> None:
+async def test_members_who_differ_too_much_go_on_all_the_same(make: Make) -> None:
     """Two of which one learned the opposite of the other, and ten times as much."""
-    swarm = Swarm(tmp_path / "swarm", 2, merge="filter", audit=True)
-    try:
-        train(swarm, 1)
-        await swarm.version(1)
-        one, other = swarm.members
-        one.train(10 * delta(7), 100)
-        other.train(-delta(7), 100)
-        await swarm.version(2)
-        assert [r.outcome for r in other.reports if r.version == 2][:2] == ["aborted", "aborted"]
-        assert other.reports[-1].outcome != "aborted" and one.bits == other.bits
-        for member in (one, other):
-            assert member.driver.guard._around.standings.standings.all_quarantined == {}
-    finally:
-        await swarm.close()
+    swarm = make(2, merge="filter", audit=True)
+    train(swarm, 1)
+    await swarm.version(1)
+    one, other = swarm.members
+    one.train(10 * delta(7), 100)
+    other.train(-delta(7), 100)
+    await swarm.version(2)
+    assert [r.outcome for r in other.reports if r.version == 2][:2] == ["aborted", "aborted"]
+    assert other.reports[-1].outcome != "aborted" and one.bits == other.bits
+    for member in (one, other):
+        assert member.driver.guard._around.standings.standings.all_quarantined == {}
 
 
 async def test_who_made_what_was_voted_down_twice_at_one_head_stands_worse_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An honest one whose texts are odd owns chunks in more than one session of a round."""
-    swarm = Swarm(tmp_path / "swarm", 3, merge="filter", audit=True)
-    try:
-        train(swarm, 1)
-        await swarm.version(1)
-        me, maker, third = swarm.members
-        guard = me.driver.guard
+    swarm = make(3, merge="filter", audit=True)
+    train(swarm, 1)
+    await swarm.version(1)
+    me, maker, third = swarm.members
+    guard = me.driver.guard
 
-        async def away(*arguments: Any) -> tuple[str, tuple[bytes, ...]]:
-            return "they point away", (maker.me,)
+    async def away(*arguments: Any) -> tuple[str, tuple[bytes, ...]]:
+        return "they point away", (maker.me,)
 
-        monkeypatch.setattr(guard._judging, "against", away)
-        for view, leader in enumerate((maker, third)):
-            session = pb.SessionId(parent=b"p" * 32, view=view, leader=leader.me)
-            assert (await guard.refuses(pb.Commit(version=2, session=session), {}))[1] == (maker.me,)
-            guard.ended(t.SessionReport(session, 2, "aborted", "most refuse its results", refused=(me.me,)))
-        assert guard._around.standings.standings.strikes[standing.VOTED_DOWN] == 1
-        assert guard.quarantined(maker.me) is None
-    finally:
-        await swarm.close()
+    monkeypatch.setattr(guard._judging, "against", away)
+    for view, leader in enumerate((maker, third)):
+        session = pb.SessionId(parent=b"p" * 32, view=view, leader=leader.me)
+        assert (await guard.refuses(pb.Commit(version=2, session=session), {}))[1] == (maker.me,)
+        guard.ended(t.SessionReport(session, 2, "aborted", "most refuse its results", refused=(me.me,)))
+    assert guard._around.standings.standings.strikes[standing.VOTED_DOWN] == 1
+    assert guard.quarantined(maker.me) is None
 
 
-async def test_a_session_that_ends_while_its_commit_is_judged_gets_no_vote(tmp_path: Path) -> None:
-    swarm = Swarm(tmp_path / "swarm", 3, merge="filter", audit=True)
-    try:
-        train(swarm, 1)
-        await swarm.version(1)
-        slow, *others = swarm.members
-        release, judging = asyncio.Event(), asyncio.Event()
-        calls: list[pb.Commit] = []
+async def test_a_session_that_ends_while_its_commit_is_judged_gets_no_vote(make: Make) -> None:
+    swarm = make(3, merge="filter", audit=True)
+    train(swarm, 1)
+    await swarm.version(1)
+    slow, *others = swarm.members
+    release, judging = asyncio.Event(), asyncio.Event()
+    calls: list[pb.Commit] = []
 
-        def first(member: Member, answer: Callable[[], Awaitable[str]]) -> None:
-            refuses = member.driver.guard.refuses
-            asked: list[pb.Commit] = []
+    def first(member: Member, answer: Callable[[], Awaitable[str]]) -> None:
+        refuses = member.driver.guard.refuses
+        asked: list[pb.Commit] = []
 
-            async def judged(commit: pb.Commit, results: Any) -> tuple[str, tuple[bytes, ...]]:
-                asked.append(commit)
-                if len(asked) == 1:
-                    return await answer(), ()
-                calls.append(commit)
-                return await refuses(commit, results)
+        async def judged(commit: pb.Commit, results: Any) -> tuple[str, tuple[bytes, ...]]:
+            asked.append(commit)
+            if len(asked) == 1:
+                return await answer(), ()
+            calls.append(commit)
+            return await refuses(commit, results)
 
-            member.driver.guard.refuses = judged  # type: ignore[method-assign]
+        member.driver.guard.refuses = judged  # type: ignore[method-assign]
 
-        async def late() -> str:
-            judging.set()
-            await release.wait()
-            return ""
+    async def late() -> str:
+        judging.set()
+        await release.wait()
+        return ""
 
-        async def no() -> str:
-            await judging.wait()
-            return "it points away"
+    async def no() -> str:
+        await judging.wait()
+        return "it points away"
 
-        first(slow, late)
-        for member in others:
-            first(member, no)
-        train(swarm, 2)
-        await swarm.until(lambda: any(r.outcome == "aborted" for r in slow.reports))
-        release.set()
-        await swarm.version(2)
-        assert slow.reports[-1].outcome == "certified" and len(calls) == 3
-        assert slow.trouble == [], "its one vote was not spent on what was voted down"
-    finally:
-        await swarm.close()
+    first(slow, late)
+    for member in others:
+        first(member, no)
+    train(swarm, 2)
+    await swarm.until(lambda: any(r.outcome == "aborted" for r in slow.reports))
+    release.set()
+    await swarm.version(2)
+    assert slow.reports[-1].outcome == "certified" and len(calls) == 3
+    assert slow.trouble == [], "its one vote was not spent on what was voted down"
 
 
 async def test_what_was_voted_down_is_no_measure_of_what_is_usual(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it then gives way, and judges nothing, the one before would be taken for the one applied."""
-    swarm = Swarm(tmp_path / "swarm", 2, merge="filter", audit=True)
-    try:
-        train(swarm, 1)
-        await swarm.version(1)
-        guard = swarm.members[1].driver.guard
-        guard._judging._last = 0, 1000.0
-        monkeypatch.setattr(guard, "_gives_way", lambda parent: True)
-        train(swarm, 2)
-        await swarm.version(2)
-        limit = guard._judging._norms.limit(0)
-        assert limit is not None and limit < 1000
-    finally:
-        await swarm.close()
+    swarm = make(2, merge="filter", audit=True)
+    train(swarm, 1)
+    await swarm.version(1)
+    guard = swarm.members[1].driver.guard
+    guard._judging._last = 0, 1000.0
+    monkeypatch.setattr(guard, "_gives_way", lambda parent: True)
+    train(swarm, 2)
+    await swarm.version(2)
+    limit = guard._judging._norms.limit(0)
+    assert limit is not None and limit < 1000
 
 
-async def test_who_is_left_of_many_voters_goes_on_though_two_differ_too_much(tmp_path: Path) -> None:
+async def test_who_is_left_of_many_voters_goes_on_though_two_differ_too_much(make: Make) -> None:
     """Four were in the last round, and two of them are gone."""
-    swarm = Swarm(tmp_path / "swarm", 4, merge="filter", audit=True)
-    try:
-        train(swarm, 1)
-        await swarm.version(1)
-        gone = swarm.members[2:]
-        for member in gone:
-            await swarm.lose(member)
-        one, other = swarm.members
-        assert len(one.state.head.electorate) == 4 and one.driver.machine.voters == {one.me, other.me}
-        one.train(10 * delta(7), 100)
-        other.train(-delta(7), 100)
-        await swarm.version(2)
-        assert one.bits == other.bits and other.reports[-1].outcome == "provisional"
-    finally:
-        await swarm.close()
+    swarm = make(4, merge="filter", audit=True)
+    train(swarm, 1)
+    await swarm.version(1)
+    gone = swarm.members[2:]
+    for member in gone:
+        await swarm.lose(member)
+    one, other = swarm.members
+    assert len(one.state.head.electorate) == 4 and one.driver.machine.voters == {one.me, other.me}
+    one.train(10 * delta(7), 100)
+    other.train(-delta(7), 100)
+    await swarm.version(2)
+    assert one.bits == other.bits and other.reports[-1].outcome == "provisional"
 
 
 async def test_a_refused_leader_is_not_followed_again_at_this_head(

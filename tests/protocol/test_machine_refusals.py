@@ -80,8 +80,8 @@ def test_whoever_is_against_it_does_not_go_on_with_it_alone(voting: Bench):
     assert ended.report.outcome == "aborted", "THIRD says nothing"
 
 
-def test_others_go_on_with_it_where_more_are_for_it_than_against():
-    voters = tuple(sorted((*TRIO, OUTSIDER, b"gone")))
+def that_voted(voters: tuple[bytes, ...]) -> Bench:
+    """SECOND, which has voted for a commit, as FIRST has; `voters`: of its parent."""
     member = Bench(SECOND, replace(HEAD, electorate=voters))
     member.local()
     member.planned()
@@ -89,18 +89,18 @@ def test_others_go_on_with_it_where_more_are_for_it_than_against():
     member.commit()
     member.persisted()
     member.vote(FIRST)
+    return member
+
+
+def test_others_go_on_with_it_where_more_are_for_it_than_against():
+    voters = tuple(sorted((*TRIO, OUTSIDER, b"gone")))
+    member = that_voted(voters)
     (ended,) = of(t.Ended, member.refuse(THIRD))
     assert (ended.report.outcome, ended.report.refused) == ("provisional", (THIRD,))
 
 
 def test_a_voter_outside_the_session_does_not_abort_it():
-    member = Bench(SECOND, replace(HEAD, electorate=tuple(sorted((*TRIO, OUTSIDER)))))
-    member.local()
-    member.planned()
-    member.results()
-    member.commit()
-    member.persisted()
-    member.vote(FIRST)
+    member = that_voted(tuple(sorted((*TRIO, OUTSIDER))))
     assert not of(t.Ended, member.refuse(OUTSIDER))
     (ended,) = of(t.Ended, member.refuse(THIRD))
     assert ended.report.outcome == "provisional", "of the three in the session one is against it"

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
 from atoll.daemon.cli import main
 from atoll.daemon.errors import AtollError
@@ -21,17 +20,10 @@ from atoll.daemon.simulate.island import AheadIsland
 from atoll.peers import transfer as tr
 from atoll.protocol import messages_pb2 as pb
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SEEDS = 300
 """How many seeds each run of the tests tries; `make sim` tries 10,000."""
 SLICE = 30
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("first", range(1, 1 + SEEDS, SLICE))

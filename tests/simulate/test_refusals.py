@@ -6,20 +6,12 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-import torch
 
 from atoll.daemon.simulate import chaos, scenario
 from atoll.daemon.simulate.engine import Engine
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SLICE = 15
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("refusing", [0.1, 0.4])
