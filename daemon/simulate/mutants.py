@@ -149,11 +149,12 @@ def _twice(part: t.Part) -> t.Part:
 
 @contextmanager
 def provisional_beats_certified() -> Patched:
-    """Fork choice looks at tokens first."""
+    """Fork choice has it the wrong way round."""
+    rank: Callable[..., tuple[Any, ...]] = forks._rank
 
-    def poor(link: forks.Link, known: Any) -> tuple[Any, ...]:
-        certified = link.certified if known is None else link.digest in known
-        return not certified, link.cumulative_tokens, link.digest
+    def poor(*arguments: Any) -> tuple[Any, ...]:
+        certified, *rest = rank(*arguments)
+        return not certified, *rest
 
     with patch.object(forks, "_rank", poor):
         yield
