@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.process.harness import Daemon, must
+from tests.process.harness import Daemon, descendants, must
+
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -31,6 +34,21 @@ def a_swarm(count: int, *options: str) -> Iterator[list[Daemon]]:
 def a_ticket(node: Daemon) -> str:
     """One for one newcomer, of a node that knows its addresses."""
     return must("ticket", "--data-dir", str(node.folder)).strip().splitlines()[-1]
+
+
+def cpu_s(pids: list[int]) -> float:
+    """User and system time of these processes."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        total += sum(int(ticks) for ticks in fields[11:13])
+    return total / _TICKS
+
+
+def daemon_of(node: Daemon) -> list[int]:
+    """The daemon and its p2pd; the others below it are trainers."""
+    below = descendants(node.process.pid)
+    return [node.process.pid, *(p for p in below if b"p2pd" in Path(f"/proc/{p}/cmdline").read_bytes())]
 
 
 def options_of(doc: str | None, results: Path) -> argparse.ArgumentParser:

@@ -1,10 +1,12 @@
 """What intruders cost a private swarm of real daemons: each attack of tests/process/intruders.py.
 
-    python -m benchmarks.intruders            about ten minutes with nothing else running
+    python -m benchmarks.intruders            about a quarter of an hour with nothing else running
 
-Two members train. By turns they are left alone for some rounds and attacked for as many, again and again; the
-attacker runs at the lowest priority, so what is measured is what its victim has to do. Memory is that of the
-victim's daemon and its p2pd together (resident), before the first attack of a kind and after the last.
+Two members train, on one core of this machine; the intruder has another to itself, as it would have a
+machine of its own: so what makes rounds longer is what its victim has to do. The members are left alone for
+some rounds, attacked for as many, left alone again, and so on through all attacks, twice: memory that has
+grown by the first time shows by the second whether it goes on. CPU time and memory (resident) are those of
+the victim's daemon and its p2pd together, over the same rounds.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ import itertools
 import os
 import statistics
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.process.harness import Daemon, descendants
+from tests.process.harness import Daemon
 from tests.process.intruders import ATTACKS, insiders, intruder, refused_of
 
-from benchmarks.daemons import a_swarm, options_of
+from benchmarks.daemons import a_swarm, cpu_s, daemon_of, options_of
 
-ROUNDS = 4
+ROUNDS, FIRST, PASSES = 3, 8, 2
 RESULTS = Path(__file__).parent / "results" / "intruders.md"
 GOAL = 1.05
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -29,28 +33,41 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 def resident_mb(node: Daemon) -> float:
     """Of the daemon and its p2pd; not of its trainer, which no intruder reaches."""
-    total = 0
-    for pid in (node.process.pid, *descendants(node.process.pid)):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if pid == node.process.pid or b"p2pd" in command:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-    return total / 1e6
+    pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in daemon_of(node))
+    return sum(pages) * _PAGE / 1e6
 
 
-async def rounds(node: Daemon, count: int) -> list[float]:
-    """Seconds of the next rounds, from one new version to the next."""
+@dataclass(frozen=True)
+class Stretch:
+    """Some rounds: seconds of each, and what the victim took for them."""
+
+    rounds: list[float]
+    cpu: float
+    grown_mb: float
+
+    @property
+    def load(self) -> float:
+        """CPU seconds in a second."""
+        return self.cpu / sum(self.rounds)
+
+
+async def stretch(node: Daemon, count: int) -> Stretch:
+    """The next rounds, from one new version to the next."""
     version = (await asyncio.to_thread(node.wait_for_version, 1))["version"]
-    ends = []
+    ends, cpu, memory = list[float](), 0.0, 0.0
     for k in range(count + 1):
         await asyncio.to_thread(node.wait_for_version, version + 1 + k)
+        if not ends:
+            cpu, memory = cpu_s(daemon_of(node)), resident_mb(node)
         ends.append(time.monotonic())
-    return [b - a for a, b in itertools.pairwise(ends)]
+    lengths = [b - a for a, b in itertools.pairwise(ends)]
+    return Stretch(lengths, cpu_s(daemon_of(node)) - cpu, resident_mb(node) - memory)
 
 
-async def attacked(node: Daemon, name: str, folder: Path) -> tuple[list[float], int]:
+async def attacked(node: Daemon, name: str, folder: Path) -> tuple[Stretch, int]:
     """The same while this attack is repeated; how often it was."""
     attack, _ = ATTACKS[name]
-    watching = asyncio.create_task(rounds(node, ROUNDS))
+    watching = asyncio.create_task(stretch(node, ROUNDS))
     done = 0
     while not watching.done():
         async with intruder(node, folder / f"{name} {done}") as who:
@@ -63,43 +80,84 @@ async def attacked(node: Daemon, name: str, folder: Path) -> tuple[list[float], 
     return await watching, done
 
 
-async def measure(first: Daemon, folder: Path) -> list[str]:
-    lines = []
+@dataclass
+class Found:
+    """What was seen of one attack, each time that its turn came."""
+
+    times: int = 0
+    quiet: list[Stretch] = field(default_factory=list)
+    under: list[Stretch] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def row(self, name: str) -> str:
+        quiet, under = (
+            statistics.median(s for one in found for s in one.rounds) for found in (self.quiet, self.under)
+        )
+        loads = (statistics.mean(one.load for one in found) for found in (self.quiet, self.under))
+        cells = (
+            name,
+            str(self.times),
+            f"{under / quiet:.3f}",
+            *(f"{load:.1%}" for load in loads),
+            ", ".join(f"{one.grown_mb:+.1f}" for one in self.under),
+            ", ".join(f"{reason} {n}" for reason, n in self.refused.items()) or "nothing to refuse",
+        )
+        return f"| {' | '.join(cells)} |"
+
+
+async def measure(first: Daemon, folder: Path, names: list[str]) -> tuple[dict[str, Found], list[float]]:
+    """What each attack did, and the victim's memory in MB: before all, and after each pass."""
+    found = {name: Found() for name in names}
+    memory = [resident_mb(first)]
     inside = insiders(first)
-    for name, (_, reasons) in ATTACKS.items():
-        before, memory = refused_of(first), resident_mb(first)
-        quiet = await rounds(first, ROUNDS)
-        under, times = await attacked(first, name, folder)
-        quiet += await rounds(first, ROUNDS)
-        ratio = statistics.median(under) / statistics.median(quiet)
-        grown, after = resident_mb(first) - memory, refused_of(first)
-        counted = ", ".join(f"{r} {after[r] - before.get(r, 0):.0f}" for r in reasons) or "nothing to refuse"
-        status = first.status()
-        assert status is not None and status["peers"] == 1, "somebody is in"
-        assert [node for node in insiders(first) if node in inside] == inside
-        lines.append(f"| {name} | {times} | {ratio:.3f} | {memory:.0f} | {grown:+.1f} | {counted} |")
-        print(lines[-1], flush=True)
-    return lines
+    quiet = await stretch(first, ROUNDS)
+    for turn in range(PASSES):
+        for name, one in found.items():
+            before = refused_of(first)
+            under, times = await attacked(first, name, folder / f"pass {turn}")
+            one.quiet.append(quiet)
+            quiet = await stretch(first, ROUNDS)
+            one.quiet.append(quiet)
+            one.under.append(under)
+            one.times += times
+            after = refused_of(first)
+            one.refused.update({r: round(after[r] - before.get(r, 0)) for r in ATTACKS[name][1]})
+            status = first.status()
+            assert status is not None and status["peers"] == 1, "somebody is in"
+            assert [node for node in insiders(first) if node in inside] == inside
+            print(one.row(name), flush=True)
+        memory.append(resident_mb(first))
+    return found, memory
 
 
 def main() -> None:
-    arguments = options_of(__doc__, RESULTS).parse_args()
-    with a_swarm(2, "--private", "--inner-steps", "40", "--batch", "4", "--min-peers", "2") as (first, _):
+    parser = options_of(__doc__, RESULTS)
+    parser.add_argument("--attacks", nargs="*", choices=sorted(ATTACKS), default=list(ATTACKS))
+    arguments = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        parser.error("the members and the intruder need a core each")
+    os.sched_setaffinity(0, cores[:1])
+    with a_swarm(2, "--private", "--inner-steps", "20", "--batch", "4", "--min-peers", "2") as (first, _):
         first.wait_for(lambda s: s["peers"] == 1, "both are there")
-        first.wait_for_version(2)
-        os.nice(19)
-        lines = asyncio.run(measure(first, first.folder.parent))
+        first.wait_for_version(FIRST)
+        os.sched_setaffinity(0, cores[1:])
+        found, memory = asyncio.run(measure(first, first.folder.parent, arguments.attacks))
     text = [
         "# Intruders",
         "",
-        "Made by `python -m benchmarks.intruders`: a private swarm of two real daemons on one machine, each",
-        f"attack repeated over {ROUNDS} rounds, between as many quiet ones before and after. The goal is a",
-        f"ratio of {GOAL} at most.",
+        "Made by `python -m benchmarks.intruders`: a private swarm of two real daemons on one core, the",
+        f"intruder on another; {PASSES} times through all attacks, each repeated over {ROUNDS} rounds between as",
+        "many quiet ones. CPU is that of the victim's daemon and p2pd, in parts of a core.",
         "Nothing was accepted: the members are the same and no link of a stranger stayed.",
         "",
-        "| attack | times | round, ratio | memory, MB | grown by | refused, by reason |",
-        "|---|---|---|---|---|---|",
-        *lines,
+        f"The goal is a ratio of {GOAL} at most, and memory that stays what it is: daemon and p2pd had",
+        f"{memory[0]:.0f} MB before all attacks, and {', '.join(f'{mb:.0f}' for mb in memory[1:])} MB after each",
+        "time through them.",
+        "",
+        "| attack | times | round, ratio | CPU quiet | attacked | MB grown, each time | refused, by reason |",
+        "|---|---|---|---|---|---|---|",
+        *(one.row(name) for name, one in found.items()),
         "",
     ]
     arguments.out.write_text("\n".join(text))

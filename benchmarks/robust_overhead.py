@@ -12,27 +12,16 @@ their own most of that is done beside the training.
 
 from __future__ import annotations
 
-import os
 import statistics
 from pathlib import Path
 
 from tests.process.harness import descendants
 
-from benchmarks.daemons import a_swarm, options_of
+from benchmarks.daemons import a_swarm, cpu_s, daemon_of, options_of
 
 NODES, FIRST, ROUNDS = 4, 2, 8
 RESULTS = Path(__file__).parent / "results" / "robust_overhead.md"
 SETTINGS: dict[str, tuple[str, ...]] = {"mean": (), "untrusted": ("--untrusted",)}
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_s(pids: list[int]) -> float:
-    """User and system time of these processes."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        total += sum(int(ticks) for ticks in fields[11:13])
-    return total / TICKS
 
 
 def measure(setting: tuple[str, ...], inner_steps: int) -> tuple[float, float, float]:
@@ -40,9 +29,9 @@ def measure(setting: tuple[str, ...], inner_steps: int) -> tuple[float, float, f
     made = ("--inner-steps", str(inner_steps), "--batch", "8", "--min-peers", str(NODES))
     with a_swarm(NODES, *made, *setting) as nodes:
         begin = nodes[0].wait_for_version(FIRST)
+        daemons = [pid for node in nodes for pid in daemon_of(node)]
         below = [pid for node in nodes for pid in descendants(node.process.pid)]
-        trainers = [pid for pid in below if b"p2pd" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        daemons = [node.process.pid for node in nodes] + [pid for pid in below if pid not in trainers]
+        trainers = [pid for pid in below if pid not in daemons]
         before = cpu_s(daemons), cpu_s(trainers)
         for version in range(begin["version"], begin["version"] + ROUNDS):
             end = nodes[0].wait_for_version(version + 1)

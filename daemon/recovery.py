@@ -348,9 +348,8 @@ class Recovery:
         """Applies the commits up to a peer's head, as far as they can be had."""
         try:
             # The swarm goes on meanwhile: a slow line would never be done with it otherwise.
-            while best.status.version > outer.head.version:
-                holders = self._at_head_of(best)
-                await sync.catch_up(self._host, holders, outer, driver.on_disk, replayed, self._ahead)
+            while best.status.version > outer.head.version and self._following.leads(outer.chain, best):
+                await self._catch_up(best, outer, driver, replayed)
                 best = self._neighbours.roster.entries.get(best.peer, best)
         except sync.SyncFailed as error:
             # What came until then is told and booked before anything else is tried.
@@ -359,6 +358,17 @@ class Recovery:
             then = "it tries again" if replayed else "the whole state is fetched"
             self._events.emit("behind", f"Replay ends at version {outer.head.version} ({error}); {then}.")
         return False
+
+    async def _catch_up(
+        self, best: RosterEntry, outer: OuterState, driver: RoundDriver, replayed: sync.Applied
+    ) -> None:
+        """Commits of a peer's chain, as far as they count by what is known while each is applied."""
+        holders = self._at_head_of(best)
+
+        def leads(entry: RosterEntry) -> bool:
+            return self._following.leads(outer.chain, entry)
+
+        await sync.catch_up(self._host, holders, outer, driver.on_disk, replayed, self._ahead, leads)
 
     def _at_head_of(self, best: RosterEntry) -> list[RosterEntry]:
         """The best peer, and those that hold the same head."""
@@ -425,8 +435,7 @@ class Recovery:
         await island.books_are_saved()
         try:
             now = self._neighbours.roster.entries.get(step.entry.peer, step.entry)
-            holders = self._at_head_of(now)
-            await sync.catch_up(self._host, holders, outer, driver.on_disk, replayed, self._ahead)
+            await self._catch_up(now, outer, driver, replayed)
         except sync.SyncFailed as error:
             self._events.emit("behind", f"The rounds since then are not here yet ({error}).")
         except (AtollError, OSError) as error:

@@ -329,6 +329,10 @@ class Following:
             return True
         return forks.has_weight(mine, entry.chain, training)
 
+    def leads(self, mine: forks.Chain, entry: RosterEntry) -> bool:
+        """Whether the next commit of a peer's chain is to be had: it may have made the last ones alone."""
+        return bool(entry.chain) and self._leads_on(mine, entry, self.known(mine), self._training())
+
     def ahead(self, mine: forks.Chain, now: float) -> set[bytes]:
         """Peers whose chain is to be followed instead of `mine`."""
         return {e.peer for e in self._candidates(mine, self.known(mine), now)}

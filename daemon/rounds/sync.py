@@ -191,8 +191,9 @@ async def catch_up(
     on_disk: OnDisk,
     applied: Applied,
     ahead: Ahead,
+    leads: Callable[[RosterEntry], bool],
 ) -> None:
-    """Fetches and applies the commits between this head and the first holder's.
+    """Fetches and applies the commits between this head and the first holder's, as long as it `leads` on.
 
     Each applied one joins `applied`, with the digest of the head that it made. The other holders are at the
     same head, and step in where the first one fails. What was fetched `ahead` is used first.
@@ -203,7 +204,7 @@ async def catch_up(
     goal = int(holders[0].status.version)
     if goal - state.head.version > KEEP and not ahead.has(state.head.version + 1):
         raise SyncFailed("the gap is longer than the log that peers keep")
-    while state.head.version < goal:
+    while state.head.version < goal and leads(holders[0]):
         failures: list[str] = []
         sources: list[bytes | Ahead] = [ahead] if ahead.has(state.head.version + 1) else []
         for source in (*sources, *(holder.peer for holder in holders)):

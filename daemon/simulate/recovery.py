@@ -250,11 +250,12 @@ class Recovery:
             target = best.status.version
             if target - store.head.version > KEEP:
                 raise Failed("the holder's log does not reach this head")
-            while store.head.version < target:
-                now = node.roster.entries.get(best.peer)
-                if now and now.chain and forks.compare(store.chain, now.chain) is forks.Choice.AHEAD:
-                    target = max(target, now.status.version)
+            now = best
+            while store.head.version < target and node.following.leads(store.chain, now):
                 yield from self._replay_one(best.peer, replayed)
+                now = node.roster.entries.get(best.peer, now)
+                if now.chain and forks.compare(store.chain, now.chain) is forks.Choice.AHEAD:
+                    target = max(target, now.status.version)
         except Failed as error:
             # What came until then is told and booked before anything else is tried.
             node.engine.say("{} can't replay: {}", node.name, str(error))

@@ -250,6 +250,10 @@ async def on_disk(work: Callable[..., object], *arguments: object) -> object:
     return work(*arguments)
 
 
+def always(entry: RosterEntry) -> bool:
+    return True
+
+
 def ahead_of(member: Member) -> Ahead:
     rounds = member.state.rounds
     return Ahead(rounds.folder / "ahead", member.state.manifest.swarm_id, rounds.payload_bytes)
@@ -265,16 +269,31 @@ async def test_missed_commits_come_from_another_one_when_the_first_fails(net: Ne
         path.unlink()
     applied: sync.Applied = []
     async with asyncio.timeout(DEADLINE_S):
-        await sync.catch_up(net.asker, entries, behind.state, on_disk, applied, ahead_of(behind))
+        await sync.catch_up(net.asker, entries, behind.state, on_disk, applied, ahead_of(behind), always)
     assert len(applied) == 4 and behind.bits == first.bits
     assert behind.state.head == first.state.head and applied[-1][1] == first.state.head.digest
     with pytest.raises(SyncFailed, match="not_found"):
-        await sync.catch_up(net.asker, entries[:1], again.state, on_disk, [], ahead_of(again))
+        await sync.catch_up(net.asker, entries[:1], again.state, on_disk, [], ahead_of(again), always)
     far = [RosterEntry(b"x", pb.NodeStatus(version=100), 0.0, 0.0)]
     with pytest.raises(SyncFailed, match="longer than the log"):
-        await sync.catch_up(net.asker, far, again.state, on_disk, [], ahead_of(again))
+        await sync.catch_up(net.asker, far, again.state, on_disk, [], ahead_of(again), always)
     for member in (behind, again):
         await member.driver.close()
+
+
+async def test_commits_are_replayed_as_far_as_they_count(net: Net) -> None:
+    behind, applied = net.newcomer("behind"), sync.Applied()
+
+    def leads(entry: RosterEntry) -> bool:
+        assert entry is entries[0]
+        return len(applied) < 2
+
+    entries = net.entries()
+    async with asyncio.timeout(DEADLINE_S):
+        await sync.catch_up(net.asker, entries, behind.state, on_disk, applied, ahead_of(behind), leads)
+    assert [digest for _, digest in applied] == [link.digest for link in entries[0].chain[3:1:-1]]
+    assert behind.state.head.version == 2
+    await behind.driver.close()
 
 
 async def test_what_peers_forget_while_a_state_comes_was_kept(net: Net) -> None:
@@ -294,7 +313,7 @@ async def test_what_peers_forget_while_a_state_comes_was_kept(net: Net) -> None:
     damaged.write_bytes(damaged.read_bytes()[:-1])
     applied: sync.Applied = []
     with pytest.raises(SyncFailed, match="commit 4"):
-        await sync.catch_up(net.asker, net.entries(), slow.state, on_disk, applied, ahead)
+        await sync.catch_up(net.asker, net.entries(), slow.state, on_disk, applied, ahead, always)
     assert len(applied) == 3 and slow.state.head.digest == net.servers[0][1].state.chain[1].digest
     ahead.forget(4)
     assert not list(ahead.folder.iterdir())
@@ -333,7 +352,7 @@ async def test_a_full_disk_is_told_and_nobody_else_is_asked(
 
     monkeypatch.setattr(files, "replace_durably", full)
     with pytest.raises(AtollError, match="No space left") as caught:
-        await sync.catch_up(net.asker, net.entries(), slow.state, on_disk, [], ahead_of(slow))
+        await sync.catch_up(net.asker, net.entries(), slow.state, on_disk, [], ahead_of(slow), always)
     assert caught.value.code == "disk_full" and len(asked) == 1
     ahead = ahead_of(slow)
     ahead.folder.mkdir()

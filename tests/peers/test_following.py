@@ -309,6 +309,21 @@ def test_who_may_not_train_counts_for_nothing_whatever_it_says(around: Around):
     assert around.following.ahead(MINE, 0.0) == {A, B}
 
 
+def test_of_a_chain_that_leads_on_what_a_few_made_alone_at_its_end_does_not_count(wary: Around):
+    for peer in (A, B, C):
+        wary.meet(peer, chained("abcd"))
+    wary.meet(L, chained("abcdL"))
+    liar, longer = wary.roster.entries[L], chain_of(chained("abcd"))
+    assert L in wary.following.ahead(MINE, 0.0), "up to d all have it"
+    assert wary.following.leads(MINE, liar) and not wary.following.leads(longer, liar)
+    wary.following.proven(liar.chain[0].digest)
+    assert wary.following.leads(longer, liar), "its votes were seen"
+    nonsense = chained("abcdef")
+    del nonsense.chain[1]
+    wary.meet(L, nonsense)
+    assert not wary.following.leads(MINE, wary.roster.entries[L])
+
+
 def test_of_two_commits_without_votes_the_one_counts_that_more_have_whatever_tokens_it_claims(wary: Around):
     for peer in (A, B, C):
         wary.meet(peer, chained("abc"))
