@@ -51,6 +51,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     except (KeyError, ValueError, OSError) as error:
         print(f"The trainer is started by the daemon ({FD_VARIABLE}: {error!r}).", file=sys.stderr)
         return 2
+    load_libraries()
     try:
         train(endpoint)
     except SwarmStopped:
@@ -62,6 +63,14 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         endpoint.send(Failed(error.code, str(error)[:MAX_TEXT]))
         return 1
     return 0
+
+
+def load_libraries() -> None:
+    """Has torch load what it loads at the first use of an optimizer, which takes as long as torch itself.
+
+    The daemon looks for peers and fetches the state meanwhile, so that training begins as soon as that is here.
+    """
+    make_optimizer(torch.nn.Linear(1, 1), InnerConfig())
 
 
 def train(endpoint: Endpoint) -> None:

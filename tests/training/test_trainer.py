@@ -202,6 +202,20 @@ def test_what_can_not_be_trained_is_named(daemon, about, monkeypatch, change, co
     assert daemon.hear(Failed).code == code
 
 
+def test_what_takes_long_to_load_is_there_before_the_welcome():
+    code = """
+import sys
+from atoll.daemon.training import trainer
+from atoll.daemon.training.model import GPT, GPTConfig
+trainer.load_libraries()
+before = set(sys.modules)
+trainer.make_optimizer(GPT(GPTConfig(layers=1, width=32, heads=2, context=16)), trainer.InnerConfig())
+print(len(set(sys.modules) - before))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=EXIT_S)
+    assert said.stdout.strip() == "0", said
+
+
 def test_started_by_hand_it_explains_itself():
     environment = {name: value for name, value in os.environ.items() if name != FD_VARIABLE}
     done = subprocess.run(
