@@ -17,6 +17,7 @@ import os
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,15 +86,15 @@ class Found:
     """What was seen of one attack, each time that its turn came."""
 
     times: int = 0
-    quiet: list[Stretch] = field(default_factory=list)
+    before: list[Stretch] = field(default_factory=list)
     under: list[Stretch] = field(default_factory=list)
+    after: list[Stretch] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
 
     def row(self, name: str) -> str:
-        quiet, under = (
-            statistics.median(s for one in found for s in one.rounds) for found in (self.quiet, self.under)
-        )
-        loads = (statistics.mean(one.load for one in found) for found in (self.quiet, self.under))
+        both = [*self.before, *self.after], self.under
+        quiet, under = (statistics.median(s for one in found for s in one.rounds) for found in both)
+        loads = (statistics.mean(one.load for one in found) for found in both)
         cells = (
             name,
             str(self.times),
@@ -115,9 +116,9 @@ async def measure(first: Daemon, folder: Path, names: list[str]) -> tuple[dict[s
         for name, one in found.items():
             before = refused_of(first)
             under, times = await attacked(first, name, folder / f"pass {turn}")
-            one.quiet.append(quiet)
+            one.before.append(quiet)
             quiet = await stretch(first, ROUNDS)
-            one.quiet.append(quiet)
+            one.after.append(quiet)
             one.under.append(under)
             one.times += times
             after = refused_of(first)
@@ -143,17 +144,22 @@ def main() -> None:
         first.wait_for_version(FIRST)
         os.sched_setaffinity(0, cores[1:])
         found, memory = asyncio.run(measure(first, first.folder.parent, arguments.attacks))
+
+    def grown(of: Callable[[Found], list[Stretch]]) -> float:
+        return sum(stretch.grown_mb for one in found.values() for stretch in of(one))
+
     text = [
         "# Intruders",
         "",
         "Made by `python -m benchmarks.intruders`: a private swarm of two real daemons on one core, the",
-        f"intruder on another; {PASSES} times through all attacks, each repeated over {ROUNDS} rounds between as",
-        "many quiet ones. CPU is that of the victim's daemon and p2pd, in parts of a core.",
+        f"intruder on another; {PASSES} times through all attacks, each repeated over {ROUNDS} rounds",
+        "between as many quiet ones. CPU is that of the victim's daemon and p2pd, in parts of a core.",
         "Nothing was accepted: the members are the same and no link of a stranger stayed.",
         "",
         f"The goal is a ratio of {GOAL} at most, and memory that stays what it is: daemon and p2pd had",
-        f"{memory[0]:.0f} MB before all attacks, and {', '.join(f'{mb:.0f}' for mb in memory[1:])} MB after each",
-        "time through them.",
+        f"{' MB, '.join(f'{mb:.0f}' for mb in memory)} MB before all attacks and after each time through.",
+        f"They grew by {grown(lambda one: one.under):+.0f} MB while they were attacked, and by",
+        f"{grown(lambda one: one.after):+.0f} MB while they were not.",
         "",
         "| attack | times | round, ratio | CPU quiet | attacked | MB grown, each time | refused, by reason |",
         "|---|---|---|---|---|---|---|",

@@ -13,9 +13,9 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError
 
-from atoll import __version__
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.members import take
+from atoll.daemon.saying import SOFTWARE
 from atoll.peers import enrolment
 from atoll.peers.identity import readable_name
 from atoll.peers.p2pd import GONE, Host
@@ -61,7 +61,7 @@ def _request(invitation: Invitation, me: bytes, peer: bytes, look: bool, label: 
     return pb.EnrolRequest(
         swarm_id=invitation.swarm.swarm_id,
         protocol=wire.spoken(),
-        software=f"atoll {__version__}",
+        software=SOFTWARE,
         enrolment=m.enrol(invitation.grant, invitation.key, invitation.swarm, me, peer, kind),
         look=look,
         label=label,

@@ -97,6 +97,7 @@ def _count_strangers(node: Node, registry: CollectorRegistry) -> None:
             refused.labels(f"observer_{kind}").inc(count)
     if node.network is not None:
         refused.labels("dht_record").inc(node.network.refused_records)
+        refused.labels("dht_request").inc(node.network.refused_requests)
     if node.network is not None and node.network.enrolments is not None:
         refused.labels("enrolment_dropped").inc(node.network.enrolments.dropped)
     if node.network is not None and node.network.relay is not None:

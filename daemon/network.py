@@ -149,6 +149,11 @@ class Network:
         return self._discovery.refused_records
 
     @property
+    def refused_requests(self) -> int:
+        """Requests to the DHT that were not answered, for whoever asked had asked too much."""
+        return self._discovery.refused_requests
+
+    @property
     def up(self) -> bool:
         """Whether the libp2p process runs."""
         return self.host.process.returncode is None

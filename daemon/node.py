@@ -15,15 +15,12 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from atoll import __version__
-from atoll.daemon.account_book import AccountBook
 from atoll.daemon.alerts import Alerts
 from atoll.daemon.amending import Amending, load
-from atoll.daemon.config import Config, size_of
+from atoll.daemon.config import Config
 from atoll.daemon.container import tell_of_loss
 from atoll.daemon.controls import Controls
 from atoll.daemon.enrolling import Invitation
@@ -33,46 +30,37 @@ from atoll.daemon.events import Events
 from atoll.daemon.farewell import FAILED, SCRIPT_ENDED, farewell
 from atoll.daemon.finder import Finder
 from atoll.daemon.front import Front
-from atoll.daemon.history import History, Said
+from atoll.daemon.history import History
 from atoll.daemon.island import Island
-from atoll.daemon.left_out import Seen
+from atoll.daemon.link_stage import LinkStage
 from atoll.daemon.machine import MachineFacts
 from atoll.daemon.meeting import Meeting
 from atoll.daemon.members import Members
-from atoll.daemon.neighbours import Hooks, Neighbours
+from atoll.daemon.neighbours import Neighbours
 from atoll.daemon.network import Network
-from atoll.daemon.privacy_book import PrivacyBook, open_privacy
+from atoll.daemon.privacy_book import PrivacyBook
 from atoll.daemon.pulse import Pulse
 from atoll.daemon.reading import Reader, reader_of
 from atoll.daemon.recovery import Recovery
-from atoll.daemon.rhythm import rhythm_of, terms_of
-from atoll.daemon.rounds.config import round_config
+from atoll.daemon.round_stage import RoundStage
 from atoll.daemon.rounds.noise import Noise
-from atoll.daemon.rounds.outer_state import OuterState, served_file
-from atoll.daemon.saying import status_message
+from atoll.daemon.rounds.outer_state import OuterState
+from atoll.daemon.saying import SOFTWARE
 from atoll.daemon.service_manager import ServiceManager
 from atoll.daemon.situation import circumstances
 from atoll.daemon.status import State, duration
 from atoll.daemon.storage import files as disk
 from atoll.daemon.storage.data_dir import DataDir
-from atoll.daemon.storage.files import TROUBLE_CODES
 from atoll.daemon.storage.receipts import Receipts
 from atoll.daemon.ticket_book import TicketBook
 from atoll.daemon.traffic import TrafficBook
-from atoll.daemon.trainers import Trainer, WarmTrainer
 from atoll.daemon.training.errors import DeviceError
 from atoll.daemon.training.memory import SharedMemory
-from atoll.daemon.trust import standing_file_of, surroundings_of
-from atoll.daemon.welcome import welcome
+from atoll.daemon.trust import standing_file_of
 from atoll.peers import identity
 from atoll.peers.enrolment import EnrolServer
-from atoll.peers.files import ServedFile
 from atoll.peers.relay_server import RelayServer
-from atoll.protocol import forks, wire
-from atoll.protocol import messages_pb2 as pb
-from atoll.protocol.chain import Head
 from atoll.protocol.manifest import SwarmManifest
-from atoll.protocol.round import RoundMachine
 from atoll.protocol.round import types as t
 from atoll.protocol.signing import peer_text
 
@@ -86,8 +74,6 @@ ROUNDS = "atoll.daemon.rounds.driver"
 """Brings PyTorch, which takes seconds to load: the page is up by then, and peers are being looked for."""
 FINISH_SESSION_S = 4.0
 """A node that is stopped still gives the session under way so long: others count on its chunks."""
-SOFTWARE = f"atoll {__version__}"
-
 Consent = Callable[[SwarmManifest], Awaitable[bool]]
 
 
@@ -119,7 +105,6 @@ class Node:
         self.history = History(self.started)
         self.front = Front(self)
         self._pulse: Pulse | None = None
-        self._book: AccountBook | None = None
         self.island: Island | None = None
         self.driver: RoundDriver | None = None
         self.outer: OuterState | None = None
@@ -129,8 +114,8 @@ class Node:
         self.recovery: Recovery | None = None
         self.reader: Reader | None = None
         self._given = addresses
-        self._trainer_socket = trainer_socket
-        self._warm: WarmTrainer | None = None
+        self._links = LinkStage(self)
+        self._rounds = RoundStage(self, trainer_socket)
         self._consent = consent
         self._invitation = invitation
         self.members: Members | None = None
@@ -142,7 +127,6 @@ class Node:
         self._exit: Exit = Exit.OK
         self._failure: AtollError | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._round_traffic = (0, 0)
         self.events = Events(folder.events, time.time)
         self.standings = standing_file_of(self)
         self.privacy: PrivacyBook | None = None
@@ -158,7 +142,7 @@ class Node:
     @property
     def trains_by_itself(self) -> bool:
         """Whether it brings the trainer along; else a person's own script trains."""
-        return self._trainer_socket is None
+        return self._rounds.trains_by_itself
 
     @property
     def observes(self) -> bool:
@@ -221,7 +205,7 @@ class Node:
         libraries = asyncio.create_task(asyncio.to_thread(import_module, ROUNDS), name="libraries")
         undo.callback(libraries.cancel)
         if self._consent is None:
-            await self._warm_up(undo)
+            await self._rounds.warm_up(undo)
         self.controls.owner.restore()
         self._spawn(self.controls.watch(), "rules")
         await self._start_network(undo)
@@ -241,7 +225,7 @@ class Node:
         if self.members.admission.roll is not None:
             self.tickets.used = self.members.admission.roll.uses_of
         self._spawn(self.members.keep(), "members")
-        await self._warm_up(undo)
+        await self._rounds.warm_up(undo)
         await self._start_links(undo)
         assert self.recovery is not None
         memory = self.recovery.memory()
@@ -264,18 +248,6 @@ class Node:
         self.enter(State.PREPARING, "the trainer is starting")
         await self.island.start()
         await asyncio.Event().wait()
-
-    async def _warm_up(self, undo: contextlib.AsyncExitStack) -> None:
-        """Starts the trainer's process, unless nothing will train or it runs already.
-
-        Its libraries take seconds to load: that goes on while peers are looked for and the state is fetched.
-        """
-        if self.observes and self._warm is not None:
-            await self._warm.close()
-            self._warm = None
-        elif self.trains_by_itself and not self.observes and self._warm is None:
-            self._warm = await WarmTrainer.start()
-            undo.push_async_callback(self._warm.close)
 
     async def _know(self, manifest: SwarmManifest) -> None:
         """The swarm's description is here, with what has amended it, as far as this disk tells."""
@@ -305,9 +277,12 @@ class Node:
         failure = error if isinstance(error, AtollError) else None
         if failure is None:
             log.error("task %s failed", task.get_name(), exc_info=error)
-        self._failure = failure or AtollError(
-            Exit.BUG, "bug", f"Task {task.get_name()} failed: {error!r}.", "Please report it with the log."
-        )
+        what = f"Task {task.get_name()} failed: {error!r}."
+        self.fail(failure or AtollError(Exit.BUG, "bug", what, "Please report it with the log."))
+
+    def fail(self, error: AtollError) -> None:
+        """Ends the node by what a person has to mend, or to report."""
+        self._failure = error
         self._stop.set()
 
     async def _wind_down(self) -> None:
@@ -372,50 +347,13 @@ class Node:
     # ---- stage: links
 
     async def _start_links(self, undo: contextlib.AsyncExitStack) -> None:
-        assert self.network and self.manifest and self.members and self.amending
+        assert self.network and self.members and self.amending
         host, finder = self.network.host, self.network.finder
-        hooks = Hooks(
-            status=lambda: status_message(self),
-            chain=self._chain,
-            addresses=lambda: self.addresses,
-            provide=self._served,
-            changed=self.roster_changed,
-            lost=finder.look_now,
-            learned=self.network.learned,
-            frame=self._frame,
-            between_rounds=self._between_rounds,
-            carries=lambda: self.controls.network.is_open,
-            weighs=lambda peer: self.standings.quarantined(peer) is None,
-            past=lambda: self.outer.position.ancestors if self.outer is not None else (),
-        )
         lanes = await self.network.open_lanes(undo, self.settings)
-        self.neighbours = Neighbours(
-            host,
-            self.keyring,
-            self.manifest,
-            SOFTWARE,
-            self.events,
-            hooks,
-            lanes,
-            self.settings.pack,
-            self.members.admission,
-            self.amending,
-        )
+        self.neighbours = self._links.neighbours(lanes)
         self._spawn(self.amending.keep(), "amendments")
         self.members.neighbours = self.neighbours
-        self.neighbours.links.limit(self.settings.connections)
-        self.recovery = Recovery(
-            self.folder,
-            self.manifest,
-            host,
-            self.neighbours,
-            self.events,
-            self.alerts,
-            self.enter,
-            self.controls.network.wait,
-            self.amending.amendments,
-        )
-        self.recovery.limit(self.settings.state_rate)
+        self.recovery = self._links.recovery(self.neighbours)
         newest = self.amending.amendments.newest
         self.reader = await asyncio.to_thread(reader_of, self, newest, self.neighbours, self.recovery)
         undo.push_async_callback(self._say_goodbye)
@@ -428,159 +366,24 @@ class Node:
         self._spawn(self.neighbours.heartbeats(), "heartbeats")
         self._spawn(Meeting(self.network, self.neighbours, self.events).keep(), "meeting")
 
-    def _served(self, kind: str, version: int, chunk: int) -> ServedFile | None:
-        """A file for a peer; nothing large while the owner does not let this node use the network."""
-        if kind != "manifest" and not self.controls.network.is_open:
-            return None
-        if kind in ("audit", "proof"):
-            return self.driver.guard.served(kind, version, chunk) if self.driver is not None else None
-        return served_file(self.folder, self.outer, self.reader, kind, version)
-
     async def _say_goodbye(self) -> None:
         assert self.neighbours is not None
         code = self._failure.code if self._failure is not None else ""
         await self.neighbours.close(farewell(self._stop_reason, code))
-
-    def _speeds(self) -> tuple[int, int, bool]:
-        """What a plan may ask of this node's line."""
-        assert self.neighbours is not None
-        line = self.neighbours.links.line
-        return line.upload_bps, line.likely_download_bps, self.neighbours.links.relayed
-
-    def _chain(self) -> forks.Chain:
-        return self.outer.chain if self.outer is not None else ()
 
     def roster_changed(self) -> None:
         if self.driver is not None and self.neighbours is not None:
             self.driver.feed(t.RosterChanged(self.neighbours.views()))
         self.events.changed()
 
-    async def _between_rounds(self) -> None:
-        if self.driver is not None:
-            await self.driver.idle()
-
-    async def _frame(self, peer: bytes, frame: pb.Frame, payload: wire.Payload) -> None:
-        if self.driver is not None:
-            await self.driver.received(peer, frame, payload)
-
-    # ---- stage: trainer and rounds
+    # ---- stage: rounds
 
     async def _start_rounds(self, undo: contextlib.AsyncExitStack, memory: SharedMemory) -> None:
-        assert self.manifest and self.outer and self.neighbours and self.reader
-        from atoll.daemon.rounds.driver import RoundDriver
-
-        manifest, body = self.manifest, self.manifest.body
-        in_force = self.outer.amendments.due(self.outer.head)
-        opened = asyncio.to_thread(open_privacy, self.settings, self.folder.privacy)
-        self.privacy, self.noise = await opened
-        book = AccountBook(self.folder, len(manifest.chunks), self.events, self.alerts)
-        book.catch_up(self.outer, self.keyring.peer_id)
-        reader, me = self.reader, self.keyring.peer_id
-        island = Island(
-            rhythm_of(manifest, self.neighbours.roster),
-            book.ledger,
-            self.events,
-            self.keyring.peer_id,
-            manifest.chunks,
-            reader.place,
-            book.note,
-            book.save,
-            self._island_changed,
-            lambda: welcome(manifest, self.settings, self.folder, memory, reader.validation, me),
-            self._launch_trainer,
-            may_restart=self._trainer_socket is None,
-            resets=body.outer.missed == "reset",
-            bug=lambda text: self._trouble("bug", text),
-            terms=partial(terms_of, self.outer.amendments),
-            last_version=self.settings.rounds,
-        )
-        self.driver = RoundDriver(
-            RoundMachine(round_config(in_force), self.keyring, self.outer.head, life=time.time_ns()),
-            self.keyring,
-            self.outer,
-            memory.snapshot,
-            self.neighbours,
-            time.monotonic,
-            before_apply=island.merged,
-            applied=self._applied,
-            ended=self._session_ended,
-            trouble=self._trouble,
-            around=surroundings_of(self),
-        )
-        undo.push_async_callback(self.driver.close)
-        self.island = island
-        island.cap_memory(size_of(self.settings.memory) or 0)
+        assert self.neighbours is not None
+        self.island, self.driver = await self._rounds.open(undo, memory)
         self.controls.look()
-        island.speeds = self._speeds
-        island.driver = self.driver
-        self._book = book
-        undo.push_async_callback(self._save_all)
-        undo.push_async_callback(island.stop)
         self.roster_changed()
         self.neighbours.tell_everyone()
-
-    async def _launch_trainer(self, trainer: Trainer) -> None:
-        if self._trainer_socket is not None:
-            await trainer.attach(self._trainer_socket)
-        else:
-            warm, self._warm = self._warm, None
-            await trainer.start(warm)
-
-    def _island_changed(self) -> None:
-        assert self.neighbours is not None and self.island is not None
-        if self.island.val_losses:
-            version, loss = next(reversed(self.island.val_losses.items()))
-            self.front.measured(version, loss)
-        self.neighbours.tell_soon()
-        self.events.changed()
-
-    async def _applied(self, commit: pb.Commit, head: Head) -> None:
-        assert self.island is not None and self.neighbours is not None
-        self.roster_changed()
-        self.neighbours.tell_everyone()
-        for code in TROUBLE_CODES:
-            self.alerts.clear(code)
-        self.history.applied(head)
-        if len(commit.contributors) > 1:
-            self.neighbours.following.met(time.monotonic())
-        self.island.committed([(commit, head.digest)], head)
-        self.front.applied()
-        self.events.changed()
-
-    def _session_ended(self, report: t.SessionReport) -> None:
-        assert self.neighbours is not None and self.island is not None
-        self.island.seen = Seen.of(report, self.keyring.peer_id, time.monotonic())
-        traffic = self.neighbours.links.traffic
-        sent, received = self._round_traffic
-        self._round_traffic = (traffic.sent, traffic.received)
-        roster, members = self.neighbours.roster.entries, set(report.contributed)
-        entry = self.history.ended(
-            report,
-            time.time(),
-            traffic.sent - sent,
-            traffic.received - received,
-            self.island.phase.phase_loss,
-            [_said(entry.status) for peer, entry in roster.items() if peer in members],
-        )
-        self.front.ended(entry)
-        names = ", ".join(identity.readable_name(p) for p in report.missing)
-        text = f"Round {report.version} ended {report.outcome}: {report.reason}"
-        text = f"{text}; missing: {names}." if names else f"{text}."
-        self.events.emit("round", f"{text} {report.codec_reason}".rstrip(), record={"round": entry})
-
-    def _trouble(self, code: str, text: str) -> None:
-        self.alerts.raise_(code, text, "See the log.")
-        if code == "bug":
-            self._failure = AtollError(Exit.BUG, code, text, "Please report it with the log.")
-            self._stop.set()
-
-    async def _save_all(self) -> None:
-        assert self.driver is not None and self.outer is not None and self._book is not None
-        await self._book.save()
-        try:
-            await self.driver.on_disk(self.outer.save_if_due, True)
-        except AtollError as error:
-            self.events.emit("disk", f"The last checkpoint was not written: {error.sentence()}")
 
     # ---- watching
 
@@ -595,11 +398,11 @@ class Node:
 
     async def _watch(self) -> None:
         """Keeps books, known addresses and alerts."""
-        assert self.island and self.outer and self.neighbours and self.network and self._book
+        assert self.island and self.outer and self.neighbours and self.network
         while not self.island.ended.is_set():
             await asyncio.sleep(WATCH_S)
             await self.network.save_learned()
-            await self._book.save()
+            await self._rounds.book.save()
             self.alerts.check(circumstances(self))
         if self.island.unusable is not None:
             raise AtollError(Exit.PREFLIGHT, DeviceError.code, self.island.unusable)
@@ -612,11 +415,3 @@ class Node:
             await asyncio.sleep(WATCH_S)
             await self.controls.network.wait()
             await self.recovery.keep_up(self.outer, self.driver, self.island, self.neighbours.tell_everyone)
-
-
-def _said(status: pb.NodeStatus) -> Said:
-    """What a member said of its last phase."""
-    return Said(
-        status.loss if status.HasField("loss") else None,
-        status.cosine if status.HasField("cosine") else None,
-    )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from atoll import __version__
-from atoll.daemon.saying import status_message
+from atoll.daemon.saying import SOFTWARE, status_message
 from atoll.daemon.status import State
 from atoll.peers.identity import readable_name
 from atoll.protocol import messages_pb2 as pb
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from atoll.daemon.node import Node
 
 SEEN_STEP_S = 10.0
-SOFTWARE = f"atoll {__version__}"
 _STATE_WORDS = {pb.TRAINING: "training", pb.FOLLOWING: "following", pb.JOINING: "joining"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from atoll import __version__
 from atoll.daemon.status import State
 from atoll.daemon.trust import told_of
 from atoll.protocol import forks
@@ -11,6 +12,9 @@ from atoll.protocol import messages_pb2 as pb
 
 if TYPE_CHECKING:
     from atoll.daemon.node import Node
+
+SOFTWARE = f"atoll {__version__}"
+"""What it says that it runs."""
 
 
 def status_message(node: Node) -> pb.NodeStatus:

@@ -21,10 +21,11 @@ from atoll.daemon.figures import Figures
 from atoll.daemon.machine import resident_bytes
 from atoll.daemon.metrics import metrics_of
 from atoll.daemon.organisation import COMMANDS, OrganisationView
-from atoll.daemon.peers_view import SOFTWARE, peers_of
+from atoll.daemon.peers_view import peers_of
 from atoll.daemon.privacy_book import privacy_of
 from atoll.daemon.reachability import NOTHING_KNOWN
 from atoll.daemon.sampler import Sampler
+from atoll.daemon.saying import SOFTWARE
 from atoll.daemon.situation import facts_of
 from atoll.daemon.status import Sentence, State, describe, since_when
 from atoll.daemon.swarm_facts import description

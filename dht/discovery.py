@@ -14,6 +14,7 @@ from hivemind.dht.node import DHTNode
 from hivemind.p2p import P2P, PeerID
 from hivemind.utils.timed_storage import get_dht_time
 
+from atoll.dht.pacing import Pace, pace
 from atoll.dht.records import (
     LIFETIME_S,
     Admits,
@@ -42,9 +43,11 @@ class Discovery:
         swarm_id: bytes | None,
         validator: SwarmRecordValidator | None,
         storage: BoundedStorage,
+        pacing: Pace,
     ) -> None:
         self._node = node
         self._storage = storage
+        self._pacing = pacing
         self._swarm_id = swarm_id
         self._validator = validator
 
@@ -64,8 +67,9 @@ class Discovery:
             cache_locally=False,
             cache_nearest=0,
         )
-        own = validator.key if validator is not None else None
-        return cls(node, swarm_id, validator, bound(node, own, clock))
+        own, pacing = validator.key if validator is not None else None, Pace()
+        pace(p2p, pacing)
+        return cls(node, swarm_id, validator, bound(node, own, clock), pacing)
 
     async def greet(self, peer_id: bytes) -> bool:
         """Adds a connected peer to the routing table, if it runs a DHT node. Whether it does."""
@@ -108,6 +112,11 @@ class Discovery:
     def refused_records(self) -> int:
         """Records that other nodes offered and the validator refused, or for which there was no room."""
         return self._storage.refused + (self._validator.refused if self._validator else 0)
+
+    @property
+    def refused_requests(self) -> int:
+        """Requests that were not answered, for whoever asked had asked too much."""
+        return self._pacing.refused
 
     @property
     def known_nodes(self) -> int:

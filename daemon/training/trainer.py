@@ -68,7 +68,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
 def load_libraries() -> None:
     """Has torch load what it loads at the first use of an optimizer, which takes as long as torch itself.
 
-    The daemon looks for peers and fetches the state meanwhile, so that training begins as soon as that is here.
+    The daemon looks for peers and fetches the state meanwhile: training begins as soon as that is here.
     """
     make_optimizer(torch.nn.Linear(1, 1), InnerConfig())
 

@@ -240,26 +240,34 @@ async def place_at_the_relay(who: Intruder) -> None:
 
 
 async def flood_of_records(who: Intruder) -> None:
-    """Records of others and of itself, which is no member, under the swarm's key; rubbish elsewhere."""
+    """Records of others and of itself, which is no member, under the swarm's key; rubbish elsewhere.
+
+    First a few, each of which has to be refused; then as much as goes.
+    """
     dht = await DHTNode.create(p2p=who.host.p2p, ensure_bootstrap_success=False, strict=False)
     try:
         peer, end = PeerID(who.target), time.time() + 80.0
-        own = make_record(who.keyring, who.manifest.swarm_id, ["/ip4/127.0.0.1/tcp/1"], time.time())
+        own = MSGPackSerializer.dumps(
+            make_record(who.keyring, who.manifest.swarm_id, ["/ip4/127.0.0.1/tcp/1"], time.time())
+        )
         key = DHTID.generate(source=swarm_key(who.manifest.swarm_id))
         store: Callable[..., Coroutine[Any, Any, list[bool] | None]] = dht.protocol.call_store
-        for start in range(0, RECORDS, 100):
+
+        async def forged() -> list[bool] | None:
             names = [Ed25519PrivateKey.generate() for _ in range(100)]
             ids = [Ed25519Keyring(name).peer_id for name in names]
-            async with asyncio.timeout(DEADLINE_S):
-                taken = await store(peer, [key] * 100, [MSGPackSerializer.dumps(own)] * 100, end, subkeys=ids)
-                assert taken is not None and not any(taken), "a forged record was taken"
-                rubbish = [DHTID.generate(source=f"{start} {k}") for k in range(100)]
-                await store(peer, rubbish, [b"x" * 20_000] * 100, end + 1e6)
+            return await store(peer, [key] * 100, [own] * 100, end, subkeys=ids)
+
+        async def more(start: int) -> None:
+            assert not any(await forged() or ()), "a forged record was taken"
+            rubbish = [DHTID.generate(source=f"{start} {k}") for k in range(100)]
+            await store(peer, rubbish, [b"x" * 20_000] * 100, end + 1e6)
+
         async with asyncio.timeout(DEADLINE_S):
-            taken = await store(
-                peer, [key], [MSGPackSerializer.dumps(own)], end, subkeys=[who.keyring.peer_id]
-            )
-        assert taken is not None and not any(taken), "it is no member"
+            assert await forged() == [False] * 100, "a forged record was taken"
+            taken = await store(peer, [key], [own], end, subkeys=[who.keyring.peer_id])
+            assert taken == [False], "it is no member"
+            await asyncio.gather(*(more(start) for start in range(0, RECORDS, 100)))
     finally:
         await dht.shutdown()
 
@@ -275,6 +283,6 @@ ATTACKS: dict[str, tuple[Callable[[Intruder], Coroutine[Any, Any, None]], tuple[
     "slow loris": (slow_loris, ("handshakes", "handshake_malformed")),
     "connections": (many_connections, ()),
     "relay": (place_at_the_relay, ("relay_denied",)),
-    "records": (flood_of_records, ("dht_record",)),
+    "records": (flood_of_records, ("dht_record", "dht_request")),
 }
 """By name: the attack, and the reasons by which the victim counts it."""
