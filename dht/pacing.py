@@ -41,6 +41,10 @@ class TooMuch(RuntimeError):
     """A request is not answered; hivemind tells whoever asked."""
 
 
+class TooLate(RuntimeError):
+    """Whoever asked has given up."""
+
+
 class Pace:
     """For one node. `clock` and `sleep`: seconds."""
 
@@ -60,8 +64,12 @@ class Pace:
         """The same handler, for whoever's turn it is."""
 
         async def answer(request: bytes, peer: PeerID) -> bytes:
-            await self._turn(peer, len(request))
-            response = await handler(request, peer)
+            try:
+                await self._turn(peer, len(request))
+                response = await handler(request, peer)
+            except asyncio.CancelledError:
+                # Whoever asked waits no longer. hivemind keeps a request whose handler is cancelled for ever.
+                raise TooLate("nobody waits for the answer") from None
             self._spend(peer, len(response))
             return response
 

@@ -9,7 +9,7 @@ import pytest
 from hivemind.p2p import PeerID
 
 from atoll.dht import pacing
-from atoll.dht.pacing import Handler, Pace, TooMuch
+from atoll.dht.pacing import Handler, Pace, TooLate, TooMuch
 
 A, B = PeerID(b"a" * 38), PeerID(b"b" * 38)
 BIG = pacing.MAX_REQUEST_BYTES
@@ -105,8 +105,11 @@ async def test_so_many_may_wait_and_no_more(around: Around):
     with pytest.raises(TooMuch):
         await ask(bytes(pacing.MAX_WAITING_BYTES), B)
     assert around.pace.refused == 2 and len(around.answered) == 2
-    waiting.pop().cancel()
+    gone = waiting.pop()
+    gone.cancel()
     asleep.set()
+    with pytest.raises(TooLate):
+        await gone
     await asyncio.gather(*waiting)
     assert len(around.answered) == 1 + pacing.MAX_WAITING
     asleep.clear()
@@ -114,6 +117,8 @@ async def test_so_many_may_wait_and_no_more(around: Around):
     await asyncio.sleep(0)
     assert not one.done(), "those who waited have made room"
     one.cancel()
+    with pytest.raises(TooLate):
+        await one
 
 
 async def test_peers_that_asked_long_ago_make_room_for_new_ones(
