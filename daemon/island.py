@@ -163,8 +163,11 @@ class Island:
         if self._trainer is not None:
             await self._trainer.merged()
 
-    def begin(self) -> None:
-        """The trainer starts afresh from the head, once that stands still; what it carried is gone."""
+    def begin(self, with_others: bool = False) -> None:
+        """The trainer starts afresh from the head, once that stands still; what it carried is gone.
+
+        `with_others`: a commit came just now, and all begin; else they may be in the middle of a phase.
+        """
         assert self.driver is not None and self._trainer is not None
         self._begin_due = self.driver.writing
         if self._begin_due:
@@ -177,7 +180,9 @@ class Island:
         self.ledger.begin_life()
         self._tokens = 0
         before = self.phase
-        self._length, self._origin = self._rhythm.length(before.tokens_per_s), self._rhythm.origin(head)
+        speed, rhythm = before.tokens_per_s, self._rhythm
+        self._length = rhythm.length(speed) if with_others else rhythm.first_length(speed, head)
+        self._origin = rhythm.origin(head)
         self._since = head.version
         self.phase = Phase(0, self._length, before.loss, before.phase_loss, before.tokens_per_s)
         self._place = self._find_place()
@@ -451,7 +456,7 @@ class Island:
             # What is carried was read here: an offer names one shard, so it stays until a commit has it all.
             self._place = self._find_place()
         if resets and not contributed and whole:
-            self.begin()
+            self.begin(with_others=True)
         else:
             terms = self._terms(head)
             self._send(

@@ -1,12 +1,14 @@
 """The rhythm of a node's training: how long a phase is, where it stands in the run, what is evaluated.
 
 Phases are the manifest's inner steps. Where it says so (`inner.by_speed`), slower nodes take fewer, so that
-all arrive together (DyLU, 2401.09135, section 4). Where small commits follow each other, versions are no
-count of rounds: the chain's progress is (modes/asynchronous.py).
+all arrive together (DyLU, 2401.09135, section 4). Who begins while the others are in the middle of a phase
+takes fewer in its first one, so that the round which ends theirs has it. Where small commits follow each
+other, versions are no count of rounds: the chain's progress is (modes/asynchronous.py).
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +18,12 @@ from atoll.peers.roster import Roster
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.amendments import Amendments
 from atoll.protocol.chain import Head
-from atoll.protocol.manifest import SwarmManifest
+from atoll.protocol.manifest import DILOCO, MODES, SwarmManifest
 from atoll.protocol.modes.asynchronous import ROUND, SLOWEST, inner_steps_by_speed
 
+IN_TIME = 2 / 3
+"""A first phase takes so much of what the others have left of theirs: who is early waits a little, who is
+late is not in the round."""
 SMOOTHING = 0.3
 """Of the measured speed, the part that is the newest report's: others set their phases by it."""
 
@@ -77,11 +82,17 @@ class Rhythm:
         steps: int,
         small_commits: bool = False,
         speeds: Callable[[], Iterable[float]] | None = None,
+        left: Callable[[Head], Iterable[float]] | None = None,
     ) -> None:
-        """`speeds`: of the others that train (tokens per second, 0: not known); None: all take `steps`."""
+        """`speeds`: of the others that train (tokens per second, 0: not known); None: all take `steps`.
+
+        `left`: what those who train from this head have left of their phases, in parts of them; None: a first
+        phase is as long as any.
+        """
         self.steps = steps
         self.small_commits = small_commits
         self._speeds = speeds
+        self._left = left
         self._evaluated = -1
 
     def length(self, own: float) -> int:
@@ -91,6 +102,13 @@ class Rhythm:
             return self.steps
         shorter = inner_steps_by_speed([own, *others], self.steps)[0]
         return max(1, self.steps // SLOWEST, shorter)
+
+    def first_length(self, own: float, head: Head) -> int:
+        """The same for a phase that begins now from `head`, in the middle of those of the others."""
+        whole = self.length(own)
+        left = list(self._left(head)) if self._left else []
+        steps = int(IN_TIME * statistics.median(left) * whole) if left else whole
+        return steps if steps >= max(1, whole // SLOWEST) else whole
 
     def origin(self, head: Head) -> int:
         """Number, in the whole run, of the first inner step after `head`."""
@@ -117,5 +135,11 @@ def rhythm_of(manifest: SwarmManifest, roster: Roster) -> Rhythm:
         statuses = [entry.status for entry in roster.entries.values()]
         return [status.tokens_per_s for status in statuses if status.state == pb.TRAINING]
 
+    def left(head: Head) -> list[float]:
+        statuses = [entry.status for entry in roster.entries.values()]
+        there = [s for s in statuses if s.state == pb.TRAINING and s.digest == head.digest and s.steps]
+        return [max(0.0, 1 - status.step / status.steps) for status in there]
+
     by_speed = speeds if manifest.body.inner.by_speed else None
-    return Rhythm(manifest.segment_steps, manifest.small_commits, by_speed)
+    waits = MODES[manifest.body.sync.mode or DILOCO].by_speed and not manifest.small_commits
+    return Rhythm(manifest.segment_steps, manifest.small_commits, by_speed, left if waits else None)

@@ -218,6 +218,28 @@ async def test_where_missed_work_is_reset_its_tokens_expire(tmp_path: Path) -> N
     await rig.island.stop()
 
 
+async def test_a_phase_that_begins_in_the_middle_of_those_of_others_is_shorter(tmp_path):
+    rig = Rig(tmp_path, resets=True, rhythm=Rhythm(10, left=lambda head: [0.5]))
+    await rig.island.start()
+    assert isinstance(await rig.hears(), ch.Welcome)
+    rig.says(ch.Hello(1, 4711, "cpu", "00", 1))
+    begin = await rig.hears()
+    assert isinstance(begin, ch.Begin) and begin.steps == rig.island.phase.steps == 3
+    rig.says(ch.Merged(3, None))
+    await rig.ready(100)
+    rig.driver.state.head = Head(4, b"e" * 32, (ME,))
+    rig.island.committed([(commit(4, 1, [True] * 4), b"e" * 32)], rig.driver.state.head)
+    next_one = await rig.hears()
+    assert isinstance(next_one, ch.Committed) and next_one.steps == 10
+    rig.says(ch.Merged(4, None))
+    await rig.ready(300)
+    rig.driver.state.head = Head(5, b"f" * 32, (ME,))
+    rig.island.committed([(commit(5, 0, [False] * 4, b"e" * 32), b"f" * 32)], rig.driver.state.head)
+    begin = await rig.hears()
+    assert isinstance(begin, ch.Begin) and begin.steps == 10, "it came late, and begins with all others"
+    await rig.island.stop()
+
+
 async def test_what_a_trainer_said_before_it_read_a_commit_is_void(rig: Rig) -> None:
     """Its snapshot is measured against another anchor, and before a Begin its tokens are of another life."""
     rig.island.committed([(commit(4, 0, [False] * 4), b"e" * 32)], Head(4, b"e" * 32, (ME,)))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from atoll.daemon.rhythm import Phase, Rhythm
+from atoll.daemon.rhythm import Phase, Rhythm, rhythm_of
 from atoll.daemon.training.channel import Progress
+from atoll.peers.roster import Roster
+from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.chain import Head
 from atoll.protocol.modes.asynchronous import ROUND
 
@@ -21,6 +26,40 @@ def test_phases_are_as_long_as_a_node_is_fast() -> None:
     assert Rhythm(100).length(10) == 100, "nobody asked for it"
     assert Rhythm(100, speeds=lambda: []).length(10) == 100, "there is nobody else"
     assert Rhythm(3, speeds=lambda: [1e9]).length(1) == 1
+
+
+def test_who_begins_in_the_middle_takes_part_of_what_the_others_have_left() -> None:
+    def first(*left: float, steps: int = 90) -> int:
+        return Rhythm(steps, left=lambda at: left if at == head(7) else ()).first_length(0, head(7))
+
+    assert [first(1.0), first(0.5), first(0.2, 0.5, 1.0)] == [60, 30, 30]
+    assert first() == 90, "nobody trains from this head"
+    assert [first(0.2), first(0.1), first(0.0)] == [12, 90, 90], (
+        "too late for this one: the next has it whole"
+    )
+    assert [first(1.0, steps=1), first(1.0, steps=2)] == [1, 1]
+    rhythm = Rhythm(90, speeds=lambda: [200.0], left=lambda at: [0.5])
+    assert rhythm.first_length(100, head(7)) == 15, "and it is a slow one"
+    assert rhythm.length(100) == 45 and Rhythm(90).first_length(0, head(7)) == 90
+
+
+@pytest.mark.parametrize(
+    ("mode", "first"), [("", 30), ("fedavg", 30), ("streaming", 45), ("eager", 90), ("async", 90)]
+)
+def test_of_the_others_count_those_who_train_from_the_same_head(mode: str, first: int) -> None:
+    roster = Roster()
+    for name, digest, state, step in (
+        (b"a", b"d" * 32, pb.TRAINING, 45),
+        (b"b", b"e" * 32, pb.TRAINING, 9),
+        (b"c", b"d" * 32, pb.FOLLOWING, 9),
+    ):
+        status = pb.NodeStatus(version=7, digest=digest, state=state, step=step, steps=90)
+        roster.up(name * 38, pb.Hello(status=status), 0.0)
+    body = pb.Manifest(sync=pb.Sync(mode=mode), inner=pb.Inner(steps=90))
+    manifest: Any = SimpleNamespace(
+        body=body, segment_steps=45 if mode == "streaming" else 90, small_commits=mode == "async"
+    )
+    assert rhythm_of(manifest, roster).first_length(0, head(7)) == first
 
 
 def test_a_phase_begins_after_the_rounds_of_the_chain() -> None:
