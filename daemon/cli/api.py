@@ -38,7 +38,14 @@ def client_of(folder: DataDir, timeout_s: float = TIMEOUT_S) -> ApiClient | None
 def running(folder: DataDir) -> ApiClient:
     """A client of the running daemon. Raises AtollError where none is running."""
     client = client_of(folder)
-    if client is None and not folder.is_locked() and not folder.manifest.exists():
+    if client is None and folder.is_locked():
+        raise AtollError(
+            Exit.TEMPORARY,
+            "starting",
+            f"The daemon in {folder.root} is only starting.",
+            "Ask again in a moment.",
+        )
+    if client is None and not folder.manifest.exists():
         error = folder.no_swarm()
         raise AtollError(Exit.TEMPORARY, error.code, error.message, error.fix)
     if client is None:

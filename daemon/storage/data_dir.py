@@ -103,6 +103,11 @@ class DataDir:
                 f"Stop it first (`atoll leave{where(self.root)}`), or give this one its own --data-dir.",
             ) from error
         self._lock = descriptor
+        try:
+            # Where a daemon that was killed could be asked: nobody is there, or by now another process.
+            self.api.unlink(missing_ok=True)
+        except OSError as error:
+            raise files.disk_error(self.api, error) from error
 
     def _take(self, descriptor: int) -> None:
         """Locks, with a little patience: another command may be looking whether somebody has the lock."""

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atoll.daemon.cli.api import running
 from atoll.daemon.errors import AtollError, Exit
 from atoll.daemon.storage import checkpoint, files
 from atoll.daemon.storage.checkpoint import CheckpointError
@@ -69,6 +70,22 @@ def test_json_that_is_damaged_is_no_json(tmp_path: Path) -> None:
     assert files.read_json(path) == {"a": [1]}
     path.write_text("{")
     assert files.read_json(path) is None
+
+
+def test_where_a_daemon_that_was_killed_could_be_asked_is_forgotten_by_the_next(tmp_path: Path) -> None:
+    folder, asking = DataDir(tmp_path / "d"), DataDir(tmp_path / "d")
+    folder.create()
+    files.write_json(folder.api, {"url": "http://127.0.0.1:1"})
+    with pytest.raises(AtollError) as caught:
+        running(asking)
+    assert caught.value.code == "no_swarm"
+    folder.lock()
+    with pytest.raises(AtollError, match="only starting") as caught:
+        running(asking)
+    assert (caught.value.code, caught.value.exit_status) == ("starting", Exit.TEMPORARY)
+    files.write_json(folder.api, {"url": "http://127.0.0.1:2"})
+    assert running(asking) is not None
+    folder.unlock()
 
 
 def test_a_data_dir_is_locked_and_remembers(tmp_path: Path) -> None:
