@@ -27,6 +27,8 @@ PATIENCE_S = 2.0
 """So long the other work waits for dials that are under way."""
 ANNOUNCE_S = 30.0
 LOOK_S = 10.0
+LARGE = 64
+"""A swarm with more nodes than this is looked up less often, in proportion: each look brings all records."""
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 MAX_ADDRESSES = 64
@@ -72,6 +74,7 @@ class Finder:
         self.connected: set[bytes] = set()
         self.next_try: float | None = None
         self._announce_at = 0.0
+        self._look_at = 0.0
         self._wake = asyncio.Event()
         self._dials: dict[str, asyncio.Task[None]] = {}
         for text in addresses:
@@ -109,6 +112,7 @@ class Finder:
 
     def look_now(self) -> None:
         """Cuts the present pause short."""
+        self._look_at = 0.0
         self._wake.set()
 
     async def run(self, swarm: bool) -> None:
@@ -123,13 +127,14 @@ class Finder:
         pause = FIRST_PAUSE_S
         while True:
             await self._dial_all()
+            linked = self.links is not None and bool(self.links.peers)
             try:
                 if swarm and time.monotonic() >= self._announce_at and self.links is not None:
                     await self._discovery.announce(
                         self._keyring, self._announced(), time.time(), self.membership()
                     )
                     self._announce_at = time.monotonic() + ANNOUNCE_S
-                if swarm:
+                if swarm and (not linked or time.monotonic() >= self._look_at):
                     await self._look()
             except GONE as error:
                 # The DHT asks strangers; what one of them breaks is tried again with the others.
@@ -176,6 +181,7 @@ class Finder:
 
     async def _look(self) -> None:
         records = await self._discovery.find(time.time())
+        self._look_at = time.monotonic() + LOOK_S * max(0.0, len(records) / LARGE - 1)
         linked = set(self.links.peers) if self.links else set()
         new = [r for r in records if r.peer not in linked and r.peer != self._keyring.peer_id]
         await asyncio.gather(*(self._meet(bytes(r.peer), list(r.addresses)) for r in new))

@@ -201,10 +201,10 @@ class Island:
         )
         self.begun = True
 
-    def settled(self) -> None:
+    def settled(self, with_others: bool = False) -> None:
         """The committed parameters stand still: a trainer that waited for that begins."""
         if self._begin_due:
-            self.begin()
+            self.begin(with_others)
 
     def _trainer_ended(self, reason: str) -> None:
         trainer, capped = self._trainer, self._memory.holds
@@ -413,10 +413,13 @@ class Island:
 
     # ---- commits
 
-    def committed(self, commits: Sequence[tuple[pb.Commit, bytes]], head: Head) -> None:
+    def committed(
+        self, commits: Sequence[tuple[pb.Commit, bytes]], head: Head, replayed: bool = False
+    ) -> None:
         """Outer steps were taken, by a round or by replay: books the tokens, tells the trainer.
 
-        `commits`: each with the digest of the head that it makes.
+        `commits`: each with the digest of the head that it makes. After a replay the others are in the middle
+        of their phases.
 
         Of several commits only the first can hold this node's contribution to its last anchor.
         """
@@ -427,7 +430,7 @@ class Island:
         waited, self._ready = self._ready is not None, None
         self._save_account()
         if not self.begun:
-            self.settled()
+            self.settled(with_others=not replayed)
             return
         # Whether it contributed or came too late, the trainer says Ready anew: at the end of its next phase,
         # or, where commits are small, at once, for what it offered is for the next one.
@@ -456,7 +459,7 @@ class Island:
             # What is carried was read here: an offer names one shard, so it stays until a commit has it all.
             self._place = self._find_place()
         if resets and not contributed and whole:
-            self.begin(with_others=True)
+            self.begin(with_others=not replayed)
         else:
             terms = self._terms(head)
             self._send(

@@ -336,7 +336,7 @@ class Recovery:
                 if whole or (len(replayed) > REPLAY_LIMIT and not self._manifest.small_commits):
                     island.taken_over(outer.digests, replayed)
                 else:
-                    island.committed(replayed, outer.head)
+                    island.committed(replayed, outer.head, replayed=True)
                 self._events.emit("behind", f"Caught up with version {outer.head.version}.")
             else:
                 island.settled()

@@ -2,8 +2,9 @@
 
 Phases are the manifest's inner steps. Where it says so (`inner.by_speed`), slower nodes take fewer, so that
 all arrive together (DyLU, 2401.09135, section 4). Who begins while the others are in the middle of a phase
-takes fewer in its first one, so that the round which ends theirs has it. Where small commits follow each
-other, versions are no count of rounds: the chain's progress is (modes/asynchronous.py).
+takes fewer in its first one, so that the round which ends theirs has it, if it is as fast as they. Where
+small commits follow each other, versions are no count of rounds: the chain's progress is
+(modes/asynchronous.py).
 """
 
 from __future__ import annotations
@@ -137,9 +138,12 @@ def rhythm_of(manifest: SwarmManifest, roster: Roster) -> Rhythm:
 
     def left(head: Head) -> list[float]:
         statuses = [entry.status for entry in roster.entries.values()]
-        there = [s for s in statuses if s.state == pb.TRAINING and s.digest == head.digest and s.steps]
-        return [max(0.0, 1 - status.step / status.steps) for status in there]
+        there = [s for s in statuses if s.state == pb.TRAINING and s.digest == head.digest]
+        # Who is at the end waits for others, or has not told yet that a new phase has begun.
+        return [1 - status.step / status.steps for status in there if status.step < status.steps]
 
     by_speed = speeds if manifest.body.inner.by_speed else None
-    waits = MODES[manifest.body.sync.mode or DILOCO].by_speed and not manifest.small_commits
-    return Rhythm(manifest.segment_steps, manifest.small_commits, by_speed, left if waits else None)
+    # Merges that hold against liars count each node alike, and leave out who says something else.
+    rules = MODES[manifest.body.sync.mode or DILOCO]
+    whole = not rules.by_speed or manifest.small_commits or manifest.holds
+    return Rhythm(manifest.segment_steps, manifest.small_commits, by_speed, None if whole else left)

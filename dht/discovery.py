@@ -67,7 +67,8 @@ class Discovery:
             cache_locally=False,
             cache_nearest=0,
         )
-        own, pacing = validator.key if validator is not None else None, Pace()
+        own = validator.key if validator is not None else None
+        pacing = Pace(lambda: validator.refused if validator is not None else 0)
         pace(p2p, pacing)
         return cls(node, swarm_id, validator, bound(node, own, clock), pacing)
 

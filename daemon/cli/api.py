@@ -39,12 +39,7 @@ def running(folder: DataDir) -> ApiClient:
     """A client of the running daemon. Raises AtollError where none is running."""
     client = client_of(folder)
     if client is None and folder.is_locked():
-        raise AtollError(
-            Exit.TEMPORARY,
-            "starting",
-            f"The daemon in {folder.root} is only starting.",
-            "Ask again in a moment.",
-        )
+        raise _no_page(folder)
     if client is None and not folder.manifest.exists():
         error = folder.no_swarm()
         raise AtollError(Exit.TEMPORARY, error.code, error.message, error.fix)
@@ -56,6 +51,15 @@ def running(folder: DataDir) -> ApiClient:
             f"Start it with `atoll run{where(folder.root)}`, or name its --data-dir.",
         )
     return client
+
+
+def _no_page(folder: DataDir) -> AtollError:
+    """The sentence for a daemon that runs and can't be asked."""
+    if folder.node_facts().get("role") == "bootstrap":
+        message = f"The node in {folder.root} only helps others to find each other, and has no page."
+        return AtollError(Exit.USAGE, "no_page", message, f"See `atoll status{where(folder.root)}`.")
+    message = f"The daemon in {folder.root} is only starting, or about to end."
+    return AtollError(Exit.TEMPORARY, "starting", message, "Ask again in a moment.")
 
 
 def refused(error: ApiRefused | ApiUnreachable) -> AtollError:

@@ -237,6 +237,13 @@ async def test_a_phase_that_begins_in_the_middle_of_those_of_others_is_shorter(t
     rig.island.committed([(commit(5, 0, [False] * 4, b"e" * 32), b"f" * 32)], rig.driver.state.head)
     begin = await rig.hears()
     assert isinstance(begin, ch.Begin) and begin.steps == 10, "it came late, and begins with all others"
+    rig.says(ch.Merged(5, None))
+    await rig.ready(500)
+    rig.driver.state.head = Head(6, b"g" * 32, (ME,))
+    missed = [(commit(6, 0, [False] * 4, b"f" * 32), b"g" * 32)]
+    rig.island.committed(missed, rig.driver.state.head, replayed=True)
+    begin = await rig.hears()
+    assert isinstance(begin, ch.Begin) and begin.steps == 3, "it missed one, and the others are further"
     await rig.island.stop()
 
 
@@ -259,7 +266,7 @@ async def test_what_a_trainer_said_before_it_read_a_commit_is_void(rig: Rig) -> 
 
 
 async def test_a_trainer_does_not_begin_while_the_parameters_are_on_the_move(tmp_path: Path) -> None:
-    rig = Rig(tmp_path)
+    rig = Rig(tmp_path, rhythm=Rhythm(10, left=lambda head: [0.5]))
     rig.driver.writing = True
     await rig.island.start()
     assert isinstance(await rig.hears(), ch.Welcome)

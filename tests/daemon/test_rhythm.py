@@ -44,20 +44,32 @@ def test_who_begins_in_the_middle_takes_part_of_what_the_others_have_left() -> N
 
 
 @pytest.mark.parametrize(
-    ("mode", "first"), [("", 30), ("fedavg", 30), ("streaming", 45), ("eager", 90), ("async", 90)]
+    ("mode", "holds", "first"),
+    [
+        ("", False, 30),
+        ("", True, 90),
+        ("fedavg", False, 30),
+        ("streaming", False, 45),
+        ("eager", False, 90),
+        ("async", False, 90),
+    ],
 )
-def test_of_the_others_count_those_who_train_from_the_same_head(mode: str, first: int) -> None:
+def test_of_the_others_count_those_who_train_from_the_same_head(mode: str, holds: bool, first: int) -> None:
     roster = Roster()
     for name, digest, state, step in (
         (b"a", b"d" * 32, pb.TRAINING, 45),
         (b"b", b"e" * 32, pb.TRAINING, 9),
         (b"c", b"d" * 32, pb.FOLLOWING, 9),
+        (b"f", b"d" * 32, pb.TRAINING, 90),
     ):
         status = pb.NodeStatus(version=7, digest=digest, state=state, step=step, steps=90)
         roster.up(name * 38, pb.Hello(status=status), 0.0)
     body = pb.Manifest(sync=pb.Sync(mode=mode), inner=pb.Inner(steps=90))
     manifest: Any = SimpleNamespace(
-        body=body, segment_steps=45 if mode == "streaming" else 90, small_commits=mode == "async"
+        body=body,
+        segment_steps=45 if mode == "streaming" else 90,
+        small_commits=mode == "async",
+        holds=holds,
     )
     assert rhythm_of(manifest, roster).first_length(0, head(7)) == first
 

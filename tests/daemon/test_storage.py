@@ -83,6 +83,10 @@ def test_where_a_daemon_that_was_killed_could_be_asked_is_forgotten_by_the_next(
     with pytest.raises(AtollError, match="only starting") as caught:
         running(asking)
     assert (caught.value.code, caught.value.exit_status) == ("starting", Exit.TEMPORARY)
+    folder.remember(role="bootstrap")
+    with pytest.raises(AtollError, match="has no page") as caught:
+        running(asking)
+    assert (caught.value.code, caught.value.exit_status) == ("no_page", Exit.USAGE)
     files.write_json(folder.api, {"url": "http://127.0.0.1:2"})
     assert running(asking) is not None
     folder.unlock()

@@ -7,12 +7,15 @@ import dataclasses
 
 import pytest
 from hivemind.p2p import PeerID
+from hivemind.proto import dht_pb2
 
 from atoll.dht import pacing
-from atoll.dht.pacing import Handler, Pace, TooLate, TooMuch
+from atoll.dht.discovery import MAX_FOUND
+from atoll.dht.pacing import Handler, Pace, TooMuch
 
 A, B = PeerID(b"a" * 38), PeerID(b"b" * 38)
-BIG = pacing.MAX_REQUEST_BYTES
+ALL = pacing.BURST * pacing.PART_OF_BYTES
+"""An answer that costs all that may be saved up."""
 
 
 @dataclasses.dataclass
@@ -23,22 +26,33 @@ class Around:
     answered: list[tuple[PeerID, int]] = dataclasses.field(default_factory=list)
     slept: list[float] = dataclasses.field(default_factory=list)
     response: bytes = b""
+    wrong: int = 0
+    wrong_each: int = 0
 
     def __post_init__(self) -> None:
-        self.pace = Pace(lambda: self.now, self.sleep)
+        self.pace = Pace(lambda: self.wrong, lambda: self.now, self.sleep)
         self.ask: Handler = self.pace.paced(self.handle)
+        self.store: Handler = self.pace.paced(self.handle, stores=True)
 
     async def handle(self, request: bytes, peer: PeerID) -> bytes:
         self.answered.append((peer, len(request)))
+        self.wrong += self.wrong_each
         return self.response
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
 
+    async def exhaust(self, peer: PeerID, times: int = 1) -> None:
+        """One request that costs so many times what may be saved up."""
+        self.response = bytes(times * ALL)
+        await self.ask(b"x", peer)
+        self.response = b""
+
 
 @pytest.fixture
-def around() -> Around:
+def around(monkeypatch: pytest.MonkeyPatch) -> Around:
+    monkeypatch.setattr(pacing, "MAX_ANSWER_BYTES", 10 * ALL)
     return Around()
 
 
@@ -49,87 +63,155 @@ async def test_a_peer_that_asks_little_is_answered_at_once(around: Around):
     assert len(around.answered) == 1000 and not around.slept
 
 
+async def test_a_node_of_the_largest_swarm_is_never_refused(around: Around):
+    """What it asks of one holder of the swarm's records: it looks, announces itself, and hands over."""
+    records = bytes(MAX_FOUND * 640)
+    for number in range(60):
+        around.response = records
+        await around.ask(b"key", A)
+        if number % 3 == 0:
+            await around.ask(b"key", A)
+            around.response = b""
+            await around.store(bytes(640), A)
+            around.response = records
+            await around.ask(b"key", A)
+        if number % 30 == 0:
+            around.response = b""
+            await around.store(records, A)
+        around.now += 10.0
+    assert around.pace.refused == 0 and sum(around.slept) < 60.0
+
+
 async def test_what_was_saved_up_goes_at_once_and_what_comes_then_waits_for_its_turn(around: Around):
-    await around.ask(bytes(BIG), A)
-    await around.ask(b"x", A)
-    waited = pacing.LEAST_BYTES / pacing.BYTES_PER_S
-    assert around.slept == [pytest.approx(waited)]
-    await around.ask(b"x", A)
-    assert around.slept[1:] == [pytest.approx((pacing.LEAST_BYTES + 1) / pacing.BYTES_PER_S)]
+    await around.exhaust(A)
+    await around.ask(b"x" * 8, A)
+    each = (pacing.LEAST + 1) / pacing.PER_S
+    assert around.slept == [pytest.approx(each, rel=1e-3)]
+    await around.ask(b"x" * 8, A)
+    assert around.slept[1:] == [pytest.approx(each)]
     assert [peer for peer, _ in around.answered] == [A, A, A] and around.pace.refused == 0
 
 
 async def test_whose_turn_is_far_off_hears_no_after_a_while_and_others_are_answered(around: Around):
     for n in range(3):
-        around.response = bytes(4 * BIG)
-        await around.ask(bytes(BIG), A)
+        await around.exhaust(A, 4)
         with pytest.raises(TooMuch):
             await around.ask(b"x", A)
         assert around.pace.refused == n + 1
-        around.response = b""
-        await around.ask(bytes(BIG // 2), B)
-        around.now += 4 * BIG / pacing.BYTES_PER_S + 1  # none of what was refused counts
+        await around.ask(b"x", B)
+        around.now += 4 * pacing.BURST / pacing.PER_S  # none of what was refused counts
     assert set(around.slept) == {pacing.PATIENCE_S}
 
 
-async def test_what_is_too_large_is_not_answered_and_not_soon(around: Around):
-    with pytest.raises(TooMuch):
-        await around.ask(bytes(BIG + 1), A)
-    assert around.slept == [pacing.PATIENCE_S] and not around.answered
-    await around.ask(bytes(BIG), A)
-    assert around.answered == [(A, BIG)]
+async def test_debt_has_an_end(around: Around):
+    await around.exhaust(A, 9)
+    around.now += pacing.MOST_DEBT_S
+    await around.ask(b"x", A)
+    assert len(around.answered) == 2 and not around.slept
 
 
-async def test_long_answers_count_as_well(around: Around):
-    around.response = bytes(2 * BIG)
-    await around.ask(b"all records", A)
+async def test_records_that_are_refused_cost_far_more_than_others(around: Around):
+    around.wrong_each = 10 * pacing.BURST // pacing.PER_WRONG
+    await around.ask(b"x", A)
+    await around.ask(b"x", A)
+    assert not around.slept, "somebody else's, meanwhile"
+    await around.store(b"x", A)
     with pytest.raises(TooMuch):
-        await around.ask(b"all records", A)
-    assert around.answered == [(A, 11)]
+        await around.store(b"x", A)
+    await around.store(b"x", B)
+
+
+async def test_what_is_too_large_is_not_read_and_not_sent(around: Around, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(TooMuch):
+        await around.ask(bytes(pacing.MAX_REQUEST_BYTES + 1), A)
+    assert not around.slept and not around.answered
+    await around.ask(bytes(pacing.MAX_REQUEST_BYTES), A)
+    monkeypatch.setattr(pacing, "MAX_ANSWER_BYTES", 10)
+    around.response = bytes(10)
+    assert await around.ask(b"x", B) == bytes(10)
+    around.response = bytes(11)
+    with pytest.raises(TooMuch):
+        await around.ask(b"x", B)
+    assert around.pace.refused == 2
+
+
+async def test_a_question_is_for_a_few_keys_each_of_them_once(around: Around):
+    ask = around.pace.asked(around.handle)
+
+    def of(*keys: int) -> bytes:
+        return bytes(dht_pb2.FindRequest(keys=[bytes([key]) for key in keys]).SerializeToString())
+
+    await ask(of(*range(pacing.MAX_KEYS)), A)
+    for wrong in (range(pacing.MAX_KEYS + 1), (1, 2, 1)):
+        with pytest.raises(TooMuch):
+            await ask(of(*wrong), A)
+    assert len(around.answered) == 1
+
+
+class Asleep:
+    """Whoever waits does so until all are woken."""
+
+    def __init__(self, around: Around) -> None:
+        self.event = asyncio.Event()
+        self.pace = around.pace = Pace(lambda: 0, lambda: around.now, self.sleep)
+        self.ask = around.ask = self.pace.paced(around.handle)
+
+    async def sleep(self, seconds: float) -> None:
+        await self.event.wait()
+
+    async def waits(self, size: int, peer: PeerID) -> asyncio.Task[bytes]:
+        task = asyncio.create_task(self.ask(bytes(size), peer))
+        await asyncio.sleep(0)
+        assert not task.done()
+        return task
 
 
 async def test_so_many_may_wait_and_no_more(around: Around):
-    asleep = asyncio.Event()
-
-    async def sleep(seconds: float) -> None:
-        await asleep.wait()
-
-    around.pace = Pace(lambda: around.now, sleep)
-    ask = around.pace.paced(around.handle)
-    await ask(bytes(BIG), A)
-    waiting = [asyncio.create_task(ask(b"x", A)) for _ in range(pacing.MAX_WAITING)]
+    asleep = Asleep(around)
+    await around.exhaust(A)
+    waiting = [await asleep.waits(1, A) for _ in range(pacing.MAX_WAITING)]
+    with pytest.raises(TooMuch):
+        await asleep.ask(b"x", A)
+    await asleep.ask(b"x", B)
+    waiting.pop().cancel()
     await asyncio.sleep(0)
-    with pytest.raises(TooMuch):
-        await ask(b"x", A)
-    await ask(bytes(BIG), B)
-    with pytest.raises(TooMuch):
-        await ask(bytes(pacing.MAX_WAITING_BYTES), B)
-    assert around.pace.refused == 2 and len(around.answered) == 2
-    gone = waiting.pop()
-    gone.cancel()
-    asleep.set()
-    with pytest.raises(TooLate):
-        await gone
+    waiting.append(await asleep.waits(1, A))
+    asleep.event.set()
     await asyncio.gather(*waiting)
-    assert len(around.answered) == 1 + pacing.MAX_WAITING
-    asleep.clear()
-    one = asyncio.create_task(ask(b"x", A))
-    await asyncio.sleep(0)
-    assert not one.done(), "those who waited have made room"
-    one.cancel()
-    with pytest.raises(TooLate):
-        await one
+    assert asleep.pace.refused == 1 and len(around.answered) == 2 + pacing.MAX_WAITING
 
 
-async def test_peers_that_asked_long_ago_make_room_for_new_ones(
+async def test_large_requests_that_wait_take_no_room_from_others(
     around: Around, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(pacing, "MAX_PEERS", 2)
-    await around.ask(b"x", A)
-    await around.ask(b"x", B)
+    large = pacing.LARGE_BYTES + 1
+    monkeypatch.setattr(pacing, "MAX_LARGE_BYTES", 2 * large)
+    asleep = Asleep(around)
+    peers = [PeerID(bytes([n]) * 38) for n in range(4)]
+    for peer in peers:
+        await around.exhaust(peer)
+    waiting = [await asleep.waits(large, peers[0])]
     with pytest.raises(TooMuch):
-        await around.ask(b"x", PeerID(b"c" * 38))
-    await around.ask(b"x", A)
-    around.now += 1.0
-    await around.ask(b"x", PeerID(b"c" * 38))
-    assert len(around.answered) == 4
+        await asleep.ask(bytes(large), peers[0])
+    waiting.append(await asleep.waits(large, peers[1]))
+    with pytest.raises(TooMuch):
+        await asleep.ask(bytes(large), peers[2])
+    waiting += [await asleep.waits(1, peer) for peer in peers]
+    asleep.event.set()
+    await asyncio.gather(*waiting)
+    assert asleep.pace.refused == 2
+    asleep.event.clear()
+    (await asleep.waits(large, peers[3])).cancel()
+
+
+async def test_too_many_peers_share_what_one_may_ask_for(around: Around, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pacing, "MAX_PEERS", 2)
+    late, later = PeerID(b"c" * 38), PeerID(b"d" * 38)
+    for peer in (A, B, late):
+        await around.exhaust(peer, 4)
+    with pytest.raises(TooMuch):
+        await around.ask(b"x", later)
+    around.now += pacing.MOST_DEBT_S + pacing.BURST / pacing.PER_S
+    await around.exhaust(late, 4)
+    await around.ask(b"x", later)
+    assert around.pace.refused == 1, "those who asked long ago have made room"

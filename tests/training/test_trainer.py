@@ -204,16 +204,21 @@ def test_what_can_not_be_trained_is_named(daemon, about, monkeypatch, change, co
 
 def test_what_takes_long_to_load_is_there_before_the_welcome():
     code = """
-import sys
+import socket, sys
 from atoll.daemon.training import trainer
 from atoll.daemon.training.model import GPT, GPTConfig
-trainer.load_libraries()
-before = set(sys.modules)
-trainer.make_optimizer(GPT(GPTConfig(layers=1, width=32, heads=2, context=16)), trainer.InnerConfig())
-print(len(set(sys.modules) - before))
+def train(endpoint):
+    before = set(sys.modules)
+    for optimizer in ("adamw", "muon"):
+        model = GPT(GPTConfig(layers=1, width=32, heads=2, context=16))
+        trainer.make_optimizer(model, trainer.InnerConfig(optimizer=optimizer))
+    print(sorted(set(sys.modules) - before))
+trainer.train = train
+ours, theirs = socket.socketpair()
+trainer.main({trainer.FD_VARIABLE: str(theirs.detach())})
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=EXIT_S)
-    assert said.stdout.strip() == "0", said
+    assert said.stdout.strip() == "[]", said
 
 
 def test_started_by_hand_it_explains_itself():
