@@ -348,8 +348,10 @@ class Recovery:
         """Applies the commits up to a peer's head, as far as they can be had."""
         try:
             # The swarm goes on meanwhile: a slow line would never be done with it otherwise.
-            while best.status.version > outer.head.version and self._following.leads(outer.chain, best):
+            while best.status.version > (version := outer.head.version):
                 await self._catch_up(best, outer, driver, replayed)
+                if outer.head.version == version:
+                    break  # what comes next does not count, so far
                 best = self._neighbours.roster.entries.get(best.peer, best)
         except sync.SyncFailed as error:
             # What came until then is told and booked before anything else is tried.

@@ -193,10 +193,11 @@ async def catch_up(
     ahead: Ahead,
     leads: Callable[[RosterEntry], bool],
 ) -> None:
-    """Fetches and applies the commits between this head and the first holder's, as long as it `leads` on.
+    """Fetches and applies the commits between this head and the first holder's.
 
-    Each applied one joins `applied`, with the digest of the head that it made. The other holders are at the
-    same head, and step in where the first one fails. What was fetched `ahead` is used first.
+    It ends before one without the votes of a majority, if what that holder has then does not `lead` on: it
+    may have made it alone. Each applied one joins `applied`, with the digest of the head that it made. The
+    other holders are at the same head, and step in where the first one fails. What was fetched `ahead` is used first.
 
     Raises SyncFailed where their logs do not reach back, or their commits do not follow this head, and
     AtollError where this disk refuses.
@@ -204,12 +205,14 @@ async def catch_up(
     goal = int(holders[0].status.version)
     if goal - state.head.version > KEEP and not ahead.has(state.head.version + 1):
         raise SyncFailed("the gap is longer than the log that peers keep")
-    while state.head.version < goal and leads(holders[0]):
+    while state.head.version < goal:
         failures: list[str] = []
         sources: list[bytes | Ahead] = [ahead] if ahead.has(state.head.version + 1) else []
         for source in (*sources, *(holder.peer for holder in holders)):
             try:
-                commit = await _replay_one(host, source, state, on_disk)
+                commit = await _replay_one(host, source, state, on_disk, lambda: leads(holders[0]))
+                if commit is None:
+                    return
                 applied.append((commit, state.head.digest))
                 # A long way would fill the log otherwise: it keeps what no checkpoint covers.
                 await on_disk(state.save_if_due)
@@ -221,11 +224,15 @@ async def catch_up(
     await on_disk(ahead.forget, state.head.version)
 
 
-async def _replay_one(host: Host, source: bytes | Ahead, state: OuterState, on_disk: OnDisk) -> pb.Commit:
-    """Fetches, checks and applies the next commit."""
+async def _replay_one(
+    host: Host, source: bytes | Ahead, state: OuterState, on_disk: OnDisk, leads: Callable[[], bool]
+) -> pb.Commit | None:
+    """Fetches, checks and applies the next commit; None if it does not count."""
     version = state.head.version + 1
     record = await _fetch_commit(host, source, state, version, on_disk)
     commit, certified = state.check(record)
+    if not (certified or leads()):
+        return None
     await on_disk(state.rounds.check_payload, version, commit)
     await on_disk(state.replay, record, certified)
     return commit

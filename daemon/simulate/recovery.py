@@ -251,8 +251,7 @@ class Recovery:
             if target - store.head.version > KEEP:
                 raise Failed("the holder's log does not reach this head")
             now = best
-            while store.head.version < target and node.following.leads(store.chain, now):
-                yield from self._replay_one(best.peer, replayed)
+            while store.head.version < target and (yield from self._replay_one(now, replayed)):
                 now = node.roster.entries.get(best.peer, now)
                 if now.chain and forks.compare(store.chain, now.chain) is forks.Choice.AHEAD:
                     target = max(target, now.status.version)
@@ -263,8 +262,9 @@ class Recovery:
                 node.following.stuck(store.head.digest)
         return False
 
-    def _replay_one(self, holder: bytes, replayed: Applied) -> Generator[Wanted, bytes | None, None]:
-        node, store = self._node, self._node.store
+    def _replay_one(self, best: RosterEntry, replayed: Applied) -> Generator[Wanted, bytes | None, bool]:
+        """Whether the next commit of a peer was applied: one without a majority's votes has to count."""
+        node, store, holder = self._node, self._node.store, best.peer
         version = store.head.version + 1
         data = yield Small(holder, "commit", version)
         payload = yield Small(holder, "payload", version)
@@ -273,6 +273,8 @@ class Recovery:
         try:
             record = parse_record(data)
             commit, certified = store.check(record)
+            if not (certified or node.following.leads(store.chain, best)):
+                return False
             store.disk.write(store.log.path(version, "payload"), payload)
             store.log.check_payload(version, commit)
         except RoundLogError as error:
@@ -283,3 +285,4 @@ class Recovery:
             node.oracle.certify(bytes(commit.session.parent), store.head.digest)
         replayed.append((commit, store.head.digest))
         store.save_if_due()  # or the log grows as long as the swarm is faster
+        return True
