@@ -197,7 +197,8 @@ async def catch_up(
 
     It ends before one without the votes of a majority, if what that holder has then does not `lead` on: it
     may have made it alone. Each applied one joins `applied`, with the digest of the head that it made. The
-    other holders are at the same head, and step in where the first one fails. What was fetched `ahead` is used first.
+    other holders are at the same head, and step in where the first one fails. What was fetched `ahead` is
+    used first.
 
     Raises SyncFailed where their logs do not reach back, or their commits do not follow this head, and
     AtollError where this disk refuses.
