@@ -70,6 +70,7 @@ class LinkStage:
             node.enter,
             node.controls.network.wait,
             node.amending.amendments,
+            lambda: node.controls.network.is_open,
         )
         recovery.limit(node.settings.state_rate)
         return recovery

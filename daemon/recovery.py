@@ -69,7 +69,9 @@ class Recovery:
         enter: Enter,
         network: Callable[[], Awaitable[None]] | None = None,
         amendments: Amendments | None = None,
+        network_is_open: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`network` returns when the network may be used, `network_is_open` says whether it may."""
         self.fetched: tuple[int, int] | None = None
         self.retry_at: float | None = None
         self._folder = folder
@@ -80,6 +82,7 @@ class Recovery:
         self._alerts = alerts
         self._enter = enter
         self._network = network
+        self._network_is_open = network_is_open
         self._amendments = amendments
         self.cap = RateCap()
         rounds = self._round_log()
@@ -348,7 +351,7 @@ class Recovery:
         """Applies the commits up to a peer's head, as far as they can be had."""
         try:
             # The swarm goes on meanwhile: a slow line would never be done with it otherwise.
-            while best.status.version > (version := outer.head.version):
+            while best.status.version > (version := outer.head.version) and self._network_is_open():
                 await self._catch_up(best, outer, driver, replayed)
                 if outer.head.version == version:
                     break  # what comes next does not count, so far
