@@ -25,7 +25,7 @@ from tests.process.intruders import ATTACKS, insiders, intruder, refused_of
 
 from benchmarks.daemons import a_swarm, cpu_s, daemon_of, options_of
 
-ROUNDS, FIRST, PASSES = 4, 8, 2
+ROUNDS, FIRST, PASSES = 3, 8, 2
 RESULTS = Path(__file__).parent / "results" / "intruders.md"
 GOAL = 1.05
 _PAGE = os.sysconf("SC_PAGE_SIZE")

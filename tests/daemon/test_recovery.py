@@ -154,6 +154,31 @@ async def test_the_cap_is_for_both_ways(around: Around) -> None:
     assert (mine.bytes_per_s, theirs.bytes_per_s) == (70_000, 70_000) and mine is not theirs
 
 
+async def test_catching_up_ends_when_the_network_closes_or_nothing_counts(
+    around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = peer("A", v3="a")
+    best.status.version = 9
+    around.meet(best)
+    head, steps = SimpleNamespace(version=3), [2, 1, 0]
+    is_open = True
+
+    async def catch_up(*arguments: object) -> None:
+        nonlocal is_open
+        head.version += steps.pop(0)
+        is_open = len(steps) > 1 or not closes
+
+    monkeypatch.setattr(around.recovery, "_catch_up", catch_up)
+    monkeypatch.setattr(around.recovery, "_network_is_open", lambda: is_open)
+    outer: Any = SimpleNamespace(head=head)
+    driver: Any = None
+    for closes, version in ((True, 6), (False, 6)):
+        assert not await around.recovery._replay(best, outer, driver, [])
+        assert head.version == version
+        assert steps == ([0] if closes else []), "it asks until nothing comes of it"
+        is_open = True
+
+
 async def test_a_state_that_is_taken_over_replaces_what_was_further(around: Around, swarm: Swarm) -> None:
     for seed in (1, 2, 3):
         await one_round(swarm, seed)
