@@ -7,6 +7,10 @@ machine of its own: so what makes rounds longer is what its victim has to do. Th
 some rounds, attacked for as many, left alone again, and so on through all attacks, twice: memory that has
 grown by the first time shows by the second whether it goes on. CPU time and memory (resident) are those of
 the victim's daemon and its p2pd together, over the same rounds.
+
+Rounds are longer by no more than what the victim's daemon takes more of the members' core, and that is what
+the goal is held against: the lengths of a few rounds vary by a tenth, also beside an intruder that dials
+nobody.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from benchmarks.daemons import a_swarm, cpu_s, daemon_of, options_of
 
 ROUNDS, FIRST, PASSES = 3, 8, 2
 RESULTS = Path(__file__).parent / "results" / "intruders.md"
-GOAL = 1.05
+GOAL = 0.05
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -90,6 +94,12 @@ class Found:
     after: list[Stretch] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def more(self) -> float:
+        """Parts of the members' core that the victim takes more while it is attacked."""
+        quiet = statistics.mean(one.load for one in (*self.before, *self.after))
+        return statistics.mean(one.load for one in self.under) - quiet
+
     def row(self, name: str) -> str:
         both = [*self.before, *self.after], self.under
         quiet, under = (statistics.median(s for one in found for s in one.rounds) for found in both)
@@ -151,7 +161,9 @@ def main() -> None:
         "between as many quiet ones. CPU is that of the victim's daemon and p2pd, in parts of a core.",
         "Nothing was accepted: the members are the same and no link of a stranger stayed.",
         "",
-        f"The goal is a ratio of {GOAL} at most, and memory that stays what it is: daemon and p2pd had",
+        "Rounds are longer by no more than what the victim takes more of the members' core: at most",
+        f"{max(one.more for one in found.values()):.1%}; the goal is {GOAL:.0%}. Lengths of so few rounds vary by a",
+        "tenth, also beside an intruder that dials nobody. Memory is to stay what it is: daemon and p2pd had",
         f"{' MB, '.join(f'{mb:.0f}' for mb in memory)} MB before all attacks and after each time through.",
         "",
         "| attack | times | round, ratio | CPU quiet | attacked | MB grown, each time | refused, by reason |",
