@@ -27,18 +27,19 @@ from pathlib import Path
 from tests.process.harness import Daemon
 from tests.process.intruders import ATTACKS, insiders, intruder, refused_of
 
+from atoll.daemon.machine import resident_bytes
 from benchmarks.daemons import a_swarm, cpu_s, daemon_of, options_of
 
 ROUNDS, FIRST, PASSES = 3, 8, 2
 RESULTS = Path(__file__).parent / "results" / "intruders.md"
 GOAL = 0.05
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_mb(node: Daemon) -> float:
     """Of the daemon and its p2pd; not of its trainer, which no intruder reaches."""
-    pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in daemon_of(node))
-    return sum(pages) * _PAGE / 1e6
+    found = resident_bytes([str(pid) for pid in daemon_of(node)])
+    assert found is not None, "the system does not tell"
+    return found / 1e6
 
 
 @dataclass(frozen=True)
@@ -89,26 +90,30 @@ class Found:
     """What was seen of one attack, each time that its turn came."""
 
     times: int = 0
-    before: list[Stretch] = field(default_factory=list)
+    quiet: list[Stretch] = field(default_factory=list)
     under: list[Stretch] = field(default_factory=list)
-    after: list[Stretch] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
 
     @property
+    def loads(self) -> tuple[float, float]:
+        """Parts of the members' core that the victim takes: left alone, and attacked."""
+        quiet, under = (statistics.mean(one.load for one in found) for found in (self.quiet, self.under))
+        return quiet, under
+
+    @property
     def more(self) -> float:
-        """Parts of the members' core that the victim takes more while it is attacked."""
-        quiet = statistics.mean(one.load for one in (*self.before, *self.after))
-        return statistics.mean(one.load for one in self.under) - quiet
+        """What it takes more of the core while it is attacked."""
+        quiet, under = self.loads
+        return under - quiet
 
     def row(self, name: str) -> str:
-        both = [*self.before, *self.after], self.under
+        both = self.quiet, self.under
         quiet, under = (statistics.median(s for one in found for s in one.rounds) for found in both)
-        loads = (statistics.mean(one.load for one in found) for found in both)
         cells = (
             name,
             str(self.times),
             f"{under / quiet:.3f}",
-            *(f"{load:.1%}" for load in loads),
+            *(f"{load:.1%}" for load in self.loads),
             ", ".join(f"{one.grown_mb:+.1f}" for one in self.under),
             ", ".join(f"{reason} {n}" for reason, n in self.refused.items()) or "nothing to refuse",
         )
@@ -125,9 +130,8 @@ async def measure(first: Daemon, folder: Path, names: list[str]) -> tuple[dict[s
         for name, one in found.items():
             before = refused_of(first)
             under, times = await attacked(first, name, folder / f"pass {turn}")
-            one.before.append(quiet)
-            quiet = await stretch(first, ROUNDS)
-            one.after.append(quiet)
+            before_it, quiet = quiet, await stretch(first, ROUNDS)
+            one.quiet += [before_it, quiet]
             one.under.append(under)
             one.times += times
             after = refused_of(first)

@@ -127,21 +127,25 @@ class Finder:
         pause = FIRST_PAUSE_S
         while True:
             await self._dial_all()
-            linked = self.links is not None and bool(self.links.peers)
             try:
                 if swarm and time.monotonic() >= self._announce_at and self.links is not None:
                     await self._discovery.announce(
                         self._keyring, self._announced(), time.time(), self.membership()
                     )
                     self._announce_at = time.monotonic() + ANNOUNCE_S
-                if swarm and (not linked or time.monotonic() >= self._look_at):
+                if swarm and (self._is_alone or time.monotonic() >= self._look_at):
                     await self._look()
             except GONE as error:
                 # The DHT asks strangers; what one of them breaks is tried again with the others.
                 log.warning("the DHT did not answer: %s", _cause(error))
-            linked = self.links is not None and bool(self.links.peers)
-            pause = LOOK_S if linked else min(2 * pause, LONGEST_PAUSE_S if self.links is None else 4.0)
+            longest = LONGEST_PAUSE_S if self.links is None else 4.0
+            pause = min(2 * pause, longest) if self._is_alone else LOOK_S
             await self._pause(pause * self._rng.uniform(0.75, 1.25))
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether this node has no link."""
+        return self.links is None or not self.links.peers
 
     async def _dial_all(self) -> None:
         """Dials what is not connected; slow ones go on in the background, so they hold nobody up."""
@@ -188,8 +192,7 @@ class Finder:
 
     async def _meet(self, peer: bytes, found: list[str]) -> None:
         # A relay carries little, so that is for who reaches nobody else: links pass on what there is to say.
-        alone = self.links is None or not self.links.peers
-        addresses = found if alone else direct(found)
+        addresses = found if self._is_alone else direct(found)
         try:
             async with asyncio.timeout(DIAL_TIMEOUT_S):
                 await self._host.connect(peer, addresses)

@@ -77,9 +77,9 @@ class Pace:
         async def answer(request: bytes, peer: PeerID) -> bytes:
             who = self._place_of(peer)
             await self._turn(who, len(request))
-            wrong = self._wrong()
+            before = self._wrong()
             response = await handler(request, peer)
-            wrong = self._wrong() - wrong if stores else 0
+            wrong = self._wrong() - before if stores else 0
             self._spend(who, PER_WRONG * wrong + len(response) / PART_OF_BYTES)
             if len(response) > MAX_ANSWER_BYTES:
                 self._refuse()
@@ -103,26 +103,29 @@ class Pace:
         if size > MAX_REQUEST_BYTES:
             self._refuse()
         wait = self._due.get(who, 0.0) - self._clock()
-        in_time, cost = wait <= PATIENCE_S, LEAST + size / PART_OF_BYTES
+        if wait > 0 and not self._has_room(who, size):
+            self._refuse()
+        in_time = wait <= PATIENCE_S
+        if in_time:
+            self._spend(who, LEAST + size / PART_OF_BYTES)
         if wait > 0:
-            large = size > LARGE_BYTES
-            if self._waiting[who] >= MAX_WAITING or (large and not self._has_room(who, size)):
-                self._refuse()
-            if in_time:
-                self._spend(who, cost)
-            await self._wait(who, min(wait, PATIENCE_S), size if large else 0)
-        elif in_time:
-            self._spend(who, cost)
+            await self._wait(who, min(wait, PATIENCE_S), size)
         if not in_time:
             self._refuse()
 
     def _has_room(self, who: PeerID | None, size: int) -> bool:
+        """Whether one more request may wait."""
+        if self._waiting[who] >= MAX_WAITING:
+            return False
+        if size <= LARGE_BYTES:
+            return True
         return who not in self._large and sum(self._large.values()) + size <= MAX_LARGE_BYTES
 
-    async def _wait(self, who: PeerID | None, seconds: float, large: int) -> None:
+    async def _wait(self, who: PeerID | None, seconds: float, size: int) -> None:
+        large = size > LARGE_BYTES
         self._waiting[who] += 1
         if large:
-            self._large[who] = large
+            self._large[who] = size
         try:
             await self._sleep(seconds)
         finally:

@@ -22,6 +22,7 @@ from tests.process.harness import Daemon, must, wait_until
 from atoll.daemon.cli.api import running
 from atoll.daemon.storage.data_dir import DataDir
 from atoll.web_ui.client import ApiClient
+from benchmarks.daemons import cpu_s
 
 WINDOW_S = 30.0
 """In which CPU is counted."""
@@ -73,16 +74,11 @@ def _turn(node: Daemon, clients: int) -> Cost:
 def _window(node: Daemon, client: ApiClient) -> tuple[float, float]:
     """CPU of the daemon in the window, and the median of its rounds' durations."""
     revision = client.state()["rounds_revision"]
-    began, before = time.monotonic(), _cpu_s(node.process.pid)
+    began, before = time.monotonic(), cpu_s([node.process.pid])
     wait_until(lambda: time.monotonic() - began >= WINDOW_S, "the end of the window")
-    spent, took = _cpu_s(node.process.pid) - before, time.monotonic() - began
+    spent, took = cpu_s([node.process.pid]) - before, time.monotonic() - began
     rounds = [r["duration_s"] for r in client.rounds(revision) if r["outcome"] == "certified"]
     return spent / took, statistics.median(rounds)
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def _read(host: str, port: int, token: str, begun: asyncio.Event) -> None:
