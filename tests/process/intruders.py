@@ -109,18 +109,25 @@ class Intruder:
 
 
 @asynccontextmanager
-async def intruder(victim: Daemon, folder: Path) -> AsyncIterator[Intruder]:
+async def a_machine(folder: Path) -> AsyncIterator[tuple[Ed25519Keyring, Host]]:
+    """A key and a libp2p process of its own, which has dialled nobody."""
     folder.mkdir(parents=True, exist_ok=True)
     keyring = identity.create(folder / "identity.key")
     host = await Host.start(folder / "identity.key", ["/ip4/127.0.0.1/tcp/0"], folder / "run")
     try:
+        yield keyring, host
+    finally:
+        await host.close()
+
+
+@asynccontextmanager
+async def intruder(victim: Daemon, folder: Path) -> AsyncIterator[Intruder]:
+    async with a_machine(folder) as (keyring, host):
         data_dir = DataDir(victim.folder)
         facts = data_dir.node_facts()
         target = peer_bytes(facts["node_id"])
         await host.connect(target, facts["addresses"])
         yield Intruder(victim, host, keyring, data_dir.load_manifest(), target)
-    finally:
-        await host.close()
 
 
 # ---- with what they show
