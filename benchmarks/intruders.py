@@ -201,8 +201,8 @@ def main() -> None:
         "",
         f"The goal is rounds at most {GOAL:.0%} longer. The victim takes at most",
         f"{max(more.values()):.1%} more of the members' core. Memory is to stay what it is: it was",
-        f"{', '.join(f'{mb:.0f}' for mb in memory[:-1])} MB before all attacks and after each time through, and",
-        f" {memory[-1]:.0f} MB {AFTER_S / 60:.0f} minutes later.",
+        f"{', '.join(f'{mb:.0f}' for mb in memory[:-1])} MB before all attacks and after each time through,",
+        f"and {memory[-1]:.0f} MB {AFTER_S / 60:.0f} minutes later.",
         "",
         "| attack | times | round, clock | core's time | CPU quiet | attacked | MB grown, each time "
         "| refused, by reason |",

@@ -14,7 +14,7 @@ from hivemind.dht.node import DHTNode
 from hivemind.p2p import P2P, PeerID
 from hivemind.utils.timed_storage import get_dht_time
 
-from atoll.dht.pacing import Pace, pace
+from atoll.dht.pacing import Pace
 from atoll.dht.records import (
     LIFETIME_S,
     Admits,
@@ -24,6 +24,7 @@ from atoll.dht.records import (
     make_record,
     swarm_key,
 )
+from atoll.dht.serving import Server, serve
 from atoll.dht.storage import BoundedStorage, bound
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.signing import Keyring
@@ -44,10 +45,12 @@ class Discovery:
         validator: SwarmRecordValidator | None,
         storage: BoundedStorage,
         pacing: Pace,
+        server: Server,
     ) -> None:
         self._node = node
         self._storage = storage
         self._pacing = pacing
+        self._server = server
         self._swarm_id = swarm_id
         self._validator = validator
 
@@ -68,9 +71,10 @@ class Discovery:
             cache_nearest=0,
         )
         own = validator.key if validator is not None else None
+        storage = bound(node, own, clock)
         pacing = Pace(lambda: validator.refused if validator is not None else 0)
-        pace(p2p, pacing)
-        return cls(node, swarm_id, validator, bound(node, own, clock), pacing)
+        server = await serve(node, p2p, pacing)
+        return cls(node, swarm_id, validator, storage, pacing, server)
 
     async def greet(self, peer_id: bytes) -> bool:
         """Adds a connected peer to the routing table, if it runs a DHT node. Whether it does."""

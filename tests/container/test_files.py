@@ -72,6 +72,13 @@ def test_compose_understands_them() -> None:
     assert node["environment"]["ATOLL_TICKET"] == "atoll1x"
 
 
+def test_a_gpu_is_one_line_away(tmp_path: Path) -> None:
+    file = tmp_path / "compose.node.yaml"
+    file.write_text((DOCKER / file.name).read_text().replace("# gpus: all", "gpus: all"))
+    (node,) = services(file).values()
+    assert node["gpus"] == [{"count": -1}]
+
+
 @pytest.mark.parametrize("file", COMPOSE_FILES, ids=lambda file: file.name)
 def test_every_service_is_fenced_in(file: Path) -> None:
     for name, service in services(file, "--profile=monitoring").items():

@@ -11,7 +11,7 @@ from hivemind.proto import dht_pb2
 
 from atoll.dht import pacing
 from atoll.dht.discovery import MAX_FOUND
-from atoll.dht.pacing import Handler, Pace, TooMuch
+from atoll.dht.pacing import Pace, TooMuch
 
 A, B = PeerID(b"a" * 38), PeerID(b"b" * 38)
 ALL = pacing.BURST * pacing.PART_OF_BYTES
@@ -31,8 +31,14 @@ class Around:
 
     def __post_init__(self) -> None:
         self.pace = Pace(lambda: self.wrong, lambda: self.now, self.sleep)
-        self.ask: Handler = self.pace.paced(self.handle)
-        self.store: Handler = self.pace.paced(self.handle, stores=True)
+
+    async def ask(self, request: bytes, peer: PeerID, stores: bool = False) -> bytes:
+        who = self.pace.place_of(peer)
+        await self.pace.turn(who, len(request))
+        return await self.pace.answer(who, peer, request, self.handle, stores)
+
+    async def store(self, request: bytes, peer: PeerID) -> bytes:
+        return await self.ask(request, peer, stores=True)
 
     async def handle(self, request: bytes, peer: PeerID) -> bytes:
         self.answered.append((peer, len(request)))
@@ -136,7 +142,7 @@ async def test_what_is_too_large_is_not_read_and_not_sent(around: Around, monkey
 
 
 async def test_a_question_is_for_a_few_keys_each_of_them_once(around: Around):
-    ask = around.pace.asked(around.handle)
+    ask = pacing.few_keys(around.pace, around.handle)
 
     def of(*keys: int) -> bytes:
         return bytes(dht_pb2.FindRequest(keys=[bytes([key]) for key in keys]).SerializeToString())
@@ -154,7 +160,7 @@ class Asleep:
     def __init__(self, around: Around) -> None:
         self.event = asyncio.Event()
         self.pace = around.pace = Pace(lambda: 0, lambda: around.now, self.sleep)
-        self.ask = around.ask = self.pace.paced(around.handle)
+        self.ask = around.ask
 
     async def sleep(self, seconds: float) -> None:
         await self.event.wait()
@@ -179,29 +185,6 @@ async def test_so_many_may_wait_and_no_more(around: Around):
     asleep.event.set()
     await asyncio.gather(*waiting)
     assert asleep.pace.refused == 1 and len(around.answered) == 2 + pacing.MAX_WAITING
-
-
-async def test_large_requests_that_wait_take_no_room_from_others(
-    around: Around, monkeypatch: pytest.MonkeyPatch
-):
-    large = pacing.LARGE_BYTES + 1
-    monkeypatch.setattr(pacing, "MAX_LARGE_BYTES", 2 * large)
-    asleep = Asleep(around)
-    peers = [PeerID(bytes([n]) * 38) for n in range(4)]
-    for peer in peers:
-        await around.exhaust(peer)
-    waiting = [await asleep.waits(large, peers[0])]
-    with pytest.raises(TooMuch):
-        await asleep.ask(bytes(large), peers[0])
-    waiting.append(await asleep.waits(large, peers[1]))
-    with pytest.raises(TooMuch):
-        await asleep.ask(bytes(large), peers[2])
-    waiting += [await asleep.waits(1, peer) for peer in peers]
-    asleep.event.set()
-    await asyncio.gather(*waiting)
-    assert asleep.pace.refused == 2
-    asleep.event.clear()
-    (await asleep.waits(large, peers[3])).cancel()
 
 
 async def test_too_many_peers_share_what_one_may_ask_for(around: Around, monkeypatch: pytest.MonkeyPatch):
