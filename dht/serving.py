@@ -24,7 +24,7 @@ from hivemind.proto import p2pd_pb2
 
 from atoll.dht.pacing import Handler, Pace, TooMuch, few_keys
 
-MAX_OPEN, MAX_OPEN_OF_ONE = 512, 32
+MAX_OPEN, MAX_OPEN_OF_ONE = 256, 32
 READ_S = 5.0
 """For a request's length, for the rest of it, and for the answer to be taken: hivemind's callers wait for no
 longer."""
@@ -76,7 +76,7 @@ class Server:
             if self._open.total() > MAX_OPEN or self._open[peer] > MAX_OPEN_OF_ONE:
                 self._pace.refuse()
             await self._serve(method, peer, reader, writer)
-        except (OSError, EOFError, TimeoutError, _Unreadable, TooMuch) as error:
+        except (OSError, EOFError, TooMuch) as error:
             log.debug("a request to the DHT was not answered: %s", error or type(error).__name__)
         finally:
             self._open[peer] -= 1
@@ -87,11 +87,10 @@ class Server:
     async def _serve(
         self, method: str, peer: PeerID, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        async with asyncio.timeout(READ_S):
-            size = await _length(reader)
-        who = self._pace.place_of(peer)
-        await self._pace.turn(who, size)
-        call = _call(await self._rest(reader, size))
+        try:
+            who, call = await self._request(peer, reader)
+        except (TimeoutError, _Unreadable):
+            self._pace.refuse()
         answer = p2pd_pb2.CallUnaryResponse()
         try:
             answer.response = await self._pace.answer(
@@ -108,8 +107,18 @@ class Server:
             # A stream's end closes both directions at once: wait until the other side has read it.
             await reader.read(1)
 
+    async def _request(
+        self, peer: PeerID, reader: asyncio.StreamReader
+    ) -> tuple[PeerID | None, p2pd_pb2.PersistentConnectionRequest]:
+        """By what its turn is kept in mind, and the call. Raises OSError, EOFError, _Unreadable, TooMuch."""
+        async with asyncio.timeout(READ_S):
+            size = await _length(reader)
+        who = self._pace.place_of(peer)
+        await self._pace.turn(who, size)
+        return who, _call(await self._rest(reader, size))
+
     async def _rest(self, reader: asyncio.StreamReader, size: int) -> bytes:
-        """The request itself. Raises EOFError, TimeoutError, TooMuch."""
+        """The request itself. Raises OSError, EOFError, TooMuch."""
         if self._read_bytes + size > MAX_READ_BYTES:
             self._pace.refuse()
         self._read_bytes += size

@@ -126,7 +126,7 @@ async def test_who_says_nothing_or_not_all_is_left(hosts: Hosts, monkeypatch: py
         writer.write(said)
         await served.ends(reader)
     await served.is_at_rest()
-    assert not served.asked
+    assert not served.asked and served.pace.refused == 4
 
 
 async def test_rubbish_ends_its_stream_and_nothing_else(hosts: Hosts):
@@ -139,7 +139,7 @@ async def test_rubbish_ends_its_stream_and_nothing_else(hosts: Hosts):
     reader, writer = await served.stream(by)
     writer.write(b"\xff" * 10)
     await served.ends(reader)
-    assert not served.asked
+    assert not served.asked and served.pace.refused == 4
     assert await served.ask(by, b"good") == b"good"
 
 
