@@ -26,7 +26,9 @@ POLL_S = 0.1
 ROOT = Path(__file__).parents[2]
 
 
-def atoll(*arguments: str, timeout_s: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
+def atoll(
+    *arguments: str, timeout_s: float = DEADLINE_S, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs one command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "atoll", *arguments],

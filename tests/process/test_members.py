@@ -90,7 +90,7 @@ def test_strangers_and_the_revoked_stay_out(start: Start, tmp_path: Path) -> Non
     assert members_of(first)[who]["code"] == "revoked"
     assert second.stop() == 0
     for how in (["run"], ["join", ticket, "--yes"]):
-        back = atoll(*how, "--data-dir", str(second.folder), "--host", "127.0.0.1", timeout_s=120)
+        back = atoll(*how, "--data-dir", str(second.folder), "--host", "127.0.0.1", timeout_s=240)
         assert back.returncode == 11 and "lost laptop" in back.stderr, back.stderr
     founder = atoll("members", "ban", node_id(first), "--data-dir", str(first.folder))
     assert founder.returncode == 2 and "founder's" in founder.stderr
