@@ -51,6 +51,12 @@ def daemon_of(node: Daemon) -> list[int]:
     return [node.process.pid, *(p for p in below if b"p2pd" in Path(f"/proc/{p}/cmdline").read_bytes())]
 
 
+def trainers_of(node: Daemon) -> list[int]:
+    """What is below the daemon and is not its p2pd."""
+    daemons = daemon_of(node)
+    return [pid for pid in descendants(node.process.pid) if pid not in daemons]
+
+
 def options_of(doc: str | None, results: Path) -> argparse.ArgumentParser:
     """A benchmark's command line: its docstring as help, and where the table goes."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -15,9 +15,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from tests.process.harness import descendants
-
-from benchmarks.daemons import a_swarm, cpu_s, daemon_of, options_of
+from benchmarks.daemons import a_swarm, cpu_s, daemon_of, options_of, trainers_of
 
 NODES, FIRST, ROUNDS = 4, 2, 8
 RESULTS = Path(__file__).parent / "results" / "robust_overhead.md"
@@ -30,8 +28,7 @@ def measure(setting: tuple[str, ...], inner_steps: int) -> tuple[float, float, f
     with a_swarm(NODES, *made, *setting) as nodes:
         begin = nodes[0].wait_for_version(FIRST)
         daemons = [pid for node in nodes for pid in daemon_of(node)]
-        below = [pid for node in nodes for pid in descendants(node.process.pid)]
-        trainers = [pid for pid in below if pid not in daemons]
+        trainers = [pid for node in nodes for pid in trainers_of(node)]
         before = cpu_s(daemons), cpu_s(trainers)
         for version in range(begin["version"], begin["version"] + ROUNDS):
             end = nodes[0].wait_for_version(version + 1)

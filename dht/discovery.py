@@ -24,7 +24,7 @@ from atoll.dht.records import (
     make_record,
     swarm_key,
 )
-from atoll.dht.serving import Server, serve
+from atoll.dht.serving import serve
 from atoll.dht.storage import BoundedStorage, bound
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol.signing import Keyring
@@ -45,12 +45,10 @@ class Discovery:
         validator: SwarmRecordValidator | None,
         storage: BoundedStorage,
         pacing: Pace,
-        server: Server,
     ) -> None:
         self._node = node
         self._storage = storage
         self._pacing = pacing
-        self._server = server
         self._swarm_id = swarm_id
         self._validator = validator
 
@@ -73,8 +71,8 @@ class Discovery:
         own = validator.key if validator is not None else None
         storage = bound(node, own, clock)
         pacing = Pace(lambda: validator.refused if validator is not None else 0)
-        server = await serve(node, p2p, pacing)
-        return cls(node, swarm_id, validator, storage, pacing, server)
+        await serve(node, p2p, pacing)
+        return cls(node, swarm_id, validator, storage, pacing)
 
     async def greet(self, peer_id: bytes) -> bool:
         """Adds a connected peer to the routing table, if it runs a DHT node. Whether it does."""

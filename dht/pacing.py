@@ -22,6 +22,8 @@ from typing import NoReturn
 from hivemind.p2p import PeerID
 from hivemind.proto import dht_pb2
 
+from atoll.protocol.counting import counted
+
 PER_S = 32 << 10
 BURST = 128 << 10
 MOST_DEBT_S = 20.0
@@ -69,15 +71,12 @@ class Pace:
         self._due: dict[PeerID | None, float] = {}
         self._waiting = Counter[PeerID | None]()
 
-    def place_of(self, peer: PeerID) -> PeerID | None:
-        """By what a peer's turn is kept in mind: itself; None where there are too many. May forget others."""
-        if peer not in self._due and len(self._due) >= MAX_PEERS:
-            saved = self._clock() - BURST / PER_S
-            self._due = {who: due for who, due in self._due.items() if due > saved}
-        return peer if peer in self._due or len(self._due) < MAX_PEERS else None
+    async def turn(self, peer: PeerID, size: int) -> PeerID | None:
+        """Returns when a request of `size` bytes may be read, and it is paid for. Raises TooMuch.
 
-    async def turn(self, who: PeerID | None, size: int) -> None:
-        """Returns when a request of `size` bytes may be read, and it is paid for. Raises TooMuch."""
+        For `answer`: by what the peer's turn is kept in mind.
+        """
+        who = self._place_of(peer)
         if size > MAX_REQUEST_BYTES:
             self.refuse()
         wait = self._due.get(who, 0.0) - self._clock()
@@ -87,9 +86,11 @@ class Pace:
         if in_time:
             self._spend(who, LEAST + size / PART_OF_BYTES)
         if wait > 0:
-            await self._wait(who, min(wait, PATIENCE_S))
+            with counted(self._waiting, who):
+                await self._sleep(min(wait, PATIENCE_S))
         if not in_time:
             self.refuse()
+        return who
 
     async def answer(
         self, who: PeerID | None, peer: PeerID, request: bytes, handler: Handler, stores: bool
@@ -111,14 +112,12 @@ class Pace:
         self.refused += 1
         raise TooMuch("too many requests")
 
-    async def _wait(self, who: PeerID | None, seconds: float) -> None:
-        self._waiting[who] += 1
-        try:
-            await self._sleep(seconds)
-        finally:
-            self._waiting[who] -= 1
-            if not self._waiting[who]:
-                del self._waiting[who]
+    def _place_of(self, peer: PeerID) -> PeerID | None:
+        """By what a peer's turn is kept in mind: itself; None where there are too many. May forget others."""
+        if peer not in self._due and len(self._due) >= MAX_PEERS:
+            saved = self._clock() - BURST / PER_S
+            self._due = {who: due for who, due in self._due.items() if due > saved}
+        return peer if peer in self._due or len(self._due) < MAX_PEERS else None
 
     def _spend(self, who: PeerID | None, cost: float) -> None:
         now = self._clock()

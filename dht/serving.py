@@ -22,22 +22,22 @@ from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.proto import p2pd_pb2
 
+from atoll.dht.delimited import delimited, read_length
 from atoll.dht.pacing import Handler, Pace, TooMuch, few_keys
+from atoll.protocol.counting import counted
+from atoll.protocol.wire import WireError
 
 MAX_OPEN, MAX_OPEN_OF_ONE = 256, 32
+"""Streams at once, each of which is an open file here: of all peers, and of any one."""
 READ_S = 5.0
 """For a request's length, for the rest of it, and for the answer to be taken: hivemind's callers wait for no
 longer."""
 MAX_READ_BYTES = 16 << 20
 """Of requests that are read at one time."""
-_MAX_VARINT_BYTES = 4
+_LENGTH_BYTES = 4
 _FIND, _STORE = "rpc_find", "rpc_store"
 
 log = logging.getLogger(__name__)
-
-
-class _Unreadable(ValueError):
-    """What came is no call."""
 
 
 class Server:
@@ -71,17 +71,14 @@ class Server:
         self, method: str, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         peer = info.peer_id
-        self._open[peer] += 1
         try:
-            if self._open.total() > MAX_OPEN or self._open[peer] > MAX_OPEN_OF_ONE:
+            if self._open.total() >= MAX_OPEN or self._open[peer] >= MAX_OPEN_OF_ONE:
                 self._pace.refuse()
-            await self._serve(method, peer, reader, writer)
+            with counted(self._open, peer):
+                await self._serve(method, peer, reader, writer)
         except (OSError, EOFError, TooMuch) as error:
             log.debug("a request to the DHT was not answered: %s", error or type(error).__name__)
         finally:
-            self._open[peer] -= 1
-            if not self._open[peer]:
-                del self._open[peer]
             writer.close()
 
     async def _serve(
@@ -89,7 +86,7 @@ class Server:
     ) -> None:
         try:
             who, call = await self._request(peer, reader)
-        except (TimeoutError, _Unreadable):
+        except (TimeoutError, WireError):
             self._pace.refuse()
         answer = p2pd_pb2.CallUnaryResponse()
         try:
@@ -100,9 +97,8 @@ class Server:
             # Whatever hivemind makes of a wrong request is told to whoever sent it, as it does itself.
             answer.error = repr(error).encode()
         reply = p2pd_pb2.PersistentConnectionRequest(callId=call.callId, unaryResponse=answer)
-        body = reply.SerializeToString()
         async with asyncio.timeout(READ_S):
-            writer.write(_varint(len(body)) + body)
+            writer.write(delimited(reply))
             await writer.drain()
             # A stream's end closes both directions at once: wait until the other side has read it.
             await reader.read(1)
@@ -110,11 +106,10 @@ class Server:
     async def _request(
         self, peer: PeerID, reader: asyncio.StreamReader
     ) -> tuple[PeerID | None, p2pd_pb2.PersistentConnectionRequest]:
-        """By what its turn is kept in mind, and the call. Raises OSError, EOFError, _Unreadable, TooMuch."""
+        """By what its turn is kept in mind, and the call. Raises OSError, EOFError, WireError, TooMuch."""
         async with asyncio.timeout(READ_S):
-            size = await _length(reader)
-        who = self._pace.place_of(peer)
-        await self._pace.turn(who, size)
+            size = await read_length(reader, _LENGTH_BYTES)
+        who = await self._pace.turn(peer, size)
         return who, _call(await self._rest(reader, size))
 
     async def _rest(self, reader: asyncio.StreamReader, size: int) -> bytes:
@@ -129,7 +124,7 @@ class Server:
             self._read_bytes -= size
 
 
-async def serve(node: DHTNode, p2p: P2P, pace: Pace) -> Server:
+async def serve(node: DHTNode, p2p: P2P, pace: Pace) -> None:
     """Has a DHT node that was just made answer by its peers' turns. Raises P2PDaemonError, OSError."""
     control = p2p._client.control
     handlers = {}
@@ -140,7 +135,6 @@ async def serve(node: DHTNode, p2p: P2P, pace: Pace) -> Server:
     await server.listen(p2p)
     # What hivemind does when the node shuts down: its own handlers are not there any more.
     node.protocol.remove_p2p_handlers = server.close
-    return server
 
 
 def _protocol(method: str) -> str:
@@ -148,28 +142,12 @@ def _protocol(method: str) -> str:
     return str(DHTProtocol._get_handle_name(None, method))
 
 
-async def _length(reader: asyncio.StreamReader) -> int:
-    """A varint. Raises EOFError, _Unreadable."""
-    size = 0
-    for number in range(_MAX_VARINT_BYTES):
-        byte = (await reader.readexactly(1))[0]
-        size |= (byte & 0x7F) << 7 * number
-        if byte < 0x80:
-            return size
-    raise _Unreadable("a request that is longer than any may be")
-
-
 def _call(body: bytes) -> p2pd_pb2.PersistentConnectionRequest:
-    """p2pd's message of a call. Raises _Unreadable."""
+    """p2pd's message of a call. Raises WireError."""
     try:
         call = p2pd_pb2.PersistentConnectionRequest.FromString(body)
     except DecodeError as error:
-        raise _Unreadable("a request that is not readable") from error
+        raise WireError("a request that is not readable") from error
     if not call.HasField("callUnary"):
-        raise _Unreadable("a request that asks for nothing")
+        raise WireError("a request that asks for nothing")
     return call
-
-
-def _varint(size: int) -> bytes:
-    low = [size >> shift & 0x7F for shift in range(0, max(1, size.bit_length()), 7)]
-    return bytes([*(byte | 0x80 for byte in low[:-1]), low[-1]])

@@ -17,9 +17,9 @@ from google.protobuf.message import DecodeError, Message
 from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
-from atoll.peers.counting import counted
 from atoll.peers.p2pd import Host
 from atoll.protocol import wire
+from atoll.protocol.counting import counted
 
 _Reply = TypeVar("_Reply", bound=Message)
 

@@ -28,7 +28,6 @@ from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
-from atoll.peers.counting import counted
 from atoll.peers.disk import this_disk
 from atoll.peers.line import Line
 from atoll.peers.p2pd import Host
@@ -36,6 +35,7 @@ from atoll.peers.pacing import RateCap
 from atoll.peers.transfer_types import PIECE_BYTES, Content
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
+from atoll.protocol.counting import counted
 
 STALL_S = 20.0
 MAX_STREAMS = 16

@@ -26,13 +26,13 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from atoll.peers import packing
 from atoll.peers.addresses import RELAY, scope
 from atoll.peers.bulk import BulkTraffic
-from atoll.peers.counting import counted
 from atoll.peers.handshake import LinkRefused, Spoken, VersionsDiffer, goodbye, parted, read_hello, say, whole
 from atoll.peers.lanes import Lanes, is_offer
 from atoll.peers.link import Link, LinkLost, read_frame
 from atoll.peers.p2pd import Host
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
+from atoll.protocol.counting import counted
 from atoll.protocol.text import plain
 
 HELLO_TIMEOUT_S = 10.0

@@ -20,12 +20,13 @@ from contextlib import asynccontextmanager, suppress
 from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
+from atoll.dht.delimited import delimited
 from atoll.peers.addresses import RELAY, scope
-from atoll.peers.counting import counted
 from atoll.peers.p2pd import GONE, Host
-from atoll.peers.relays import CONNECT, HOP, OK, RESERVE, STATUS, TIMEOUT_S, delimited, read_message
+from atoll.peers.relays import CONNECT, HOP, OK, RESERVE, STATUS, TIMEOUT_S, read_message
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
+from atoll.protocol.counting import counted
 
 STOP = "/libp2p/circuit/relay/0.2.0/stop"
 STOP_CONNECT, STOP_STATUS = 0, 1

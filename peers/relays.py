@@ -18,6 +18,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 from hivemind.p2p import PeerID
 
+from atoll.dht.delimited import delimited, read_length
 from atoll.peers.p2pd import Host
 from atoll.protocol import messages_pb2 as pb
 from atoll.protocol import wire
@@ -53,26 +54,12 @@ async def reserve(host: Host, relay: bytes) -> int:
     return int(reply.reservation.expire)
 
 
-def delimited(message: Message) -> bytes:
-    """A message of at most 2^14 - 1 bytes after its length, a varint."""
-    body = message.SerializeToString()
-    low, high = len(body) & 0x7F, len(body) >> 7
-    return bytes([low | 0x80, high] if high else [low]) + body
-
-
 _Kind = TypeVar("_Kind", bound=Message)
 
 
 async def read_message(reader: asyncio.StreamReader, kind: type[_Kind]) -> _Kind:
     """A message of at most MAX_BYTES after its length. Raises WireError, EOFError."""
-    size = 0
-    for shift in (0, 7):
-        byte = (await reader.readexactly(1))[0]
-        size |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-    else:
-        raise wire.WireError("a message that is longer than any of a relay")
+    size = await read_length(reader, most_bytes=2)
     if not 0 < size <= MAX_BYTES:
         raise wire.WireError(f"a message of {size} bytes, at most {MAX_BYTES} are allowed")
     try:

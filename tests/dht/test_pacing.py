@@ -33,8 +33,7 @@ class Around:
         self.pace = Pace(lambda: self.wrong, lambda: self.now, self.sleep)
 
     async def ask(self, request: bytes, peer: PeerID, stores: bool = False) -> bytes:
-        who = self.pace.place_of(peer)
-        await self.pace.turn(who, len(request))
+        who = await self.pace.turn(peer, len(request))
         return await self.pace.answer(who, peer, request, self.handle, stores)
 
     async def store(self, request: bytes, peer: PeerID) -> bytes:

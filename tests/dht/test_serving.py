@@ -11,6 +11,7 @@ from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 from hivemind.proto import dht_pb2, p2pd_pb2
 
 from atoll.dht import pacing, serving
+from atoll.dht.delimited import varint
 from atoll.dht.pacing import Pace
 from atoll.dht.serving import Server
 from atoll.peers.p2pd import Host
@@ -72,10 +73,6 @@ async def another(hosts: Hosts, served: Served, name: str) -> Host:
     host, _ = await hosts.start(name)
     await connect(host, served.host)
     return host
-
-
-def varint(size: int) -> bytes:
-    return serving._varint(size)
 
 
 @pytest.mark.parametrize("size", (0, 1, 127, 128, 16_383, 16_384, 700_000))

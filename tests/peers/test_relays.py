@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError
 
+from atoll.dht.delimited import delimited
 from atoll.peers import p2pd, relay_server, relays
 from atoll.peers.p2pd import Host
 from atoll.peers.relay_server import RelayServer
@@ -145,10 +146,10 @@ async def test_what_makes_no_sense_ends_its_stream_and_nothing_else(begin: Begin
         return answers
 
     def to(peer: bytes) -> bytes:
-        return relays.delimited(pb.CircuitHop(type=relays.CONNECT, peer=pb.CircuitPeer(id=peer)))
+        return delimited(pb.CircuitHop(type=relays.CONNECT, peer=pb.CircuitPeer(id=peer)))
 
     assert await said(b"\xff\xff\xff") == [] and await said(b"\x02\xff\xff") == []
-    assert await said(b"\x02\x28\x64") == [401] == await said(relays.delimited(pb.CircuitHop(type=9)))
+    assert await said(b"\x02\x28\x64") == [401] == await said(delimited(pb.CircuitHop(type=9)))
     assert await said(to(stranger.peer_id)) == [204] == await said(to(b"nobody"))
     assert await said(to(member)) == [203]
     assert server.refused == {"broken_off": 2, "unexpected": 2, "no_place": 2, "not_met": 1}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+_Who = TypeVar("_Who", bound=Hashable)
 
 
 @contextmanager
-def counted(counts: Counter[bytes], peer: bytes) -> Iterator[None]:
+def counted(counts: Counter[_Who], peer: _Who) -> Iterator[None]:
     """One more of `peer` while the context is open; of whom there is none left nothing is kept."""
     counts[peer] += 1
     try:
